@@ -1,0 +1,119 @@
+// What the log offers to the host. Types only; `index.ts` exports the implementation.
+
+import type { Configuration, Entry, HardState, SnapshotMeta } from 'raft-ts';
+
+/** What the host keeps with every entry. `checksum` (zlib.crc32 of the payload) is made by the origin and checked on every read from disk. */
+export interface EntryData {
+  readonly stamp: number;
+  readonly machineVersion: number;
+  /** Hash of an earlier applied state; 0: none. */
+  readonly stateHash: number;
+  readonly payload: Buffer;
+  readonly checksum: number;
+}
+export type LogEntry = Entry<EntryData>;
+
+export interface LogOptions {
+  /** Names this node's log; a folder of another node or cluster is refused. */
+  readonly clusterId: string;
+  readonly nodeUuid: string;
+  readonly fileBytesMax: number;
+  /** Recent entries held in memory, in bytes of payload. */
+  readonly cacheBytesMax: number;
+  /** Whole entries kept behind a snapshot per group, in bytes, so that a slow follower needs none. */
+  readonly keptBytesMax: number;
+  /** Bytes of log files beyond which groups that pin the oldest ones are asked for a snapshot (`onPressure`). */
+  readonly pressureBytes: number;
+}
+
+/** One group as it was found on disk. */
+export interface RecoveredGroup {
+  readonly group: number;
+  readonly replica: number;
+  readonly hardState: HardState;
+  readonly snapshot: SnapshotMeta;
+  readonly compacted: { readonly index: number; readonly term: number };
+  readonly entries: { index: number; term: number; bytes: number; configuration?: Configuration }[];
+}
+
+/** One group's part of the next write. Order within it: truncate, entries, hard state. */
+export interface GroupWrite {
+  readonly group: number;
+  readonly truncateFrom: number | null;
+  readonly entries: readonly LogEntry[];
+  readonly hardState: HardState | null;
+}
+
+/**
+ * One append-only store for all groups of a node. Calls take effect in order. One write is in flight while the next gathers; `done` runs
+ * after fdatasync, in order. A write or sync error is given to `onFatal` once and nothing after it succeeds: the process has to end.
+ */
+export interface Log {
+  /** Prepares an empty group, or opens one that was recovered. Must precede any other use of it. Durable with the next write. */
+  createGroup(group: number, replica: number, snapshot: SnapshotMeta): void;
+  /** Gathers. Starts a write at once when none is in flight. */
+  append(writes: readonly GroupWrite[], done: () => void): void;
+  /** The entry if it is in memory, else undefined. */
+  cached(group: number, index: number): LogEntry | undefined;
+  /**
+   * Entries [first, last], from memory or disk, checked; stops early after `bytesMax` (at least one). Concurrent reads are bounded inside.
+   * `done` with an error when one is missing or damaged. May call `done` before it returns when all are in memory.
+   */
+  read(
+    group: number,
+    first: number,
+    last: number,
+    bytesMax: number,
+    done: (error: Error | null, entries: LogEntry[]) => void,
+  ): void;
+  /** True if the entry can be read: it follows the compaction point, or lives on behind it. */
+  has(group: number, index: number): boolean;
+  /** Writes a snapshot durably (temporary file, sync, rename, folder sync), notes it in the manifest, lets older ones go. */
+  saveSnapshot(group: number, meta: SnapshotMeta, pieces: readonly Buffer[]): Promise<void>;
+  /** The newest snapshot's whole machine state, checked, or null if the group has none. */
+  loadSnapshot(group: number): Promise<{ meta: SnapshotMeta; state: Buffer } | null>;
+  /**
+   * The stream that installs a snapshot elsewhere: the live entries that the receiver lacks, then the state. Opaque bytes; the same
+   * snapshot gives the same bytes at the same offset while it is pinned. `liveAbove`: the receiver has everything up to here.
+   */
+  openSnapshotStream(group: number, liveIndices: readonly number[], liveAbove: number): Promise<SnapshotReader>;
+  /** Receiving side of such a stream. */
+  createSnapshotStaging(group: number, meta: SnapshotMeta): Promise<SnapshotStaging>;
+  /**
+   * Deletes log files that nobody needs: every entry in them is at or below its group's compaction point and `isLive` says none of
+   * [first, last] is live, and the manifest covers their control records. Called by the host after snapshots and now and then.
+   */
+  collect(isLive: (group: number, first: number, last: number) => boolean): Promise<void>;
+  /** The highest index up to which the group may forget whole entries (behind its snapshot by `keptBytesMax`). */
+  compactionPoint(group: number): { index: number; term: number };
+  /** Asked of a group whose entries after its snapshot pin old files. */
+  onPressure: (group: number) => void;
+  onFatal: (error: Error) => void;
+  status(): {
+    files: number;
+    bytes: number;
+    cachedBytes: number;
+    syncs: number;
+    lastSyncMilliseconds: number;
+    writeInFlight: boolean;
+  };
+  /** Waits for what is gathered, writes the footer of the open file, closes. */
+  close(): Promise<void>;
+}
+
+export interface SnapshotReader {
+  readonly meta: SnapshotMeta;
+  read(offset: number, bytesMax: number, done: (error: Error | null, bytes: Buffer, end: boolean) => void): void;
+  close(): void;
+}
+
+export interface SnapshotStaging {
+  /** Chunks come in order. */
+  write(offset: number, bytes: Uint8Array, done: (error: Error | null) => void): void;
+  /**
+   * Verifies the whole stream, then installs it as one atomic step: live entries become readable, the group's log restarts behind the
+   * snapshot (entries after it are kept if the chain fits), snapshot and manifest are durable. Resolves with the machine state.
+   */
+  install(): Promise<Buffer>;
+  abort(): Promise<void>;
+}

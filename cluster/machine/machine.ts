@@ -1,0 +1,73 @@
+// What the host asks of every replicated state machine, and what a machine tells its own node. Types only.
+
+import type { ResultCode } from './commands.ts';
+
+/** A committed entry. `stamp`: milliseconds since 1970 by the leader's estimate, never decreasing within a group. */
+export interface AppliedEntry {
+  readonly index: number;
+  readonly term: number;
+  readonly stamp: number;
+  readonly machineVersion: number;
+  readonly payload: Buffer;
+}
+
+/** One node's incarnation as an origin of batches. */
+export interface PipeId {
+  readonly node: number;
+  readonly incarnation: number;
+}
+
+/**
+ * Hears what concerns one pipe, the node's own, while entries are applied. It only saves the node from looking: whatever it says can be
+ * read again from the machine's state (`resume`), so nothing depends on having heard it.
+ */
+export interface PipeSink {
+  /** Every command of the pipe's batch `sequence` was applied; results that are not plainly ok were told before. */
+  batchApplied(sequence: number): void;
+  result(sequence: number, ordinal: number, code: ResultCode, value: number, extra: number): void;
+  /** Message (entryIndex, ordinal) is now leased as (consumer, leaseOrdinal). `deliveryCount` > 0 or `redelivered`: it went out before. */
+  lease(
+    consumer: number,
+    leaseOrdinal: number,
+    entryIndex: number,
+    ordinal: number,
+    redelivered: boolean,
+    deliveryCount: number,
+  ): void;
+  /** The consumer was removed without being asked (its queue was deleted). Its leases are gone. */
+  consumerCancelled(consumer: number): void;
+  /** The pipe was ended: its leases went back, its later batches are refused. */
+  fenced(): void;
+}
+
+/** A pure, deterministic state machine. `apply` never throws on input; a failed assertion inside means a bug and halts the replica. */
+export interface Machine {
+  readonly appliedIndex: number;
+  /** Whose sink to call, or null. Not part of the replicated state. */
+  watch(pipe: PipeId | null, sink: PipeSink | null): void;
+  apply(entry: AppliedEntry): void;
+  /** Tells the sink again all that the state still knows: results, then leases with an ordinal at or above `nextLease(consumer)`, in order. */
+  resume(nextLease: (consumer: number) => number): void;
+  /** Sequence of the last batch applied from this pipe; 0 when it is not known. */
+  lastSequence(pipe: PipeId): number;
+  /** True if the pipe was ended; nothing of it will be applied any more. */
+  isFenced(pipe: PipeId): boolean;
+  /** Complete state, as pieces to be written one after the other. Stable until the next `apply`. */
+  snapshot(): Buffer[];
+  /** Replaces the state. Throws on bytes that are not a snapshot of a known version. */
+  restore(bytes: Buffer): void;
+  /** Are there messages in entries [first, last] that somebody may still read? */
+  hasLiveEntries(first: number, last: number): boolean;
+  /** Indices of entries in [first, last] that hold live messages, ascending. */
+  liveEntries(first: number, last: number): number[];
+  /** A hash of the state, equal on all replicas at the same index. */
+  stateHash(): number;
+}
+
+export interface QueueStatus {
+  readonly uid: number;
+  readonly ready: number;
+  readonly unsettled: number;
+  readonly consumers: number;
+  readonly bytes: number;
+}

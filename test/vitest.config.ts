@@ -1,0 +1,43 @@
+import { fileURLToPath } from 'node:url';
+import { defineConfig } from 'vitest/config';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const raft = fileURLToPath(new URL('../cluster/raft-ts/src/index.ts', import.meta.url));
+
+/** The pure parts and the parts over in-memory ports run in parallel; what starts processes runs one file at a time. */
+const project = (name: string, include: string[], options: object = {}) => ({
+  resolve: { alias: { 'raft-ts': raft } },
+  test: { name, root, include, environment: 'node', ...options },
+});
+
+export default defineConfig({
+  test: {
+    root,
+    projects: [
+      project('style', ['test/style.test.ts']),
+      project('unit', [
+        'test/raft-ts/**/*.test.ts',
+        'test/machine/**/*.test.ts',
+        'test/amqp/**/*.test.ts',
+        'test/cluster/**/*.test.ts',
+        'test/node/**/*.test.ts',
+      ]),
+      project('contract', ['test/contract/**/*.test.ts'], { testTimeout: 60_000 }),
+      project('interop', ['test/interop/**/*.test.ts'], {
+        testTimeout: 120_000,
+        hookTimeout: 60_000,
+        fileParallelism: false,
+      }),
+      project('long', ['test/long/**/*.test.ts'], {
+        testTimeout: 1_800_000,
+        hookTimeout: 60_000,
+        fileParallelism: false,
+      }),
+      project('processes', ['test/processes/**/*.test.ts'], {
+        testTimeout: 180_000,
+        hookTimeout: 60_000,
+        fileParallelism: false,
+      }),
+    ],
+  },
+});
