@@ -1,11 +1,33 @@
 // The door of the cluster: the only file that node/ may import.
 
+export type { Cluster, ClusterStatus, GroupStatus } from './cluster.ts';
+export { openCluster } from './cluster.ts';
+export type { Feed, HostEvents } from './host.ts';
+export type { MessageView } from './machine/commands.ts';
+export {
+  CancelFlag,
+  ConsumeFlag,
+  GetFlag,
+  PublishFlag,
+  RemoveFlag,
+  ResultCode,
+  SettleOperation,
+  settleFailed,
+  viewMessage,
+} from './machine/commands.ts';
 export type {
   Arguments,
   ArgumentValue,
   ConnectionId,
+  ExchangeRecord,
   ExchangeType,
+  MetadataCommand,
   MetadataView,
   QueueRecord,
+  Route,
 } from './machine/metadata-types.ts';
+export type { ClusterLimits, ClusterOptions } from './options.ts';
+export { defaultLimits } from './options.ts';
+export { createPorts } from './os.ts';
+export type { CommandReply, ConfirmTarget, Pipe } from './pipe.ts';
 export type { Address, Clock, Connection, Disk, DiskFile, Net, Ports, Random, Timer } from './ports.ts';

@@ -1,0 +1,213 @@
+// One node's part in the cluster, as the broker sees it.
+
+import { openLog } from './log/index.ts';
+import type { Log } from './log/types.ts';
+import type { QueueStatus } from './machine/machine.ts';
+import type { MetadataCommand, MetadataView } from './machine/metadata-types.ts';
+import { type Feed, Host, type HostEvents, metadataGroup } from './host.ts';
+import { type ClusterOptions, checkLimits } from './options.ts';
+import type { CommandReply, Pipe } from './pipe.ts';
+import type { Ports } from './ports.ts';
+import { createTransport } from './transport.ts';
+
+export interface GroupStatus {
+  readonly group: number;
+  readonly name: string;
+  readonly role: string;
+  /** Node number of the leader, 0 if none is known. */
+  readonly leader: number;
+  readonly term: number;
+  readonly commit: number;
+  readonly applied: number;
+  readonly lastIndex: number;
+  readonly snapshotIndex: number;
+  /** Leader only: how far each other replica is behind, in entries. */
+  readonly lag: readonly { readonly node: number; readonly match: number; readonly behind: number }[];
+  /** Why this replica stopped, or null. */
+  readonly halted: string | null;
+}
+
+export interface ClusterStatus {
+  readonly clusterName: string;
+  readonly clusterId: string;
+  readonly node: number;
+  readonly name: string;
+  readonly incarnation: number;
+  readonly ready: boolean;
+  readonly nodes: readonly {
+    readonly node: number;
+    readonly name: string;
+    readonly up: boolean;
+    readonly peer: string;
+    readonly incarnation: number;
+    readonly uuid: string;
+  }[];
+  readonly groups: readonly GroupStatus[];
+  readonly log: { readonly files: number; readonly bytes: number; readonly cachedBytes: number; readonly syncs: number };
+}
+
+export interface Cluster {
+  readonly node: number;
+  readonly incarnation: number;
+  readonly metadata: MetadataView;
+  /** May serve sessions: this incarnation is known to the metadata. */
+  readonly isReady: boolean;
+  readonly isCongested: boolean;
+  setFeed(feed: Feed): void;
+  pipe(shard: number): Pipe;
+  /** One metadata change; the reply comes when every connected node has applied it, or null when its fate is unknown. */
+  changeMetadata(command: MetadataCommand, reply: CommandReply): void;
+  queueStatus(shard: number, uid: number): QueueStatus | undefined;
+  /** The payload of an entry if it is in memory. */
+  payload(shard: number, entryIndex: number): Buffer | null;
+  /** The payload of an entry from disk; null: it is gone (settled meanwhile). */
+  readPayload(shard: number, entryIndex: number, done: (payload: Buffer | null) => void): void;
+  status(): ClusterStatus;
+  /** Resolves when this node may serve sessions. */
+  start(): Promise<void>;
+  /** Hands leaderships over, then stops and closes the log. */
+  stop(): Promise<void>;
+}
+
+/** Opens the node's log and recovers its groups; nothing is sent or served before `start`. Throws on a foreign or damaged folder. */
+export async function openCluster(options: ClusterOptions, ports: Ports, events: HostEvents): Promise<Cluster> {
+  checkLimits(options.limits);
+  const incarnation = await options.nextIncarnation();
+  const { clusterId, nodeUuid, limits } = options;
+  const { log, groups } = await openLog(ports.disk, ports.clock, { clusterId, nodeUuid, ...limits.log });
+  const self = options.nodes.find(({ node }) => node === options.node);
+  if (self === undefined) throw new Error(`node ${options.node} is not among the nodes of the cluster`);
+  const transportOptions = {
+    clusterId,
+    node: options.node,
+    nodeName: options.nodeName,
+    nodeUuid,
+    incarnation,
+    listen: self.address,
+    peers: options.nodes.filter(({ node }) => node !== options.node),
+    secret: options.secret,
+    ...limits.transport,
+  };
+  const host = new Host(
+    options,
+    ports,
+    log,
+    groups,
+    (transportEvents) => createTransport(ports, transportOptions, transportEvents),
+    incarnation,
+    events,
+  );
+  return new NodeCluster(options, host, log);
+}
+
+class NodeCluster implements Cluster {
+  readonly node: number;
+  readonly #options: ClusterOptions;
+  readonly #host: Host;
+  readonly #log: Log;
+  #ready = false;
+
+  constructor(options: ClusterOptions, host: Host, log: Log) {
+    this.node = options.node;
+    this.#options = options;
+    this.#host = host;
+    this.#log = log;
+  }
+
+  get incarnation(): number {
+    return this.#host.incarnation;
+  }
+  get metadata(): MetadataView {
+    return this.#host.metadata;
+  }
+  get isReady(): boolean {
+    return this.#ready && !this.#host.isRejoining;
+  }
+  get isCongested(): boolean {
+    return this.#host.isCongested;
+  }
+
+  setFeed(feed: Feed): void {
+    this.#host.setFeed(feed);
+  }
+  pipe(shard: number): Pipe {
+    return this.#host.pipes[shard]!;
+  }
+  changeMetadata(command: MetadataCommand, reply: CommandReply): void {
+    this.#host.changeMetadata(command, reply);
+  }
+  queueStatus(shard: number, uid: number): QueueStatus | undefined {
+    return this.#host.shards[shard - 1]!.queueStatus(uid);
+  }
+
+  payload(shard: number, entryIndex: number): Buffer | null {
+    const entry = this.#log.cached(shard, entryIndex);
+    return entry?.kind === 'data' ? entry.data.payload : null;
+  }
+
+  readPayload(shard: number, entryIndex: number, done: (payload: Buffer | null) => void): void {
+    if (!this.#log.has(shard, entryIndex)) return done(null);
+    this.#log.read(shard, entryIndex, entryIndex, 1, (error, entries) => {
+      const entry = entries[0];
+      if (error !== null) this.#host.groups[shard]!.halt(error);
+      done(error === null && entry?.kind === 'data' ? entry.data.payload : null);
+    });
+  }
+
+  async start(): Promise<void> {
+    await this.#host.start();
+    await new Promise<void>((resolve) => this.#host.openNode(resolve));
+    this.#ready = true;
+  }
+
+  async stop(): Promise<void> {
+    this.#ready = false;
+    await this.#host.handOver();
+    await this.#host.stop();
+  }
+
+  status(): ClusterStatus {
+    const { clusterName, clusterId, node, nodeName } = this.#options;
+    const host = this.#host;
+    const known = new Map([...host.metadata.nodes()].map((record) => [record.node, record]));
+    const logStatus = this.#log.status();
+    return {
+      clusterName,
+      clusterId,
+      node,
+      name: nodeName,
+      incarnation: host.incarnation,
+      ready: this.isReady,
+      nodes: this.#options.nodes.map(({ node: number, name, address }) => ({
+        node: number,
+        name,
+        up: number === node || host.transport.isUp(number),
+        peer: `${address.host}:${address.port}`,
+        incarnation: known.get(number)?.incarnation ?? 0,
+        uuid: known.get(number)?.uuid ?? '',
+      })),
+      groups: host.groups.map((group) => {
+        const status = group.raft.status();
+        return {
+          group: group.id,
+          name: group.id === metadataGroup ? 'meta' : `shard-${group.id}`,
+          role: status.role,
+          leader: status.leader,
+          term: status.term,
+          commit: status.commit,
+          applied: group.appliedIndex,
+          lastIndex: status.lastIndex,
+          snapshotIndex: group.snapshotIndex,
+          lag: status.progress.map(({ id, match }) => ({ node: id, match, behind: status.lastIndex - match })),
+          halted: group.halted?.message ?? null,
+        };
+      }),
+      log: {
+        files: logStatus.files,
+        bytes: logStatus.bytes,
+        cachedBytes: logStatus.cachedBytes,
+        syncs: logStatus.syncs,
+      },
+    };
+  }
+}

@@ -1,0 +1,155 @@
+// Messages that wait, in the order of their arrival: a list of chunks of typed arrays, 12 bytes a message and no object. PURE.
+//
+// A message is (entry index, ordinal, bytes of its body). A chunk keeps indices relative to its first one, so that 32 bits do.
+// Chunks come in three sizes: a queue begins with the smallest, so that a hundred thousand short queues stay small. Emptied chunks go to
+// a pool that all queues of a shard share.
+
+import type { ByteReader, ByteWriter } from './bytes.ts';
+
+/** Messages per chunk: of a fifo's first chunk, its second, all others. */
+const chunkSizes = [16, 128, 1024] as const;
+/** Free chunks kept, per size. */
+const pooledChunksMax = 256;
+const wordsPerMessage = 3;
+const recordBytes = 12;
+
+interface Chunk {
+  readonly size: 0 | 1 | 2;
+  /** Per message: index - base, ordinal, bytes. */
+  readonly words: Uint32Array;
+  base: number;
+  /** Words taken from the front, and words written. */
+  start: number;
+  end: number;
+  next: Chunk | null;
+}
+
+export class ChunkPool {
+  readonly #free: [Chunk[], Chunk[], Chunk[]] = [[], [], []];
+
+  take(size: 0 | 1 | 2, base: number): Chunk {
+    const chunk = this.#free[size].pop();
+    if (chunk === undefined) {
+      const words = new Uint32Array(chunkSizes[size] * wordsPerMessage);
+      return { size, words, base, start: 0, end: 0, next: null };
+    }
+    chunk.base = base;
+    return chunk;
+  }
+
+  give(chunk: Chunk): void {
+    chunk.start = 0;
+    chunk.end = 0;
+    chunk.next = null;
+    const free = this.#free[chunk.size];
+    if (free.length < pooledChunksMax) free.push(chunk);
+  }
+}
+
+export class Fifo {
+  readonly #pool: ChunkPool;
+  #head: Chunk | null = null;
+  #tail: Chunk | null = null;
+  length = 0;
+
+  constructor(pool: ChunkPool) {
+    this.#pool = pool;
+  }
+
+  push(index: number, ordinal: number, bytes: number): void {
+    let chunk = this.#tail;
+    let delta = chunk === null ? -1 : index - chunk.base;
+    if (chunk === null || chunk.end === chunk.words.length || delta < 0 || delta > 0xffff_ffff) {
+      chunk = this.#grow(index);
+      delta = 0;
+    }
+    const { words, end } = chunk;
+    words[end] = delta;
+    words[end + 1] = ordinal;
+    words[end + 2] = bytes;
+    chunk.end = end + wordsPerMessage;
+    this.length++;
+  }
+
+  /** The first message. The fifo must not be empty. */
+  get index(): number {
+    const chunk = this.#head!;
+    return chunk.base + chunk.words[chunk.start]!;
+  }
+  get ordinal(): number {
+    const chunk = this.#head!;
+    return chunk.words[chunk.start + 1]!;
+  }
+  get bytes(): number {
+    const chunk = this.#head!;
+    return chunk.words[chunk.start + 2]!;
+  }
+
+  /** Drops the first message. */
+  shift(): void {
+    const chunk = this.#head!;
+    chunk.start += wordsPerMessage;
+    this.length--;
+    if (chunk.start < chunk.end) return;
+    this.#head = chunk.next;
+    if (chunk.next === null) this.#tail = null;
+    this.#pool.give(chunk);
+  }
+
+  /** Takes over all messages of the other fifo, which is empty then. Constant time. The pools must be the same. */
+  absorb(other: Fifo): void {
+    if (other.length === 0) return;
+    if (this.#tail === null) this.#head = other.#head;
+    else this.#tail.next = other.#head;
+    this.#tail = other.#tail;
+    this.length += other.length;
+    other.#head = null;
+    other.#tail = null;
+    other.length = 0;
+  }
+
+  /** Writes count and messages; the bytes do not depend on how the messages lie in chunks. */
+  serialise(writer: ByteWriter): void {
+    writer.u32(this.length);
+    for (let chunk = this.#head; chunk !== null; chunk = chunk.next) {
+      const { words, base, start, end } = chunk;
+      const room = writer.room((end - start) * 4);
+      for (let w = start, at = 0; w < end; w += wordsPerMessage, at += recordBytes)
+        writeReference(room, at, base + words[w]!, words[w + 1]!, words[w + 2]!);
+    }
+  }
+
+  /** Appends what `serialise` wrote, and tells of each message's entry. */
+  restore(reader: ByteReader, onMessage: (index: number) => void): void {
+    const count = reader.u32();
+    const records = reader.take(count * recordBytes);
+    for (let at = 0; at < records.length; at += recordBytes) {
+      const index = readReferenceIndex(records, at);
+      this.push(index, readReferenceOrdinal(records, at), readReferenceBytes(records, at));
+      onMessage(index);
+    }
+  }
+
+  #grow(index: number): Chunk {
+    const tail = this.#tail;
+    const size = tail === null ? 0 : tail.size === 0 ? 1 : 2;
+    const chunk = this.#pool.take(size, index);
+    if (tail === null) this.#head = chunk;
+    else tail.next = chunk;
+    this.#tail = chunk;
+    return chunk;
+  }
+}
+
+// A message in a snapshot, 12 bytes: index (low 32 bits), ordinal (16 bits), index (high 16 bits), bytes (32 bits).
+
+export function writeReference(target: Buffer, at: number, index: number, ordinal: number, bytes: number): void {
+  target.writeUInt32LE(index >>> 0, at);
+  target.writeUInt16LE(ordinal, at + 4);
+  target.writeUInt16LE(Math.floor(index / 0x1_0000_0000), at + 6);
+  target.writeUInt32LE(bytes, at + 8);
+}
+export const readReferenceIndex = (source: Buffer, at: number): number =>
+  source.readUInt32LE(at) + source.readUInt16LE(at + 6) * 0x1_0000_0000;
+export const readReferenceOrdinal = (source: Buffer, at: number): number => source.readUInt16LE(at + 4);
+export const readReferenceBytes = (source: Buffer, at: number): number => source.readUInt32LE(at + 8);

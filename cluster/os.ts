@@ -1,0 +1,424 @@
+// The real ports: the only file in cluster/ that touches the operating system.
+//
+// State owned: descriptors and sockets. It decides nothing: no error is retried, hidden or translated.
+// Invariants:
+//   - no path leaves the disk's root;
+//   - a descriptor is closed only when none of its operations is under way, so that a late write can never reach a file
+//     that got the same number;
+//   - after a failed fdatasync a file never again reports a successful one: the kernel forgets the dirty pages with the first error;
+//   - `onClose` is called exactly once per connection, and no other handler after it.
+
+import { randomBytes, randomFillSync } from 'node:crypto';
+import fs from 'node:fs';
+import { createServer, createConnection as dial, type Socket } from 'node:net';
+import path from 'node:path';
+import type { Address, Clock, Connection, Disk, DiskFile, Net, Ports, Random, Timer } from './ports.ts';
+
+export interface NetOptions {
+  /** A connection attempt that takes longer fails with ETIMEDOUT. The kernel's own patience is over two minutes. */
+  readonly connectMilliseconds: number;
+  /** `Connection.write` answers false above this many buffered bytes; a paused connection reads at most this far ahead. */
+  readonly highWaterBytes: number;
+  /** After `close` the other side has this long to take what is still buffered. */
+  readonly lingerMilliseconds: number;
+}
+
+const netDefaults: NetOptions = { connectMilliseconds: 3_000, highWaterBytes: 256 * 1024, lingerMilliseconds: 1_000 };
+
+export function createPorts(dataFolder: string): Ports {
+  return { disk: createDisk(dataFolder), net: createNet(), clock: createClock(), random: createRandom() };
+}
+
+// ---- Disk ----
+
+/** Buffers that one writev takes (IOV_MAX of Linux and macOS). */
+const writevBuffersMax = 1024;
+
+/** A disk below `root`. The root itself is the path `''`; it need not exist before `makeFolder('')`. */
+export function createDisk(root: string): Disk {
+  const base = path.resolve(root);
+  const resolve = (relative: string) => resolveInside(base, relative);
+  return {
+    async makeFolder(folder) {
+      await fs.promises.mkdir(resolve(folder), { recursive: true, mode: 0o750 });
+    },
+    async list(folder) {
+      return (await fs.promises.readdir(resolve(folder))).sort();
+    },
+    async open(file, mode) {
+      const flags = mode === 'read' ? 'r' : mode === 'write' ? 'r+' : 'wx+';
+      const descriptor = await openDescriptor(resolve(file), flags);
+      return new OsFile(descriptor, fs.fstatSync(descriptor).size);
+    },
+    async readFile(file) {
+      try {
+        return await fs.promises.readFile(resolve(file));
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
+        throw error;
+      }
+    },
+    async rename(from, to) {
+      await fs.promises.rename(resolve(from), resolve(to));
+    },
+    async remove(file) {
+      const target = resolve(file);
+      if (target === base) throw new Error('the root of the disk cannot be removed');
+      // A folder is removed only when it is empty: nothing here deletes a tree.
+      if ((await fs.promises.lstat(target)).isDirectory()) await fs.promises.rmdir(target);
+      else await fs.promises.unlink(target);
+    },
+    async syncFolder(folder) {
+      const handle = await fs.promises.open(resolve(folder), 'r');
+      try {
+        await handle.sync();
+      } finally {
+        await handle.close();
+      }
+    },
+  };
+}
+
+/** The absolute path of a relative one, which must be plain: no `.`, `..`, empty segment, backslash or NUL. */
+function resolveInside(base: string, relative: string): string {
+  if (relative === '' || relative === '.') return base;
+  for (const segment of relative.split('/')) {
+    const plain = segment !== '' && segment !== '.' && segment !== '..' && !/[\\\0]/.test(segment);
+    if (!plain) throw new Error(`path ${JSON.stringify(relative)} is not a plain relative path`);
+  }
+  return path.join(base, relative);
+}
+
+function openDescriptor(file: string, flags: string): Promise<number> {
+  return new Promise((resolve, reject) => {
+    fs.open(file, flags, 0o640, (error, descriptor) => (error ? reject(error) : resolve(descriptor)));
+  });
+}
+
+class OsFile implements DiskFile {
+  readonly #descriptor: number;
+  #size: number;
+  /** Operations under way; `close` waits for them. */
+  #pending = 0;
+  #closed = false;
+  #whenIdle: (() => void) | null = null;
+  #syncError: Error | null = null;
+
+  constructor(descriptor: number, size: number) {
+    this.#descriptor = descriptor;
+    this.#size = size;
+  }
+
+  /** Bytes, counting completed writes only. */
+  get size(): number {
+    return this.#size;
+  }
+
+  write(buffers: readonly Uint8Array[], offset: number, done: (error: Error | null) => void): void {
+    if (this.#closed) return void process.nextTick(done, closedError());
+    this.#pending++;
+    this.#writeFrom(buffers, 0, offset, done);
+  }
+
+  /** Writes buffers[first..] in as few calls as the kernel takes. */
+  #writeFrom(buffers: readonly Uint8Array[], first: number, offset: number, done: (error: Error | null) => void): void {
+    if (first === buffers.length) return void process.nextTick(() => this.#finish(done, null));
+    const whole = first === 0 && buffers.length <= writevBuffersMax;
+    const round = whole ? buffers : buffers.slice(first, first + writevBuffersMax);
+    let bytes = 0;
+    for (let i = 0; i < round.length; i++) bytes += round[i]!.byteLength;
+    fs.writev(this.#descriptor, round, offset, (error, written) => {
+      if (error) return this.#finish(done, error);
+      this.#size = Math.max(this.#size, offset + written);
+      const next = first + round.length;
+      if (written === bytes && next === buffers.length) return this.#finish(done, null);
+      if (written === bytes) return this.#writeFrom(buffers, next, offset + written, done);
+      if (written === 0) return this.#finish(done, new Error('the operating system wrote nothing and gave no error'));
+      // A short write: a full disk, a signal or more than 2 GiB. The next call goes on, or brings the reason.
+      this.#writeFrom(remainder(buffers, first, written), 0, offset + written, done);
+    });
+  }
+
+  sync(done: (error: Error | null) => void): void {
+    if (this.#closed) return void process.nextTick(done, closedError());
+    if (this.#syncError !== null) return void process.nextTick(done, this.#syncError);
+    this.#pending++;
+    fs.fdatasync(this.#descriptor, (error) => {
+      if (error) this.#syncError ??= error;
+      this.#finish(done, this.#syncError);
+    });
+  }
+
+  read(offset: number, length: number, done: (error: Error | null, bytes: Buffer) => void): void {
+    if (this.#closed) return void process.nextTick(done, closedError(), noBytes);
+    this.#pending++;
+    this.#readFrom(Buffer.allocUnsafeSlow(length), 0, offset, done);
+  }
+
+  #readFrom(target: Buffer, filled: number, offset: number, done: (error: Error | null, bytes: Buffer) => void): void {
+    fs.read(this.#descriptor, target, filled, target.length - filled, offset + filled, (error, count) => {
+      if (error) return this.#finish((failure) => done(failure, noBytes), error);
+      filled += count;
+      if (count > 0 && filled < target.length) return this.#readFrom(target, filled, offset, done);
+      this.#finish(() => done(null, filled === target.length ? target : target.subarray(0, filled)), null);
+    });
+  }
+
+  truncate(length: number): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (this.#closed) return reject(closedError());
+      this.#pending++;
+      fs.ftruncate(this.#descriptor, length, (error) => {
+        if (!error) this.#size = length;
+        this.#finish((failure) => (failure ? reject(failure) : resolve()), error);
+      });
+    });
+  }
+
+  close(): Promise<void> {
+    if (this.#closed) return Promise.resolve();
+    this.#closed = true;
+    return new Promise((resolve, reject) => {
+      const close = () => fs.close(this.#descriptor, (error) => (error ? reject(error) : resolve()));
+      if (this.#pending === 0) close();
+      else this.#whenIdle = close;
+    });
+  }
+
+  #finish(done: (error: Error | null) => void, error: Error | null): void {
+    this.#pending--;
+    if (this.#pending === 0 && this.#whenIdle !== null) this.#whenIdle();
+    done(error);
+  }
+}
+
+const noBytes = Buffer.alloc(0);
+
+function closedError(): Error {
+  return Object.assign(new Error('file is closed'), { code: 'EBADF' });
+}
+
+/** What is left of buffers[first..] after its first `written` bytes. */
+function remainder(buffers: readonly Uint8Array[], first: number, written: number): Uint8Array[] {
+  while (written >= buffers[first]!.byteLength) written -= buffers[first++]!.byteLength;
+  const rest = buffers.slice(first);
+  rest[0] = rest[0]!.subarray(written);
+  return rest;
+}
+
+// ---- Net ----
+
+export function createNet(options: Partial<NetOptions> = {}): Net {
+  const settings: NetOptions = { ...netDefaults, ...options };
+  return {
+    listen: (address, onConnection) => listen(address, onConnection, settings),
+    connect: (address, done) => connect(address, done, settings),
+  };
+}
+
+function listen(
+  address: Address,
+  onConnection: (connection: Connection) => void,
+  settings: NetOptions,
+): Promise<{ readonly port: number; close(): Promise<void> }> {
+  return new Promise((resolve, reject) => {
+    const server = createServer(
+      { noDelay: true, keepAlive: true, keepAliveInitialDelay: 30_000, highWaterMark: settings.highWaterBytes },
+      (socket) => onConnection(new OsConnection(socket, settings)),
+    );
+    server.once('error', reject);
+    server.listen(address.port, address.host, () => {
+      server.off('error', reject);
+      // Accepting failed (no descriptors left): the one who dialled sees its connection fail, and what is open goes on.
+      server.on('error', () => {});
+      const bound = server.address();
+      if (bound === null || typeof bound === 'string') throw new Error('a TCP server without a port');
+      resolve({
+        port: bound.port,
+        // The port is free at once. The server's own callback would wait for every connection to end.
+        async close() {
+          server.close();
+        },
+      });
+    });
+  });
+}
+
+function connect(
+  address: Address,
+  done: (error: Error | null, connection: Connection | null) => void,
+  settings: NetOptions,
+): void {
+  const socket = dial({
+    host: address.host,
+    port: address.port,
+    noDelay: true,
+    keepAlive: true,
+    keepAliveInitialDelay: 30_000,
+    // Sockets hand these on to their streams; the type of the options does not say so.
+    ...{ readableHighWaterMark: settings.highWaterBytes, writableHighWaterMark: settings.highWaterBytes },
+  });
+  const failed = (error: Error) => {
+    clearTimeout(timer);
+    done(error, null);
+  };
+  const timer = setTimeout(() => {
+    const target = `${address.host}:${address.port}`;
+    socket.destroy(Object.assign(new Error(`connect ETIMEDOUT ${target}`), { code: 'ETIMEDOUT' }));
+  }, settings.connectMilliseconds);
+  socket.once('error', failed);
+  socket.once('connect', () => {
+    clearTimeout(timer);
+    socket.off('error', failed);
+    done(null, new OsConnection(socket, settings));
+  });
+}
+
+class OsConnection implements Connection {
+  readonly remoteAddress: string;
+  readonly localAddress: string;
+  onData: (chunk: Buffer) => void = () => {};
+  onDrain: () => void = () => {};
+  onClose: (error: Error | null) => void = () => {};
+  readonly #socket: Socket;
+  readonly #lingerMilliseconds: number;
+  /** `close` was called, or the other side ended: nothing more is read or written. */
+  #closing = false;
+  #told = false;
+  #error: Error | null = null;
+  #linger: NodeJS.Timeout | null = null;
+
+  constructor(socket: Socket, settings: NetOptions) {
+    this.#socket = socket;
+    this.#lingerMilliseconds = settings.lingerMilliseconds;
+    this.remoteAddress = formatAddress(socket.remoteAddress, socket.remotePort);
+    this.localAddress = formatAddress(socket.localAddress, socket.localPort);
+    socket.on('data', (chunk: Buffer) => {
+      if (!this.#closing) this.onData(chunk);
+    });
+    socket.on('drain', () => {
+      if (!this.#closing) this.onDrain();
+    });
+    socket.on('error', (error) => {
+      this.#error ??= error;
+    });
+    // The other side will send nothing more: told at once, though what is buffered still gets its chance to leave.
+    socket.on('end', () => {
+      this.#shut();
+      this.#tellClosed();
+    });
+    socket.on('close', () => {
+      this.#closing = true;
+      if (this.#linger !== null) clearTimeout(this.#linger);
+      this.#tellClosed();
+    });
+  }
+
+  get bufferedBytes(): number {
+    return this.#closing ? 0 : this.#socket.writableLength;
+  }
+
+  write(buffers: readonly Uint8Array[]): boolean {
+    if (this.#closing) return false;
+    const socket = this.#socket;
+    if (buffers.length === 0) return !socket.writableNeedDrain;
+    if (buffers.length === 1) return socket.write(buffers[0]!);
+    socket.cork();
+    let below = true;
+    for (let i = 0; i < buffers.length; i++) below = socket.write(buffers[i]!);
+    socket.uncork();
+    return below;
+  }
+
+  pause(): void {
+    if (!this.#closing) this.#socket.pause();
+  }
+
+  resume(): void {
+    if (!this.#closing) this.#socket.resume();
+  }
+
+  close(): void {
+    this.#shut();
+  }
+
+  /** Sends what is buffered and a FIN, and reads on without looking: closing over unread bytes would reset the connection. */
+  #shut(): void {
+    if (this.#closing) return;
+    this.#closing = true;
+    this.#linger = setTimeout(() => this.#socket.destroy(), this.#lingerMilliseconds);
+    this.#socket.end();
+    this.#socket.resume();
+  }
+
+  #tellClosed(): void {
+    if (this.#told) return;
+    this.#told = true;
+    this.onClose(this.#error);
+  }
+}
+
+/** `127.0.0.1:5672` or `[::1]:5672`; an IPv4 address in IPv6 dress is shown as what it is. */
+function formatAddress(host: string | undefined, port: number | undefined): string {
+  if (host === undefined || port === undefined) return 'unknown:0';
+  if (host.startsWith('::ffff:') && host.includes('.')) return `${host.slice(7)}:${port}`;
+  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+}
+
+// ---- Clock and randomness ----
+
+export function createClock(): Clock {
+  return {
+    now: () => performance.now(),
+    wall: () => Date.now(),
+    after: (milliseconds, task) => new OsTimer(milliseconds, task),
+    // Runs in the check phase: everything that this turn's poll found readable has been read by then.
+    soon: (task) => void setImmediate(task),
+  };
+}
+
+/** The longest wait that setTimeout takes; it fires at once on more. */
+const timeoutMillisecondsMax = 2 ** 31 - 1;
+
+class OsTimer implements Timer {
+  readonly #due: number;
+  readonly #task: () => void;
+  #timeout: NodeJS.Timeout;
+
+  constructor(milliseconds: number, task: () => void) {
+    this.#due = performance.now() + milliseconds;
+    this.#task = task;
+    this.#timeout = this.#arm(milliseconds);
+  }
+
+  cancel(): void {
+    clearTimeout(this.#timeout);
+  }
+
+  #arm(milliseconds: number): NodeJS.Timeout {
+    return setTimeout(this.#fire, Math.min(Math.ceil(milliseconds), timeoutMillisecondsMax));
+  }
+
+  /** The event loop counts whole milliseconds and may be a fraction early. */
+  #fire = (): void => {
+    const rest = this.#due - performance.now();
+    if (rest > 0) this.#timeout = this.#arm(rest);
+    else this.#task();
+  };
+}
+
+export function createRandom(): Random {
+  const pool = new Uint32Array(1024);
+  let used = pool.length;
+  return {
+    integer(bound) {
+      if (!Number.isInteger(bound) || bound < 1 || bound > 2 ** 32) throw new Error(`bound ${bound} is out of range`);
+      if (used === pool.length) {
+        randomFillSync(pool);
+        used = 0;
+      }
+      return Math.floor((pool[used++]! / 2 ** 32) * bound);
+    },
+    bytes: (length) => randomBytes(length),
+  };
+}

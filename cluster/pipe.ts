@@ -1,0 +1,364 @@
+// The origin's end of a pipe: the ordered stream of batches from this node's incarnation to one group.
+//
+//   open batch → sealed (sequence given, bytes final) → sent to the leader → applied by the node's own replica → forgotten
+//
+// State owned: the open batch, and every sealed batch until it was applied here. Whatever becomes of leaders and connections, a sealed
+// batch keeps its bytes and its place, and is sent again until it was applied or this incarnation was fenced. So a failover neither
+// loses, nor repeats, nor reorders what was published.
+//
+// Invariants: sequences of `sent` are consecutive; a confirm or reply is given once; `true` only after the batch was applied.
+
+import { crc32 } from 'node:zlib';
+import {
+  BatchBuilder,
+  type ConsumeCommand,
+  commandsPerBatchMax,
+  type Origin,
+  OriginKind,
+  ResultCode,
+  type SettleOperation,
+} from './machine/commands.ts';
+import type { MessageView } from './machine/commands.ts';
+import { viewMessage } from './machine/commands.ts';
+import type { BatchReply } from './wire.ts';
+
+export interface PipeOptions {
+  /** A batch is sealed at this many bytes also when others are under way. */
+  readonly batchBytesMax: number;
+  /** Sealed batches under way at once; beyond it the open batch gathers up to `batchBytesMax`. */
+  readonly batchesInFlightMax: number;
+  /** Bytes sealed or open and not applied, beyond which publishers are paused. */
+  readonly windowBytes: number;
+  /** After this long without being applied, publishes are nacked ("unknown") and new ones refused until the group works again. */
+  readonly deadlineMilliseconds: number;
+  /** A batch that is not applied after this long is sent again. */
+  readonly resendMilliseconds: number;
+}
+
+/** Hears what became of publishes. */
+export interface ConfirmTarget {
+  /** Publishes [first, last]: `ok` = on a majority's disks. Not ok: refused, or unknown. */
+  confirmed(first: number, last: number, ok: boolean): void;
+  /** No queue was left to take the message when it was applied. Its `confirmed` (ok) follows. */
+  unroutable(tag: number, message: MessageView): void;
+}
+
+/** Answer to a command: its result, or null when its fate is unknown (deadline, or this incarnation ended). */
+export type CommandReply = (result: { code: ResultCode; value: number; extra: number } | null) => void;
+
+export interface PipeHost {
+  now(): number;
+  /** Asks for `flush` at the end of this turn. */
+  dirty(): void;
+  /** The metadata version that routing is done by. */
+  metadataVersion(): number;
+  /** Hands the batch to the group's leader: true if it left (or is here). */
+  send(group: number, payload: Buffer, checksum: number): boolean;
+  /** Congestion of some pipe changed. */
+  congestion(): void;
+}
+
+/** Publishes of one target with consecutive tags and ordinals. */
+interface Run {
+  readonly target: ConfirmTarget;
+  readonly first: number;
+  readonly ordinal: number;
+  count: number;
+}
+
+interface SentBatch {
+  readonly sequence: number;
+  readonly payload: Buffer;
+  readonly checksum: number;
+  readonly sealedAt: number;
+  runs: Run[];
+  replies: { readonly ordinal: number; readonly reply: CommandReply }[];
+  results: { readonly ordinal: number; readonly code: ResultCode; readonly value: number; readonly extra: number }[];
+}
+
+export class Pipe {
+  readonly group: number;
+  readonly #options: PipeOptions;
+  readonly #host: PipeHost;
+  #origin: Origin;
+  #builder = new BatchBuilder();
+  #runs: Run[] = [];
+  #replies: SentBatch['replies'] = [];
+  #openedAt = 0;
+  /** Sealed and not applied, by sequence. `#sent[0]` has `#firstSequence`. */
+  #sent: SentBatch[] = [];
+  #sentBytes = 0;
+  #nextSequence = 1;
+  /** Batches before this sequence were handed to a leader; later ones wait for one. */
+  #handedTo = 1;
+  #congested = false;
+  #resendAt = 0;
+  /** Set while the group does not apply within the deadline. */
+  #stalled = false;
+
+  constructor(group: number, origin: Origin, options: PipeOptions, host: PipeHost) {
+    this.group = group;
+    this.#origin = origin;
+    this.#options = options;
+    this.#host = host;
+  }
+
+  get isCongested(): boolean {
+    return this.#congested;
+  }
+  /** The group has not applied anything of ours within the deadline; publishes are nacked at once. */
+  get isStalled(): boolean {
+    return this.#stalled;
+  }
+  get unappliedBytes(): number {
+    return this.#sentBytes + (this.#builder.isEmpty ? 0 : this.#builder.bytes);
+  }
+  get unappliedBatches(): number {
+    return this.#sent.length;
+  }
+
+  publish(
+    queues: readonly number[],
+    flags: number,
+    priority: number,
+    expiration: number,
+    key: Buffer,
+    properties: Buffer,
+    body: readonly Buffer[],
+    bodyBytes: number,
+    target: ConfirmTarget | null,
+    tag: number,
+  ): void {
+    const ordinal = this.#builder.addPublish(queues, flags, priority, expiration, key, properties, body, bodyBytes);
+    if (target !== null) {
+      const last = this.#runs.length > 0 ? this.#runs[this.#runs.length - 1]! : null;
+      if (last !== null && last.target === target && last.first + last.count === tag && last.ordinal + last.count === ordinal)
+        last.count++;
+      else this.#runs.push({ target, first: tag, ordinal, count: 1 });
+    }
+    this.#added();
+  }
+
+  consume(command: ConsumeCommand, reply: CommandReply): void {
+    this.#command(this.#builder.addConsume(command), reply);
+  }
+  cancel(consumer: number, flags: number, reply: CommandReply | null): void {
+    this.#command(this.#builder.addCancel(consumer, flags), reply);
+  }
+  credit(consumer: number, unsettledMax: number, grantedTo: number): void {
+    this.#command(this.#builder.addCredit(consumer, unsettledMax, grantedTo), null);
+  }
+  get(consumer: number, queue: number, flags: number, reply: CommandReply): void {
+    this.#command(this.#builder.addGet(consumer, queue, flags), reply);
+  }
+  purge(queue: number, reply: CommandReply): void {
+    this.#command(this.#builder.addPurge(queue), reply);
+  }
+  remove(queue: number, flags: number, reply: CommandReply): void {
+    this.#command(this.#builder.addRemove(queue, flags), reply);
+  }
+  metadata(json: string, reply: CommandReply | null): void {
+    this.#command(this.#builder.addMetadata(json), reply);
+  }
+  settle(operation: SettleOperation, flags: number, consumer: number, first: number, count: number): void {
+    this.#builder.addSettle(operation, flags, consumer, first, count);
+    this.#added();
+  }
+
+  /** At the end of a turn: seals what may be sealed and sends what a leader has not been handed yet. */
+  flush(): void {
+    if (!this.#builder.isEmpty && this.#sent.length < this.#options.batchesInFlightMax) this.#seal();
+    this.#sendWaiting();
+  }
+
+  /** The node's replica applied batch `sequence` of this pipe (and so all before it). */
+  applied(sequence: number): void {
+    let done = 0;
+    while (done < this.#sent.length && this.#sent[done]!.sequence <= sequence) {
+      const batch = this.#sent[done++]!;
+      this.#sentBytes -= batch.payload.length;
+      finish(batch);
+    }
+    if (done === 0) return;
+    this.#sent.splice(0, done);
+    if (this.#handedTo <= sequence) this.#handedTo = sequence + 1;
+    this.#resendAt = this.#host.now() + this.#options.resendMilliseconds;
+    this.#stalled = false;
+    this.#measureCongestion();
+    if (!this.#builder.isEmpty) this.#host.dirty();
+  }
+
+  /** A result that is not plainly ok; comes before `applied` of its batch. */
+  result(sequence: number, ordinal: number, code: ResultCode, value: number, extra: number): void {
+    const first = this.#sent[0];
+    if (first === undefined) return;
+    const batch = this.#sent[sequence - first.sequence];
+    if (batch === undefined || batch.results.some((known) => known.ordinal === ordinal)) return;
+    batch.results.push({ ordinal, code, value, extra });
+  }
+
+  /** A leader did not append a batch. Answers about another incarnation are stale. */
+  answered(reply: BatchReply): void {
+    if (reply.incarnation !== this.#origin.incarnation) return;
+    switch (reply.answer) {
+      case 'expected':
+        // Only ever back: what was applied here needs no sending, and a leader cannot expect what was never sealed.
+        if (reply.sequence < this.#handedTo) this.#handedTo = Math.max(reply.sequence, this.#sent[0]?.sequence ?? this.#nextSequence);
+        break;
+      case 'notLeader':
+      case 'full':
+        this.#handedTo = Math.min(this.#handedTo, Math.max(reply.sequence, this.#sent[0]?.sequence ?? this.#nextSequence));
+        // Sent again when a leader is known (`leaderChanged`), or by the clock.
+        this.#resendAt = Math.min(this.#resendAt, this.#host.now() + 20);
+        return;
+      case 'refused':
+        throw new Error(`batch ${reply.sequence} to group ${this.group} was refused as malformed`);
+      case 'fenced':
+        return;
+    }
+    this.#host.dirty();
+  }
+
+  /** Another node leads now, or the connection to the leader is new: everything that was not applied goes there, from the first. */
+  leaderChanged(): void {
+    this.#handedTo = this.#sent[0]?.sequence ?? this.#nextSequence;
+    if (this.#sent.length > 0) this.#host.dirty();
+  }
+
+  /** Now and then: deadlines, and batches that seem lost on the way. */
+  tick(): void {
+    const oldest = this.#sent[0];
+    const now = this.#host.now();
+    if (oldest !== undefined && now >= this.#resendAt) {
+      this.#resendAt = now + this.#options.resendMilliseconds;
+      this.leaderChanged();
+    }
+    const since = oldest?.sealedAt ?? (this.#builder.isEmpty ? now : this.#openedAt);
+    if (now - since > this.#options.deadlineMilliseconds) {
+      this.#stalled = true;
+      for (const batch of this.#sent) abandon(batch);
+      if (!this.#builder.isEmpty) this.#abandonOpen();
+    }
+  }
+
+  /** This incarnation ended: everybody who waits is told "unknown", and the pipe starts anew under the next one. */
+  restart(origin: Origin): void {
+    for (const batch of this.#sent) abandon(batch);
+    this.#abandonOpen();
+    this.#origin = origin;
+    this.#builder = new BatchBuilder();
+    this.#sent = [];
+    this.#sentBytes = 0;
+    this.#nextSequence = 1;
+    this.#handedTo = 1;
+    this.#stalled = false;
+    this.#measureCongestion();
+  }
+
+  #command(ordinal: number, reply: CommandReply | null): void {
+    if (reply !== null) this.#replies.push({ ordinal, reply });
+    this.#added();
+  }
+
+  #added(): void {
+    if (this.#builder.bytes >= this.#options.batchBytesMax || this.#builder.commandCount >= commandsPerBatchMax) {
+      this.#seal();
+      this.#sendWaiting();
+    }
+    if (this.#openedAt === 0) {
+      this.#openedAt = this.#host.now();
+      this.#host.dirty();
+    }
+    if (!this.#congested && this.unappliedBytes > this.#options.windowBytes) this.#measureCongestion();
+  }
+
+  #seal(): void {
+    const sequence = this.#nextSequence++;
+    // Results are read as they come, by the node's own replica: all before the oldest unapplied batch have been.
+    const acknowledged = (this.#sent[0]?.sequence ?? sequence) - 1;
+    const payload = this.#builder.seal(this.#origin, sequence, this.#host.metadataVersion(), acknowledged);
+    const now = this.#host.now();
+    if (this.#sent.length === 0) this.#resendAt = now + this.#options.resendMilliseconds;
+    this.#sent.push({
+      sequence,
+      payload,
+      checksum: crc32(payload),
+      sealedAt: now,
+      runs: this.#runs,
+      replies: this.#replies,
+      results: [],
+    });
+    this.#sentBytes += payload.length;
+    this.#runs = [];
+    this.#replies = [];
+    this.#openedAt = 0;
+  }
+
+  #sendWaiting(): void {
+    const first = this.#sent[0];
+    if (first === undefined) return;
+    for (let at = this.#handedTo - first.sequence; at < this.#sent.length; at++) {
+      const batch = this.#sent[at]!;
+      if (!this.#host.send(this.group, batch.payload, batch.checksum)) return;
+      this.#handedTo = batch.sequence + 1;
+    }
+  }
+
+  #abandonOpen(): void {
+    const waiting = { runs: this.#runs, replies: this.#replies };
+    this.#runs = [];
+    this.#replies = [];
+    abandon(waiting);
+  }
+
+  #measureCongestion(): void {
+    const bytes = this.unappliedBytes;
+    const congested = this.#congested ? bytes > this.#options.windowBytes / 2 : bytes > this.#options.windowBytes;
+    if (congested === this.#congested) return;
+    this.#congested = congested;
+    this.#host.congestion();
+  }
+}
+
+export const nodeOrigin = (node: number, incarnation: number): Origin => ({ kind: OriginKind.node, id: node, incarnation });
+
+/** Tells publishers and callers what an applied batch came to. */
+function finish(batch: SentBatch): void {
+  const { results } = batch;
+  for (const { ordinal, reply } of batch.replies) {
+    const result = results.length > 0 ? results.find((known) => known.ordinal === ordinal) : undefined;
+    reply(result ?? plainOk);
+  }
+  for (const run of batch.runs) {
+    if (results.length === 0) run.target.confirmed(run.first, run.first + run.count - 1, true);
+    else finishRun(batch, run);
+  }
+}
+const plainOk = { code: ResultCode.ok, value: 0, extra: 0 } as const;
+
+function finishRun(batch: SentBatch, run: Run): void {
+  const failed = batch.results
+    .filter((result) => result.ordinal >= run.ordinal && result.ordinal < run.ordinal + run.count)
+    .sort((a, b) => a.ordinal - b.ordinal);
+  let from = run.first;
+  for (const result of failed) {
+    const tag = run.first + (result.ordinal - run.ordinal);
+    if (result.code === ResultCode.noQueue) run.target.unroutable(tag, viewMessage(batch.payload, result.ordinal));
+    else {
+      if (tag > from) run.target.confirmed(from, tag - 1, true);
+      run.target.confirmed(tag, tag, false);
+      from = tag + 1;
+    }
+  }
+  const last = run.first + run.count - 1;
+  if (last >= from) run.target.confirmed(from, last, true);
+}
+
+/** The fate of these is unknown; they are told so once and no more. The batch itself goes on. */
+function abandon(batch: { runs: Run[]; replies: SentBatch['replies'] }): void {
+  const { runs, replies } = batch;
+  batch.runs = [];
+  batch.replies = [];
+  for (const run of runs) run.target.confirmed(run.first, run.first + run.count - 1, false);
+  for (const { reply } of replies) reply(null);
+}

@@ -1,0 +1,296 @@
+// The bodies of peer frames, little-endian. The transport adds length and kind, and authenticates the connection they come on.
+//
+//   messages  raft messages without entries, several in one frame: u16 count, then each
+//   append    one raft append: envelope, its fields, u32 count, per entry a 32-byte head and the payload
+//   snapshot  one chunk of a snapshot stream
+//   batch     u32 group, u32 checksum, payload: a pipe's batch on its way to the group's leader
+//   reply     what became of a batch that was not appended
+//   applied   u64: the metadata index that the sender has applied
+//
+// Payloads are never copied: an encoder returns the pieces to send, a decoder returns views of the frame.
+
+import {
+  type Configuration,
+  decodeConfiguration,
+  encodeConfiguration,
+  type IncomingMessage,
+  type OutgoingMessage,
+  type SnapshotMeta,
+} from 'raft-ts';
+import type { EntryData, LogEntry } from './log/types.ts';
+import { readU64, writeU64 } from './machine/commands.ts';
+
+export const FrameKind = { messages: 1, append: 2, snapshot: 3, batch: 4, reply: 5, applied: 6 } as const;
+
+const messageKinds = [
+  'preVote',
+  'preVoteReply',
+  'vote',
+  'voteReply',
+  'append',
+  'appendReply',
+  'heartbeat',
+  'heartbeatReply',
+  'timeoutNow',
+  'snapshotChunk',
+  'snapshotReply',
+] as const;
+type MessageKind = (typeof messageKinds)[number];
+const kindNumbers = new Map<string, number>(messageKinds.map((kind, number) => [kind, number]));
+
+const entryKinds = ['data', 'noop', 'configuration'] as const;
+const entryHeadBytes = 32;
+/** Messages have a fixed size: envelope (32) and five numbers. */
+const messageBytes = 32 + 5 * 8;
+
+type Outgoing<K extends MessageKind> = Extract<OutgoingMessage, { kind: K }>;
+
+/** The five numbers of a message, by kind. */
+function messageNumbers(m: OutgoingMessage): readonly [number, number, number, number, number] {
+  switch (m.kind) {
+    case 'preVote':
+      return [m.lastIndex, m.lastTerm, 0, 0, 0];
+    case 'vote':
+      return [m.lastIndex, m.lastTerm, m.transfer ? 1 : 0, 0, 0];
+    case 'preVoteReply':
+    case 'voteReply':
+      return [m.granted ? 1 : 0, 0, 0, 0, 0];
+    case 'append':
+      return [m.session, m.previousIndex, m.previousTerm, m.commit, 0];
+    case 'appendReply':
+      return [m.session, m.success ? 1 : 0, m.index, m.hintIndex, m.hintTerm];
+    case 'heartbeat':
+      return [m.session, m.commit, m.readContext, 0, 0];
+    case 'heartbeatReply':
+      return [m.session, m.readContext, 0, 0, 0];
+    case 'timeoutNow':
+      return [0, 0, 0, 0, 0];
+    case 'snapshotChunk':
+      return [m.session, m.snapshot.index, m.snapshot.term, m.offset, m.done ? 1 : 0];
+    case 'snapshotReply':
+      return [m.session, m.index, m.offset, m.ok ? 1 : 0, 0];
+  }
+}
+
+function writeMessage(target: Buffer, at: number, m: OutgoingMessage): void {
+  target.writeUInt32LE(kindNumbers.get(m.kind)!, at);
+  target.writeUInt32LE(m.group, at + 4);
+  writeU64(target, m.groupIncarnation, at + 8);
+  target.writeUInt32LE(m.from, at + 16);
+  target.writeUInt32LE(m.to, at + 20);
+  writeU64(target, m.term, at + 24);
+  const numbers = messageNumbers(m);
+  for (let i = 0; i < 5; i++) writeU64(target, numbers[i]!, at + 32 + 8 * i);
+}
+
+/** `extra`: what an append or a snapshot chunk carries beside its numbers. */
+function readMessage(
+  source: Buffer,
+  at: number,
+  extra: { entries: readonly LogEntry[] } | { configuration: Configuration; bytes: Uint8Array } | null,
+): IncomingMessage<EntryData> | null {
+  const kind = messageKinds[source.readUInt32LE(at)];
+  const envelope = {
+    group: source.readUInt32LE(at + 4),
+    groupIncarnation: readU64(source, at + 8),
+    from: source.readUInt32LE(at + 16),
+    to: source.readUInt32LE(at + 20),
+    term: readU64(source, at + 24),
+  };
+  const number = (i: number) => readU64(source, at + 32 + 8 * i);
+  switch (kind) {
+    case 'preVote':
+      return { ...envelope, kind, lastIndex: number(0), lastTerm: number(1) };
+    case 'vote':
+      return { ...envelope, kind, lastIndex: number(0), lastTerm: number(1), transfer: number(2) === 1 };
+    case 'preVoteReply':
+    case 'voteReply':
+      return { ...envelope, kind, granted: number(0) === 1 };
+    case 'append':
+      if (extra === null || !('entries' in extra)) return null;
+      return {
+        ...envelope,
+        kind,
+        session: number(0),
+        previousIndex: number(1),
+        previousTerm: number(2),
+        commit: number(3),
+        entries: extra.entries,
+      };
+    case 'appendReply':
+      return {
+        ...envelope,
+        kind,
+        session: number(0),
+        success: number(1) === 1,
+        index: number(2),
+        hintIndex: number(3),
+        hintTerm: number(4),
+      };
+    case 'heartbeat':
+      return { ...envelope, kind, session: number(0), commit: number(1), readContext: number(2) };
+    case 'heartbeatReply':
+      return { ...envelope, kind, session: number(0), readContext: number(1) };
+    case 'timeoutNow':
+      return { ...envelope, kind };
+    case 'snapshotChunk': {
+      if (extra === null || !('bytes' in extra)) return null;
+      const snapshot: SnapshotMeta = { index: number(1), term: number(2), configuration: extra.configuration };
+      return { ...envelope, kind, session: number(0), snapshot, offset: number(3), bytes: extra.bytes, done: number(4) === 1 };
+    }
+    case 'snapshotReply':
+      return { ...envelope, kind, session: number(0), index: number(1), offset: number(2), ok: number(3) === 1 };
+    default:
+      return null;
+  }
+}
+
+export function encodeMessages(messages: readonly OutgoingMessage[]): Buffer {
+  const frame = Buffer.allocUnsafe(2 + messages.length * messageBytes);
+  frame.writeUInt16LE(messages.length, 0);
+  for (let i = 0; i < messages.length; i++) writeMessage(frame, 2 + i * messageBytes, messages[i]!);
+  return frame;
+}
+
+/** Empty appends (probes, commit notices) travel among these too. Null: not well formed. */
+export function decodeMessages(frame: Buffer): IncomingMessage<EntryData>[] | null {
+  if (frame.length < 2) return null;
+  const count = frame.readUInt16LE(0);
+  if (frame.length !== 2 + count * messageBytes) return null;
+  const messages: IncomingMessage<EntryData>[] = [];
+  for (let i = 0; i < count; i++) {
+    const message = readMessage(frame, 2 + i * messageBytes, noEntries);
+    if (message === null) return null;
+    messages.push(message);
+  }
+  return messages;
+}
+const noEntries = { entries: [] as const };
+
+/** Pieces of an append frame; the payloads are the entries' own buffers. */
+export function encodeAppend(message: Outgoing<'append'>, entries: readonly LogEntry[]): Buffer[] {
+  const configurations = entries.map((entry) => (entry.kind === 'configuration' ? encodeConfiguration(entry.configuration) : null));
+  const heads = Buffer.allocUnsafe(messageBytes + 4 + entryHeadBytes * entries.length);
+  writeMessage(heads, 0, message);
+  heads.writeUInt32LE(entries.length, messageBytes);
+  const pieces: Buffer[] = [heads];
+  for (let i = 0, at = messageBytes + 4; i < entries.length; i++, at += entryHeadBytes) {
+    const entry = entries[i]!;
+    const configuration = configurations[i] ?? null;
+    const data = entry.kind === 'data' ? entry.data : null;
+    const payload = data?.payload ?? (configuration ? Buffer.from(configuration) : emptyPayload);
+    heads[at] = entryKinds.indexOf(entry.kind);
+    heads[at + 1] = data?.machineVersion ?? 0;
+    heads.writeUInt16LE(0, at + 2);
+    heads.writeUInt32LE(payload.length, at + 4);
+    writeU64(heads, entry.term, at + 8);
+    heads.writeDoubleLE(data?.stamp ?? 0, at + 16);
+    heads.writeUInt32LE(data?.checksum ?? 0, at + 24);
+    heads.writeUInt32LE(data?.stateHash ?? 0, at + 28);
+    if (payload.length > 0) pieces.push(payload);
+  }
+  return pieces;
+}
+const emptyPayload = Buffer.alloc(0);
+
+/** Null: not well formed. Payload checksums are the caller's to check. */
+export function decodeAppend(frame: Buffer): IncomingMessage<EntryData> | null {
+  if (frame.length < messageBytes + 4) return null;
+  const count = frame.readUInt32LE(messageBytes);
+  let payloadAt = messageBytes + 4 + entryHeadBytes * count;
+  if (payloadAt > frame.length) return null;
+  const previousIndex = readU64(frame, 32 + 8);
+  const entries: LogEntry[] = [];
+  for (let i = 0, at = messageBytes + 4; i < count; i++, at += entryHeadBytes) {
+    const length = frame.readUInt32LE(at + 4);
+    if (payloadAt + length > frame.length) return null;
+    const payload = frame.subarray(payloadAt, payloadAt + length);
+    payloadAt += length;
+    const index = previousIndex + 1 + i;
+    const term = readU64(frame, at + 8);
+    const kind = entryKinds[frame[at]!];
+    if (kind === 'data') {
+      const data: EntryData = {
+        stamp: frame.readDoubleLE(at + 16),
+        machineVersion: frame[at + 1]!,
+        stateHash: frame.readUInt32LE(at + 28),
+        payload,
+        checksum: frame.readUInt32LE(at + 24),
+      };
+      entries.push({ kind, index, term, bytes: length, data });
+    } else if (kind === 'noop') entries.push({ kind, index, term, bytes: 0 });
+    else if (kind === 'configuration') entries.push({ kind, index, term, bytes: length, configuration: decodeConfiguration(payload) });
+    else return null;
+  }
+  return payloadAt === frame.length ? readMessage(frame, 0, { entries }) : null;
+}
+
+export function encodeSnapshotChunk(message: Outgoing<'snapshotChunk'>): Uint8Array[] {
+  const configuration = encodeConfiguration(message.snapshot.configuration);
+  const head = Buffer.allocUnsafe(messageBytes + 4);
+  writeMessage(head, 0, message);
+  head.writeUInt32LE(configuration.length, messageBytes);
+  return [head, configuration, message.bytes];
+}
+
+export function decodeSnapshotChunk(frame: Buffer): IncomingMessage<EntryData> | null {
+  if (frame.length < messageBytes + 4) return null;
+  const start = messageBytes + 4;
+  const length = frame.readUInt32LE(messageBytes);
+  if (start + length > frame.length) return null;
+  const configuration = decodeConfiguration(frame.subarray(start, start + length));
+  return readMessage(frame, 0, { configuration, bytes: frame.subarray(start + length) });
+}
+
+export function encodeBatch(group: number, checksum: number, payload: Buffer): Buffer[] {
+  const head = Buffer.allocUnsafe(8);
+  head.writeUInt32LE(group, 0);
+  head.writeUInt32LE(checksum, 4);
+  return [head, payload];
+}
+export const decodeBatch = (frame: Buffer) =>
+  frame.length < 8 ? null : { group: frame.readUInt32LE(0), checksum: frame.readUInt32LE(4), payload: frame.subarray(8) };
+
+/**
+ * Why a batch was not appended. `expected`: resend from `sequence`. `notLeader`: `leader` is the node to try, 0 if unknown. `full`: the same
+ * batch again a little later. `fenced`: this incarnation has ended. `refused`: not well formed, a bug of the origin.
+ */
+export const batchAnswers = ['expected', 'notLeader', 'full', 'fenced', 'refused'] as const;
+export type BatchAnswer = (typeof batchAnswers)[number];
+export interface BatchReply {
+  readonly group: number;
+  readonly answer: BatchAnswer;
+  readonly incarnation: number;
+  readonly sequence: number;
+  readonly leader: number;
+}
+
+export function encodeReply(reply: BatchReply): Buffer {
+  const frame = Buffer.allocUnsafe(28);
+  frame.writeUInt32LE(reply.group, 0);
+  frame.writeUInt32LE(batchAnswers.indexOf(reply.answer), 4);
+  writeU64(frame, reply.incarnation, 8);
+  writeU64(frame, reply.sequence, 16);
+  frame.writeUInt32LE(reply.leader, 24);
+  return frame;
+}
+
+export function decodeReply(frame: Buffer): BatchReply | null {
+  if (frame.length !== 28) return null;
+  const answer = batchAnswers[frame.readUInt32LE(4)];
+  if (answer === undefined) return null;
+  return {
+    group: frame.readUInt32LE(0),
+    answer,
+    incarnation: readU64(frame, 8),
+    sequence: readU64(frame, 16),
+    leader: frame.readUInt32LE(24),
+  };
+}
+
+export function encodeApplied(index: number): Buffer {
+  const frame = Buffer.allocUnsafe(8);
+  writeU64(frame, index, 0);
+  return frame;
+}
+export const decodeApplied = (frame: Buffer): number | null => (frame.length === 8 ? readU64(frame, 0) : null);

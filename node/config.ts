@@ -1,0 +1,442 @@
+// Every setting of one node: its key, default, bounds and meaning, in one flat table; and what follows from them together.
+// State: none. The table is the only place where a bound of the broker gets its number; parts receive theirs as named options.
+//
+// Invariants: a `NodeConfig` that exists is valid as a whole (each value in its bounds, `checkTogether` passed); reading one touches nothing.
+// Where values come from (flags, environment, file) is `config-sources.ts`.
+
+import { createHash } from 'node:crypto';
+import { resolve } from 'node:path';
+import type { Address } from '../cluster/index.ts';
+
+interface Documented {
+  readonly doc: string;
+}
+export type KeySpec = Documented &
+  (
+    | {
+        readonly kind: 'text';
+        readonly default: string;
+        readonly pattern: RegExp;
+        readonly allowed: string;
+        /** Never printed. */
+        readonly secret: boolean;
+      }
+    | { readonly kind: 'integer'; readonly default: number; readonly min: number; readonly max: number }
+    /** An integer with an optional suffix KiB, MiB or GiB. */
+    | { readonly kind: 'bytes'; readonly default: number; readonly min: number; readonly max: number }
+    | { readonly kind: 'choice'; readonly default: string; readonly choices: readonly string[] }
+    /** Texts separated by commas. */
+    | {
+        readonly kind: 'list';
+        readonly default: readonly string[];
+        readonly pattern: RegExp;
+        readonly allowed: string;
+        readonly itemsMax: number;
+      }
+  );
+
+const KiB = 1024;
+const MiB = 1024 * KiB;
+const GiB = 1024 * MiB;
+
+const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
+const nameAllowed = 'up to 63 letters, digits, dots, dashes and underscores, the first a letter or digit';
+const hostPattern = /^[A-Za-z0-9][A-Za-z0-9.:_-]*$|^::[0-9A-Fa-f:.]*$/;
+const hostAllowed = 'a host name or an IP address';
+const memberPattern =
+  /^([1-9][0-9]?)=([A-Za-z0-9][A-Za-z0-9._-]{0,62})@(?:\[([0-9A-Fa-f:.]+)\]|([^[\]:@\s]+)):([0-9]{1,5})$/;
+
+const text = (value: string, pattern: RegExp, allowed: string, doc: string) =>
+  ({ kind: 'text', default: value, pattern, allowed, doc, secret: false }) as const;
+const secret = (value: string, pattern: RegExp, allowed: string, doc: string) =>
+  ({ kind: 'text', default: value, pattern, allowed, doc, secret: true }) as const;
+const integer = (value: number, min: number, max: number, doc: string) =>
+  ({ kind: 'integer', default: value, min, max, doc }) as const;
+const bytes = (value: number, min: number, max: number, doc: string) =>
+  ({ kind: 'bytes', default: value, min, max, doc }) as const;
+const choice = <const C extends string>(value: NoInfer<C>, choices: readonly C[], doc: string) =>
+  ({ kind: 'choice', default: value, choices, doc }) as const;
+const list = (value: readonly string[], itemsMax: number, pattern: RegExp, allowed: string, doc: string) =>
+  ({ kind: 'list', default: value, pattern, allowed, itemsMax, doc }) as const;
+
+/** All keys, in the order in which `warren node --help` prints them. */
+export const keys = {
+  'node.name': text(
+    '',
+    new RegExp(`^$|${namePattern.source}`),
+    nameAllowed,
+    'name of this node; default: its name in cluster.nodes, or n<number>',
+  ),
+  'node.number': integer(0, 0, 99, 'number of this node; default (0): the number of its name in cluster.nodes, or 1'),
+  'cluster.name': text('warren', namePattern, nameAllowed, 'name of the cluster, the same on all its nodes'),
+  'cluster.nodes': list(
+    [],
+    7,
+    memberPattern,
+    'NUMBER=NAME@HOST:PEERPORT, separated by commas',
+    'all nodes of the cluster as 1=n1@host:25672,2=…; empty: this node alone',
+  ),
+  'cluster.secret': secret(
+    '',
+    /^$|^\S{16,256}$/,
+    '16 to 256 characters without spaces',
+    'shared secret of the nodes; needed as soon as there are two',
+  ),
+  'data.folder': text('./data', /^[^\0]+$/, 'a path', 'the node keeps its data in a folder of its name below this one'),
+  'default.user': text(
+    'guest',
+    /^[^\0:]{1,255}$/,
+    '1 to 255 characters, no colon',
+    'user made when the cluster is new',
+  ),
+  'default.password': secret('guest', /^[^\0]{1,255}$/, '1 to 255 characters', 'password of that user'),
+  'loopback.users': list(
+    ['guest'],
+    16,
+    /^[^\0,]{1,255}$/,
+    'user names, separated by commas',
+    'users who may connect from this machine only',
+  ),
+
+  'amqp.host': list(
+    ['127.0.0.1', '::1'],
+    16,
+    hostPattern,
+    `${hostAllowed}, or several, separated by commas`,
+    'addresses to listen on for AMQP; one that this machine lacks is left out if another works',
+  ),
+  'amqp.port': integer(5672, 1, 65535, 'port for AMQP clients'),
+  'amqp.connections.max': integer(10_000, 1, 1_000_000, 'client connections of this node'),
+  'amqp.frame.bytes.max': bytes(128 * KiB, 4096, 16 * MiB, 'largest frame offered to clients (frame-max)'),
+  'amqp.channels.max': integer(2047, 1, 65535, 'channels of one connection offered to clients (channel-max)'),
+  'amqp.heartbeat.seconds': integer(60, 0, 3600, 'heartbeat offered to clients; 0: none'),
+  'amqp.handshake.milliseconds': integer(10_000, 100, 600_000, 'time for a client to reach connection.open'),
+  'amqp.message.bytes.max': bytes(16 * MiB, 1 * KiB, 512 * MiB, 'largest message body'),
+  'amqp.write.buffer.bytes': bytes(
+    1 * MiB,
+    64 * KiB,
+    256 * MiB,
+    'bytes buffered towards one client before deliveries to it pause',
+  ),
+
+  'http.host': list(
+    ['127.0.0.1', '::1'],
+    16,
+    hostPattern,
+    `${hostAllowed}, or several, separated by commas`,
+    'addresses to listen on for HTTP',
+  ),
+  'http.port': integer(15672, 1, 65535, 'port for HTTP'),
+  'http.connections.max': integer(256, 1, 100_000, 'HTTP connections of this node and address'),
+
+  'peer.host': text('127.0.0.1', hostPattern, hostAllowed, 'address to listen on for the other nodes'),
+  'peer.port': integer(0, 0, 65535, 'port for the other nodes; default (0): the one in cluster.nodes, or 25672'),
+  'peer.frame.bytes.max': bytes(4 * MiB, 2 * MiB, 64 * MiB, 'largest frame between nodes'),
+  'peer.buffer.bytes.max': bytes(32 * MiB, 4 * MiB, 1 * GiB, 'bytes buffered towards one node on one connection'),
+  'peer.handshake.milliseconds': integer(2000, 50, 60_000, 'time for a peer to prove who it is'),
+  'peer.redial.milliseconds': integer(50, 1, 60_000, 'first wait before dialling a peer again; it doubles'),
+  'peer.redial.milliseconds.max': integer(1000, 1, 600_000, 'longest wait before dialling a peer again'),
+
+  shards: integer(12, 1, 256, 'Raft groups that hold the queues; fixed once the cluster is formed'),
+  replicas: integer(
+    0,
+    0,
+    7,
+    'nodes that keep each queue: 1, 3, 5 or 7; default (0): 3, or fewer if there are fewer nodes',
+  ),
+  'tick.milliseconds': integer(50, 5, 1000, 'unit of election and heartbeat times'),
+  'election.ticks': integer(16, 4, 1000, 'ticks without a leader before an election (up to twice as many)'),
+  'heartbeat.ticks': integer(2, 1, 100, 'ticks between heartbeats'),
+  'raft.append.bytes.max': bytes(1 * MiB, 64 * KiB, 16 * MiB, 'entries in one message to a follower'),
+  'raft.inflight.bytes.max': bytes(
+    8 * MiB,
+    64 * KiB,
+    1 * GiB,
+    'entries sent to one follower and not yet acknowledged, per group',
+  ),
+  'raft.inflight.messages.max': integer(
+    256,
+    1,
+    65536,
+    'messages of entries sent and not yet acknowledged, per follower and group',
+  ),
+  'raft.uncommitted.bytes.max': bytes(
+    16 * MiB,
+    1 * MiB,
+    1 * GiB,
+    'entries appended by a leader and not yet committed, per group',
+  ),
+  'raft.snapshot.chunk.bytes': bytes(256 * KiB, 4 * KiB, 1 * MiB, 'one piece of a snapshot sent to a follower'),
+  'publish.window.bytes': bytes(8 * MiB, 1 * MiB, 1 * GiB, 'batches on their way to one shard before publishers pause'),
+  'publish.deadline.milliseconds': integer(
+    30_000,
+    1000,
+    600_000,
+    'a publish without a majority for so long is nacked: its fate is unknown',
+  ),
+
+  'log.file.bytes': bytes(64 * MiB, 1 * MiB, 1 * GiB, 'size at which a log file is sealed'),
+  'log.cache.bytes': bytes(64 * MiB, 0, 64 * GiB, 'recent entries held in memory'),
+  'log.kept.bytes': bytes(8 * MiB, 0, 64 * GiB, 'whole entries kept behind a snapshot for slow followers, per group'),
+  'log.pressure.bytes': bytes(
+    256 * MiB,
+    4 * MiB,
+    1024 * GiB,
+    'size of all log files beyond which groups that hold the oldest are asked for a snapshot',
+  ),
+
+  'log.level': choice(
+    'info',
+    ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'],
+    'least severe log line that is written',
+  ),
+  'log.format': choice('json', ['json', 'pretty'], 'json: one object a line; pretty: for people'),
+  'stop.milliseconds': integer(
+    10_000,
+    100,
+    600_000,
+    'longest time for a clean stop, after which the process ends anyway',
+  ),
+} as const satisfies Record<string, KeySpec>;
+
+export type Key = keyof typeof keys;
+type ValueOf<S> = S extends { kind: 'integer' | 'bytes' }
+  ? number
+  : S extends { kind: 'list' }
+    ? readonly string[]
+    : S extends { kind: 'choice'; choices: readonly (infer C)[] }
+      ? C
+      : string;
+/** One value per key, each within its own bounds. */
+export type Settings = { readonly [K in Key]: ValueOf<(typeof keys)[K]> };
+
+export interface ClusterNode {
+  readonly node: number;
+  readonly name: string;
+  /** Where its peers reach it. */
+  readonly address: Address;
+}
+
+/** A valid whole: the settings, and what follows from several of them. */
+export interface NodeConfig {
+  readonly settings: Settings;
+  readonly node: number;
+  readonly name: string;
+  /** All nodes with this one, by number. */
+  readonly nodes: readonly ClusterNode[];
+  readonly peerListen: Address;
+  readonly replicas: number;
+  /** Names the cluster: a hash of its name and of its nodes' numbers and names. */
+  readonly clusterId: string;
+  /** Absolute; this node's own. */
+  readonly dataFolder: string;
+}
+
+/** What is wrong with which key; the reader adds where the value came from. */
+export interface ConfigProblem {
+  readonly key: Key;
+  readonly allowed: string;
+}
+
+const suffixes: Readonly<Record<string, number>> = { '': 1, KiB, MiB, GiB };
+
+/** Parses one value. The problem text says what is allowed. */
+export function parseValue(
+  key: Key,
+  value: string,
+): { readonly ok: true; readonly value: Settings[Key] } | { readonly ok: false; readonly allowed: string } {
+  const spec: KeySpec = keys[key];
+  const allowed = allowedText(spec);
+  switch (spec.kind) {
+    case 'text':
+      return spec.pattern.test(value) ? { ok: true, value } : { ok: false, allowed };
+    case 'choice':
+      // The table's type says which choices a key has; this is where text becomes one of them.
+      return spec.choices.includes(value) ? { ok: true, value: value as Settings[Key] } : { ok: false, allowed };
+    case 'list': {
+      const items = value === '' ? [] : value.split(',').map((item) => item.trim());
+      const fine = items.length <= spec.itemsMax && items.every((item) => spec.pattern.test(item));
+      return fine ? { ok: true, value: items } : { ok: false, allowed };
+    }
+    case 'integer':
+    case 'bytes': {
+      const match = (spec.kind === 'bytes' ? /^([0-9]{1,15}) ?(KiB|MiB|GiB|)$/ : /^([0-9]{1,15})()$/).exec(value);
+      const number = match === null ? Number.NaN : Number(match[1]) * (suffixes[match[2] ?? ''] ?? Number.NaN);
+      return number >= spec.min && number <= spec.max ? { ok: true, value: number } : { ok: false, allowed };
+    }
+    default:
+      return spec satisfies never;
+  }
+}
+
+/** What a key takes, as words. */
+export function allowedText(spec: KeySpec): string {
+  switch (spec.kind) {
+    case 'text':
+      return spec.allowed;
+    case 'list':
+      return `${spec.allowed}; at most ${spec.itemsMax}`;
+    case 'choice':
+      return `one of ${spec.choices.join(', ')}`;
+    case 'integer':
+      return `an integer from ${spec.min} to ${spec.max}`;
+    case 'bytes':
+      return `bytes from ${bytesText(spec.min)} to ${bytesText(spec.max)} (suffixes KiB, MiB, GiB)`;
+    default:
+      return spec satisfies never;
+  }
+}
+
+/** A value as it would be written in a config file. */
+export function valueText(key: Key, value: Settings[Key]): string {
+  const spec: KeySpec = keys[key];
+  if (spec.kind === 'text' && spec.secret && value !== spec.default) return '(hidden)';
+  if (spec.kind === 'bytes') return bytesText(Number(value));
+  return Array.isArray(value) ? value.join(',') : String(value);
+}
+
+function bytesText(value: number): string {
+  for (const [suffix, unit] of [
+    ['GiB', GiB],
+    ['MiB', MiB],
+    ['KiB', KiB],
+  ] as const) {
+    if (value >= unit && value % unit === 0) return `${value / unit}${suffix}`;
+  }
+  return String(value);
+}
+
+export function defaultSettings(): Settings {
+  return Object.fromEntries(Object.entries(keys).map(([key, spec]) => [key, spec.default])) as unknown as Settings;
+}
+
+function parseNodes(settings: Settings): ClusterNode[] | ConfigProblem {
+  const nodes: ClusterNode[] = [];
+  for (const item of settings['cluster.nodes']) {
+    const match = memberPattern.exec(item);
+    const [node, name, host, port] = [
+      Number(match?.[1]),
+      match?.[2] ?? '',
+      match?.[3] ?? match?.[4] ?? '',
+      Number(match?.[5]),
+    ];
+    if (port < 1 || port > 65535) return { key: 'cluster.nodes', allowed: `ports from 1 to 65535 (not ${port})` };
+    if (nodes.some((other) => other.node === node || other.name === name)) {
+      return { key: 'cluster.nodes', allowed: `each number and each name only once (not "${item}" again)` };
+    }
+    if (nodes.some((other) => other.address.host === host && other.address.port === port)) {
+      return { key: 'cluster.nodes', allowed: `an address only once (not ${host}:${port} again)` };
+    }
+    nodes.push({ node, name, address: { host, port } });
+  }
+  return nodes.sort((a, b) => a.node - b.node);
+}
+
+/** Which of the nodes is this one? */
+function findSelf(settings: Settings, nodes: readonly ClusterNode[]): ClusterNode | ConfigProblem {
+  const { 'node.name': name, 'node.number': node } = settings;
+  if (nodes.length === 0) {
+    const number = node || 1;
+    const address = { host: settings['peer.host'], port: settings['peer.port'] || 25672 };
+    return { node: number, name: name || `n${number}`, address };
+  }
+  const names = nodes.map((other) => `${other.node}=${other.name}`).join(', ');
+  if (name === '' && node === 0) {
+    return { key: 'node.name', allowed: `one of the names in cluster.nodes: ${names} (or give node.number)` };
+  }
+  const self = nodes.find((other) => (name === '' ? other.node === node : other.name === name));
+  if (self === undefined) {
+    return { key: name === '' ? 'node.number' : 'node.name', allowed: `one of the nodes in cluster.nodes: ${names}` };
+  }
+  if (node !== 0 && self.node !== node) {
+    return { key: 'node.number', allowed: `${self.node}, which is the number of ${self.name} in cluster.nodes` };
+  }
+  return self;
+}
+
+/** Values that are each fine alone, and not together. */
+function checkTogether(
+  settings: Settings,
+  nodesCount: number,
+  peerPort: number,
+  replicas: number,
+): ConfigProblem | null {
+  const problem = (key: Key, allowed: string): ConfigProblem => ({ key, allowed });
+  if (nodesCount > 1 && settings['cluster.secret'] === '') {
+    return problem('cluster.secret', 'the same 16 or more characters on every node, as the cluster has several nodes');
+  }
+  if (replicas % 2 === 0 && replicas !== nodesCount) return problem('replicas', '1, 3, 5 or 7');
+  if (replicas > nodesCount) return problem('replicas', `at most the number of nodes, which is ${nodesCount}`);
+  if (settings['heartbeat.ticks'] * 2 > settings['election.ticks']) {
+    return problem('heartbeat.ticks', `at most half of election.ticks, which is ${settings['election.ticks']}`);
+  }
+  // An append carries at least one entry, and an entry is at most 1 MiB; a message also has its own few bytes around the entries.
+  const roomBytes = 64 * KiB;
+  for (const key of ['raft.append.bytes.max', 'raft.snapshot.chunk.bytes'] as const) {
+    if (settings[key] + roomBytes > settings['peer.frame.bytes.max']) {
+      return problem(
+        key,
+        `at least 64KiB less than peer.frame.bytes.max, which is ${bytesText(settings['peer.frame.bytes.max'])}`,
+      );
+    }
+  }
+  if (settings['raft.append.bytes.max'] > settings['raft.inflight.bytes.max']) {
+    return problem(
+      'raft.append.bytes.max',
+      `at most raft.inflight.bytes.max, which is ${bytesText(settings['raft.inflight.bytes.max'])}`,
+    );
+  }
+  if (settings['peer.frame.bytes.max'] * 2 > settings['peer.buffer.bytes.max']) {
+    return problem(
+      'peer.frame.bytes.max',
+      `at most half of peer.buffer.bytes.max, which is ${bytesText(settings['peer.buffer.bytes.max'])}`,
+    );
+  }
+  if (settings['peer.redial.milliseconds'] > settings['peer.redial.milliseconds.max']) {
+    return problem(
+      'peer.redial.milliseconds',
+      `at most peer.redial.milliseconds.max, which is ${settings['peer.redial.milliseconds.max']}`,
+    );
+  }
+  if (settings['log.file.bytes'] * 2 > settings['log.pressure.bytes']) {
+    return problem(
+      'log.file.bytes',
+      `at most half of log.pressure.bytes, which is ${bytesText(settings['log.pressure.bytes'])}`,
+    );
+  }
+  if (settings['amqp.host'].length === 0) return problem('amqp.host', 'at least one address');
+  if (settings['http.host'].length === 0) return problem('http.host', 'at least one address');
+  if (settings['http.port'] === settings['amqp.port']) return problem('http.port', 'another port than amqp.port');
+  if (peerPort === settings['amqp.port']) return problem('peer.port', 'another port than amqp.port');
+  if (peerPort === settings['http.port']) return problem('peer.port', 'another port than http.port');
+  return null;
+}
+
+/** Makes the whole out of the settings, or says which key is in the way. */
+export function resolveConfig(settings: Settings): NodeConfig | ConfigProblem {
+  const listed = parseNodes(settings);
+  if ('key' in listed) return listed;
+  const self = findSelf(settings, listed);
+  if ('key' in self) return self;
+  const nodes = listed.length === 0 ? [self] : listed;
+  const peerPort = settings['peer.port'] || self.address.port;
+  const replicas = settings.replicas || Math.min(nodes.length, 3);
+  const problem = checkTogether(settings, nodes.length, peerPort, replicas);
+  if (problem !== null) return problem;
+  return {
+    settings,
+    node: self.node,
+    name: self.name,
+    nodes,
+    peerListen: { host: settings['peer.host'], port: peerPort },
+    replicas,
+    clusterId: clusterIdOf(settings['cluster.name'], nodes),
+    dataFolder: resolve(settings['data.folder'], self.name),
+  };
+}
+
+/** Addresses are left out on purpose: a node may move to another one. */
+export function clusterIdOf(clusterName: string, nodes: readonly ClusterNode[]): string {
+  const members = nodes.map((node) => `${node.node}=${node.name}`).join(',');
+  return createHash('sha256').update(`warren cluster 1\n${clusterName}\n${members}\n`).digest('hex').slice(0, 32);
+}

@@ -1,0 +1,291 @@
+// The folder of one node, and the rules about who may use it.
+//
+//   identity         whose folder this is; written once, whole or not at all
+//   incarnation-<n>  one start of the node. Created exclusively, so a number is never given twice; only the newest stays. Names its process.
+//   pid              the process id, for people and scripts; removed at a clean stop
+//
+// Invariants: a folder of another node or cluster, a damaged one, or one in use is not touched at all. An incarnation number is durable
+// before anyone sees it. Of two processes that start at once at most one goes on (see `takeIncarnation`). Two machines, or two containers with
+// process ids of their own, on one folder are not seen here: peers then refuse the older incarnation.
+
+import { randomUUID } from 'node:crypto';
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
+import type { NodeConfig } from './config.ts';
+
+export interface Identity {
+  readonly format: 1;
+  readonly clusterName: string;
+  readonly clusterId: string;
+  /** Number and name of every node, as `1=n1,2=n2`: for people, `clusterId` is what counts. */
+  readonly members: string;
+  readonly node: number;
+  readonly name: string;
+  readonly uuid: string;
+}
+
+export interface DataFolder {
+  readonly path: string;
+  readonly identity: Identity;
+  readonly incarnation: number;
+  /** At a clean stop, once nothing writes here any more. */
+  release(): void;
+}
+
+/** A process, so that a later one with the same number is told apart. `start` is null where the system does not say. */
+export interface ProcessName {
+  readonly pid: number;
+  readonly start: string | null;
+}
+
+export type DataFolderResult =
+  | { readonly ok: true; readonly folder: DataFolder }
+  | { readonly ok: false; readonly error: string };
+
+const incarnationPattern = /^incarnation-([1-9][0-9]{0,9})$/;
+/** What a first start that was interrupted may leave behind. */
+const harmlessPattern = /^(incarnation-[1-9][0-9]{0,9}|identity\.temporary|pid|pid\.temporary)$/;
+
+/** Why this node must not use its folder, or null. Reads only. */
+export function checkDataFolder(config: NodeConfig): string | null {
+  const found = inspect(config.dataFolder);
+  return typeof found === 'string' ? found : refusal(config, found);
+}
+
+/** Takes the folder for this process: checks, takes a new incarnation, writes the identity at the first start, and the pid file. */
+export function openDataFolder(config: NodeConfig, self: ProcessName = processName(process.pid)): DataFolderResult {
+  const path = config.dataFolder;
+  try {
+    const found = inspect(path);
+    if (typeof found === 'string') return { ok: false, error: found };
+    const refused = refusal(config, found);
+    if (refused !== null) return { ok: false, error: refused };
+    makeFolder(path);
+    const incarnation = takeIncarnation(path, self);
+    if (incarnation === null) return { ok: false, error: `data folder ${path}: another process is starting in it` };
+    const identity = found.identity ?? writeIdentity(config);
+    replaceFile(path, 'pid', `${self.pid}\n`);
+    return { ok: true, folder: { path, identity, incarnation, release: () => release(path, incarnation, self) } };
+  } catch (error) {
+    return { ok: false, error: `data folder ${path}: ${(error as Error).message}` };
+  }
+}
+
+/** Is this process alive? Not a zombie, and not a later one with the same number. */
+export function isAlive(owner: ProcessName): boolean {
+  try {
+    process.kill(owner.pid, 0);
+  } catch (error) {
+    // EPERM: it lives and belongs to another user.
+    if ((error as NodeJS.ErrnoException).code !== 'EPERM') return false;
+  }
+  const now = startOf(owner.pid);
+  if (now === 'ended') return false;
+  if (owner.start === null || now === null) return owner.pid !== process.pid;
+  return now === owner.start;
+}
+
+export function processName(pid: number): ProcessName {
+  return { pid, start: startOf(pid) };
+}
+
+/** Boot and start time of a process; 'ended' for a zombie; null where there is no /proc, or none for it. */
+function startOf(pid: number): string | null {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+    // The program's name stands in parentheses and may hold anything, also parentheses.
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    if (fields[0] === 'Z' || fields[0] === 'X') return 'ended';
+    const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim();
+    return `${boot}/${fields[19]}`;
+  } catch {
+    return null;
+  }
+}
+
+interface Found {
+  readonly identity: Identity | null;
+  /** The living process that uses the folder. */
+  readonly owner: ProcessName | null;
+}
+
+/** What is there; as text, why that cannot be a data folder. */
+function inspect(path: string): Found | string {
+  let names: string[];
+  try {
+    names = readdirSync(path);
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    return code === 'ENOENT' ? { identity: null, owner: null } : `data folder ${path}: cannot be read (${code})`;
+  }
+  if (!names.includes('identity')) {
+    const foreign = names.find((name) => !harmlessPattern.test(name));
+    if (foreign !== undefined) {
+      return `data folder ${path}: has no identity file and is not empty ("${foreign}"): not a data folder, or a damaged one`;
+    }
+    return { identity: null, owner: livingOwner(path) };
+  }
+  // The first incarnation is durable before the identity, and none goes before its successor is; without one, numbers would repeat.
+  if (incarnations(path).length === 0) return `data folder ${path}: damaged, its incarnation file is missing`;
+  const identity = readIdentity(path);
+  return typeof identity === 'string' ? identity : { identity, owner: livingOwner(path) };
+}
+
+function readIdentity(path: string): Identity | string {
+  const file = join(path, 'identity');
+  let found: Partial<Record<keyof Identity, unknown>>;
+  try {
+    found = Object(JSON.parse(readFileSync(file, 'utf8')));
+  } catch (error) {
+    return `data folder ${path}: its identity file cannot be read (${(error as Error).message})`;
+  }
+  if (found.format !== 1)
+    return `data folder ${path}: written by another version of Warren (format ${String(found.format)})`;
+  const { clusterName, clusterId, members, node, name, uuid } = found;
+  const texts = [clusterName, clusterId, members, name, uuid];
+  if (!texts.every((value) => typeof value === 'string' && value !== '') || !Number.isInteger(node)) {
+    return `data folder ${path}: its identity file is damaged`;
+  }
+  return found as Identity;
+}
+
+function refusal(config: NodeConfig, found: Found): string | null {
+  const { identity, owner } = found;
+  const at = `data folder ${config.dataFolder}:`;
+  const clusterName = config.settings['cluster.name'];
+  if (identity !== null) {
+    if (identity.clusterName !== clusterName) {
+      return `${at} belongs to cluster "${identity.clusterName}", not to "${clusterName}"`;
+    }
+    if (identity.node !== config.node || identity.name !== config.name) {
+      return `${at} belongs to node ${identity.node} "${identity.name}", not to node ${config.node} "${config.name}"`;
+    }
+    if (identity.clusterId !== config.clusterId) {
+      return `${at} belongs to a cluster of the nodes ${identity.members}, not of ${membersText(config)}`;
+    }
+  }
+  return owner === null ? null : `${at} in use by process ${owner.pid}`;
+}
+
+const membersText = (config: NodeConfig): string => config.nodes.map((node) => `${node.node}=${node.name}`).join(',');
+
+/**
+ * The next incarnation, or null if another process is about to take the folder too. Each of two such processes first writes its own file and
+ * then looks for the other's: whichever looks last sees both, so they never both go on (both may give up, which is safe).
+ */
+function takeIncarnation(path: string, self: ProcessName): number | null {
+  const incarnation = (incarnations(path).at(-1) ?? 0) + 1;
+  const mine = incarnationFile(path, incarnation);
+  try {
+    writeDurably(mine, JSON.stringify(self), 'wx');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return null;
+    throw error;
+  }
+  syncFolder(path);
+  const others = incarnations(path).filter((other) => other !== incarnation);
+  if (others.some((other) => other > incarnation || ownerOf(path, other) !== null)) {
+    unlinkSync(mine);
+    return null;
+  }
+  for (const other of others) unlinkSync(incarnationFile(path, other));
+  return incarnation;
+}
+
+const incarnationFile = (path: string, incarnation: number): string => join(path, `incarnation-${incarnation}`);
+
+/** The numbers found, ascending. */
+function incarnations(path: string): number[] {
+  const numbers = readdirSync(path).map((name) => Number(incarnationPattern.exec(name)?.[1] ?? 0));
+  return numbers.filter((number) => number > 0).sort((a, b) => a - b);
+}
+
+function livingOwner(path: string): ProcessName | null {
+  for (const incarnation of incarnations(path).reverse()) {
+    const owner = ownerOf(path, incarnation);
+    if (owner !== null) return owner;
+  }
+  return null;
+}
+
+/** The living process of an incarnation. A file without one (released, or cut off by a crash) has none. */
+function ownerOf(path: string, incarnation: number): ProcessName | null {
+  try {
+    const { pid, start } = Object(JSON.parse(readFileSync(incarnationFile(path, incarnation), 'utf8')));
+    if (!Number.isInteger(pid) || pid <= 0) return null;
+    const owner: ProcessName = { pid, start: typeof start === 'string' ? start : null };
+    return isAlive(owner) ? owner : null;
+  } catch {
+    return null;
+  }
+}
+
+function writeIdentity(config: NodeConfig): Identity {
+  const identity: Identity = {
+    format: 1,
+    clusterName: config.settings['cluster.name'],
+    clusterId: config.clusterId,
+    members: membersText(config),
+    node: config.node,
+    name: config.name,
+    uuid: randomUUID(),
+  };
+  replaceFile(config.dataFolder, 'identity', `${JSON.stringify(identity, null, 2)}\n`);
+  return identity;
+}
+
+function release(path: string, incarnation: number, self: ProcessName): void {
+  // The file stays, for its number; its process lets go of it.
+  writeDurably(incarnationFile(path, incarnation), '{}', 'w');
+  try {
+    if (readFileSync(join(path, 'pid'), 'utf8').trim() === String(self.pid)) unlinkSync(join(path, 'pid'));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+  }
+}
+
+/** Makes a folder and those above it, durably. */
+export function makeFolder(path: string): void {
+  const missing: string[] = [];
+  for (let at = path; !existsSync(at); at = dirname(at)) missing.push(at);
+  mkdirSync(path, { recursive: true });
+  for (const made of missing) syncFolder(dirname(made));
+}
+
+/** Writes a small file that after a crash is there whole, or as it was before. */
+export function replaceFile(folder: string, name: string, content: string, mode = 0o644): void {
+  const temporary = join(folder, `${name}.temporary`);
+  writeDurably(temporary, content, 'w', mode);
+  renameSync(temporary, join(folder, name));
+  syncFolder(folder);
+}
+
+function writeDurably(path: string, content: string, flag: 'w' | 'wx', mode = 0o644): void {
+  const file = openSync(path, flag, mode);
+  try {
+    writeFileSync(file, content);
+    fsyncSync(file);
+  } finally {
+    closeSync(file);
+  }
+}
+
+function syncFolder(path: string): void {
+  const folder = openSync(path, 'r');
+  try {
+    fsyncSync(folder);
+  } finally {
+    closeSync(folder);
+  }
+}
