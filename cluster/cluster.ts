@@ -1,10 +1,10 @@
 // One node's part in the cluster, as the broker sees it.
 
+import { type Feed, Host, type HostEvents, metadataGroup } from './host.ts';
 import { openLog } from './log/index.ts';
 import type { Log } from './log/types.ts';
 import type { QueueStatus } from './machine/machine.ts';
 import type { MetadataCommand, MetadataView } from './machine/metadata-types.ts';
-import { type Feed, Host, type HostEvents, metadataGroup } from './host.ts';
 import { type ClusterOptions, checkLimits } from './options.ts';
 import type { CommandReply, Pipe } from './pipe.ts';
 import type { Ports } from './ports.ts';
@@ -43,7 +43,12 @@ export interface ClusterStatus {
     readonly uuid: string;
   }[];
   readonly groups: readonly GroupStatus[];
-  readonly log: { readonly files: number; readonly bytes: number; readonly cachedBytes: number; readonly syncs: number };
+  readonly log: {
+    readonly files: number;
+    readonly bytes: number;
+    readonly cachedBytes: number;
+    readonly syncs: number;
+  };
 }
 
 export interface Cluster {

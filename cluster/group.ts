@@ -8,8 +8,8 @@
 // Invariants: a batch is appended only if it is the next of its pipe; entries are applied in order, once; a snapshot is never taken
 // beyond what is durable here.
 
-import { createRaft, type OutgoingMessage, type Raft, type Ready, type Restored, type SnapshotMeta } from 'raft-ts';
 import { crc32 } from 'node:zlib';
+import { createRaft, type OutgoingMessage, type Raft, type Ready, type Restored, type SnapshotMeta } from 'raft-ts';
 import type { EntryData, GroupWrite, Log, LogEntry, SnapshotReader, SnapshotStaging } from './log/types.ts';
 import { type BatchHeader, checkBatch, OriginKind, readBatchHeader } from './machine/commands.ts';
 import type { Machine } from './machine/machine.ts';
@@ -114,7 +114,8 @@ export class Group {
     if (header === null) return;
     if (from !== this.#host.node && crc32(payload) !== checksum) return; // as if lost: it comes again
     if (this.#waiting.length > 0) {
-      if (this.#waiting.length < this.#host.limits.parkedBatchesMax) this.#waiting.push({ payload, checksum, header, from });
+      if (this.#waiting.length < this.#host.limits.parkedBatchesMax)
+        this.#waiting.push({ payload, checksum, header, from });
       return;
     }
     if (!this.#take(payload, checksum, header, from)) this.#waiting.push({ payload, checksum, header, from });
@@ -224,7 +225,10 @@ export class Group {
       this.#host.applied(this);
       this.#host.dirty(this);
     }
-    if (this.#snapshotBytes > limits.snapshotEveryBytes || this.#applied - this.#snapshotIndex > limits.snapshotEveryEntries)
+    if (
+      this.#snapshotBytes > limits.snapshotEveryBytes ||
+      this.#applied - this.#snapshotIndex > limits.snapshotEveryEntries
+    )
       this.#snapshotWanted = true;
     if (this.#snapshotWanted) this.takeSnapshot();
   }

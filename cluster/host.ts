@@ -6,11 +6,12 @@
 // State owned: the groups, this node's pipes, what is known of peers. It sees the world through ports, log and transport alone.
 // It must never hand a message to the transport before the write that it depends on: the cores hold those back until `persisted`.
 
+import { crc32 } from 'node:zlib';
 import type { OutgoingMessage, Ready } from 'raft-ts';
+import { initialConfiguration } from 'raft-ts';
 import { cachedEntries, Group, type GroupHost } from './group.ts';
 import type { EntryData, GroupWrite, Log, RecoveredGroup } from './log/types.ts';
 import { BatchBuilder, type BatchHeader, OriginKind } from './machine/commands.ts';
-import { crc32 } from 'node:zlib';
 import type { PipeSink } from './machine/machine.ts';
 import { MetadataMachine } from './machine/metadata.ts';
 import type { MetadataCommand } from './machine/metadata-types.ts';
@@ -18,7 +19,6 @@ import { ShardMachine } from './machine/shard.ts';
 import type { ClusterOptions } from './options.ts';
 import { type CommandReply, nodeOrigin, Pipe } from './pipe.ts';
 import type { Ports, Timer } from './ports.ts';
-import { initialConfiguration } from 'raft-ts';
 import type { Lane, Transport, TransportEvents } from './transport-types.ts';
 import * as wire from './wire.ts';
 
@@ -389,7 +389,8 @@ export class Host {
         const message = wire.decodeAppend(body);
         if (message?.kind !== 'append') return this.#malformed(node, kind);
         for (const entry of message.entries)
-          if (entry.kind === 'data' && crc32(entry.data.payload) !== entry.data.checksum) return this.#malformed(node, kind);
+          if (entry.kind === 'data' && crc32(entry.data.payload) !== entry.data.checksum)
+            return this.#malformed(node, kind);
         return this.#step(node, message);
       }
       case wire.FrameKind.snapshot: {
@@ -534,7 +535,8 @@ export class Host {
   /** Heartbeats alone must not keep a leadership whose disk does not answer. */
   #checkDisk(): void {
     const oldest = this.#writesInFlight[0];
-    if (oldest === undefined || this.#ports.clock.now() - oldest.since < this.#options.limits.diskStallMilliseconds) return;
+    if (oldest === undefined || this.#ports.clock.now() - oldest.since < this.#options.limits.diskStallMilliseconds)
+      return;
     for (const group of this.groups) {
       if (group.raft.role !== 'leader') continue;
       this.#events.log('error', 'disk does not answer, leadership given up', { group: group.id });
@@ -583,7 +585,10 @@ export class Host {
       if (peer === undefined || record.fencedTo >= record.incarnation || this.#fencing.has(key)) continue;
       if (peer.silentTicks < deadTicks) continue;
       this.#fencing.add(key);
-      this.#events.log('warn', 'node is gone, its sessions end', { node: record.node, incarnation: record.incarnation });
+      this.#events.log('warn', 'node is gone, its sessions end', {
+        node: record.node,
+        incarnation: record.incarnation,
+      });
       const command: MetadataCommand = { kind: 'fenceNode', node: record.node, incarnation: record.incarnation };
       this.pipes[metadataGroup]!.metadata(JSON.stringify(command), () => this.#fencing.delete(key));
     }
@@ -695,7 +700,8 @@ export class Host {
 
   #watch(): void {
     const id = { node: this.#options.node, incarnation: this.#incarnation };
-    for (const group of [this.metadata, ...this.shards].keys()) this.groups[group]?.machine.watch(id, this.#sink(group));
+    for (const group of [this.metadata, ...this.shards].keys())
+      this.groups[group]?.machine.watch(id, this.#sink(group));
   }
 
   #sink(group: number): PipeSink {
@@ -760,7 +766,8 @@ export class Host {
   #checkVisibility(): void {
     if (this.#visibility.length === 0) return;
     let everywhere = this.groups[metadataGroup]!.appliedIndex;
-    for (const peer of this.#peers.values()) if (peer.upTicks > 0) everywhere = Math.min(everywhere, peer.metadataApplied);
+    for (const peer of this.#peers.values())
+      if (peer.upTicks > 0) everywhere = Math.min(everywhere, peer.metadataApplied);
     const now = this.#ports.clock.now();
     const waiting = this.#visibility;
     this.#visibility = [];

@@ -15,6 +15,8 @@ export {
   settleFailed,
   viewMessage,
 } from './machine/commands.ts';
+export type { Difference } from './machine/metadata/arguments.ts';
+export { exchangeDifference, queueDifference } from './machine/metadata/arguments.ts';
 export type {
   Arguments,
   ArgumentValue,

@@ -86,7 +86,12 @@ export const defaultLimits: ClusterLimits = {
     resendMilliseconds: 1_000,
   },
   log: { fileBytesMax: 32 * mib, cacheBytesMax: 64 * mib, keptBytesMax: 16 * mib, pressureBytes: 256 * mib },
-  transport: { frameBytesMax: 64 * mib, handshakeMilliseconds: 5_000, redialMilliseconds: 20, redialMillisecondsMax: 1_000 },
+  transport: {
+    frameBytesMax: 64 * mib,
+    handshakeMilliseconds: 5_000,
+    redialMilliseconds: 20,
+    redialMillisecondsMax: 1_000,
+  },
 };
 
 /** Throws a sentence if limits contradict each other. */
@@ -97,6 +102,9 @@ export function checkLimits(limits: ClusterLimits): void {
   demand(limits.shards >= 1 && limits.shards <= 1024, 'shards must be between 1 and 1024');
   demand(limits.electionTicks >= 4 * limits.heartbeatTicks, 'electionTicks must be at least four times heartbeatTicks');
   demand(limits.inflightBytesMax >= limits.appendBytesMax, 'inflightBytesMax must be at least appendBytesMax');
-  demand(limits.transport.frameBytesMax >= 2 * limits.appendBytesMax, 'frameBytesMax must be at least twice appendBytesMax');
+  demand(
+    limits.transport.frameBytesMax >= 2 * limits.appendBytesMax,
+    'frameBytesMax must be at least twice appendBytesMax',
+  );
   demand(limits.pipe.windowBytes >= 2 * limits.pipe.batchBytesMax, 'windowBytes must be at least twice batchBytesMax');
 }

@@ -9,6 +9,7 @@
 // Invariants: sequences of `sent` are consecutive; a confirm or reply is given once; `true` only after the batch was applied.
 
 import { crc32 } from 'node:zlib';
+import type { MessageView } from './machine/commands.ts';
 import {
   BatchBuilder,
   type ConsumeCommand,
@@ -17,9 +18,8 @@ import {
   OriginKind,
   ResultCode,
   type SettleOperation,
+  viewMessage,
 } from './machine/commands.ts';
-import type { MessageView } from './machine/commands.ts';
-import { viewMessage } from './machine/commands.ts';
 import type { BatchReply } from './wire.ts';
 
 export interface PipeOptions {
@@ -132,7 +132,12 @@ export class Pipe {
     const ordinal = this.#builder.addPublish(queues, flags, priority, expiration, key, properties, body, bodyBytes);
     if (target !== null) {
       const last = this.#runs.length > 0 ? this.#runs[this.#runs.length - 1]! : null;
-      if (last !== null && last.target === target && last.first + last.count === tag && last.ordinal + last.count === ordinal)
+      if (
+        last !== null &&
+        last.target === target &&
+        last.first + last.count === tag &&
+        last.ordinal + last.count === ordinal
+      )
         last.count++;
       else this.#runs.push({ target, first: tag, ordinal, count: 1 });
     }
@@ -203,11 +208,15 @@ export class Pipe {
     switch (reply.answer) {
       case 'expected':
         // Only ever back: what was applied here needs no sending, and a leader cannot expect what was never sealed.
-        if (reply.sequence < this.#handedTo) this.#handedTo = Math.max(reply.sequence, this.#sent[0]?.sequence ?? this.#nextSequence);
+        if (reply.sequence < this.#handedTo)
+          this.#handedTo = Math.max(reply.sequence, this.#sent[0]?.sequence ?? this.#nextSequence);
         break;
       case 'notLeader':
       case 'full':
-        this.#handedTo = Math.min(this.#handedTo, Math.max(reply.sequence, this.#sent[0]?.sequence ?? this.#nextSequence));
+        this.#handedTo = Math.min(
+          this.#handedTo,
+          Math.max(reply.sequence, this.#sent[0]?.sequence ?? this.#nextSequence),
+        );
         // Sent again when a leader is known (`leaderChanged`), or by the clock.
         this.#resendAt = Math.min(this.#resendAt, this.#host.now() + 20);
         return;
@@ -320,7 +329,11 @@ export class Pipe {
   }
 }
 
-export const nodeOrigin = (node: number, incarnation: number): Origin => ({ kind: OriginKind.node, id: node, incarnation });
+export const nodeOrigin = (node: number, incarnation: number): Origin => ({
+  kind: OriginKind.node,
+  id: node,
+  incarnation,
+});
 
 /** Tells publishers and callers what an applied batch came to. */
 function finish(batch: SentBatch): void {

@@ -136,7 +136,15 @@ function readMessage(
     case 'snapshotChunk': {
       if (extra === null || !('bytes' in extra)) return null;
       const snapshot: SnapshotMeta = { index: number(1), term: number(2), configuration: extra.configuration };
-      return { ...envelope, kind, session: number(0), snapshot, offset: number(3), bytes: extra.bytes, done: number(4) === 1 };
+      return {
+        ...envelope,
+        kind,
+        session: number(0),
+        snapshot,
+        offset: number(3),
+        bytes: extra.bytes,
+        done: number(4) === 1,
+      };
     }
     case 'snapshotReply':
       return { ...envelope, kind, session: number(0), index: number(1), offset: number(2), ok: number(3) === 1 };
@@ -169,7 +177,9 @@ const noEntries = { entries: [] as const };
 
 /** Pieces of an append frame; the payloads are the entries' own buffers. */
 export function encodeAppend(message: Outgoing<'append'>, entries: readonly LogEntry[]): Buffer[] {
-  const configurations = entries.map((entry) => (entry.kind === 'configuration' ? encodeConfiguration(entry.configuration) : null));
+  const configurations = entries.map((entry) =>
+    entry.kind === 'configuration' ? encodeConfiguration(entry.configuration) : null,
+  );
   const heads = Buffer.allocUnsafe(messageBytes + 4 + entryHeadBytes * entries.length);
   writeMessage(heads, 0, message);
   heads.writeUInt32LE(entries.length, messageBytes);
@@ -219,7 +229,8 @@ export function decodeAppend(frame: Buffer): IncomingMessage<EntryData> | null {
       };
       entries.push({ kind, index, term, bytes: length, data });
     } else if (kind === 'noop') entries.push({ kind, index, term, bytes: 0 });
-    else if (kind === 'configuration') entries.push({ kind, index, term, bytes: length, configuration: decodeConfiguration(payload) });
+    else if (kind === 'configuration')
+      entries.push({ kind, index, term, bytes: length, configuration: decodeConfiguration(payload) });
     else return null;
   }
   return payloadAt === frame.length ? readMessage(frame, 0, { entries }) : null;
@@ -249,7 +260,9 @@ export function encodeBatch(group: number, checksum: number, payload: Buffer): B
   return [head, payload];
 }
 export const decodeBatch = (frame: Buffer) =>
-  frame.length < 8 ? null : { group: frame.readUInt32LE(0), checksum: frame.readUInt32LE(4), payload: frame.subarray(8) };
+  frame.length < 8
+    ? null
+    : { group: frame.readUInt32LE(0), checksum: frame.readUInt32LE(4), payload: frame.subarray(8) };
 
 /**
  * Why a batch was not appended. `expected`: resend from `sequence`. `notLeader`: `leader` is the node to try, 0 if unknown. `full`: the same

@@ -6,7 +6,7 @@
 
 import { createHash } from 'node:crypto';
 import { resolve } from 'node:path';
-import type { Address } from '../cluster/index.ts';
+import type { Address, ClusterLimits } from '../cluster/index.ts';
 
 interface Documented {
   readonly doc: string;
@@ -131,25 +131,24 @@ export const keys = {
 
   'peer.host': text('127.0.0.1', hostPattern, hostAllowed, 'address to listen on for the other nodes'),
   'peer.port': integer(0, 0, 65535, 'port for the other nodes; default (0): the one in cluster.nodes, or 25672'),
-  'peer.frame.bytes.max': bytes(4 * MiB, 2 * MiB, 64 * MiB, 'largest frame between nodes'),
-  'peer.buffer.bytes.max': bytes(32 * MiB, 4 * MiB, 1 * GiB, 'bytes buffered towards one node on one connection'),
-  'peer.handshake.milliseconds': integer(2000, 50, 60_000, 'time for a peer to prove who it is'),
-  'peer.redial.milliseconds': integer(50, 1, 60_000, 'first wait before dialling a peer again; it doubles'),
+  'peer.frame.bytes.max': bytes(64 * MiB, 4 * MiB, 512 * MiB, 'largest frame between nodes'),
+  'peer.handshake.milliseconds': integer(5000, 50, 60_000, 'time for a peer to prove who it is'),
+  'peer.redial.milliseconds': integer(20, 1, 60_000, 'first wait before dialling a peer again; it doubles'),
   'peer.redial.milliseconds.max': integer(1000, 1, 600_000, 'longest wait before dialling a peer again'),
 
-  shards: integer(12, 1, 256, 'Raft groups that hold the queues; fixed once the cluster is formed'),
-  replicas: integer(
-    0,
-    0,
-    7,
-    'nodes that keep each queue: 1, 3, 5 or 7; default (0): 3, or fewer if there are fewer nodes',
-  ),
+  shards: integer(12, 1, 1024, 'Raft groups that hold the queues; fixed once the cluster is formed'),
   'tick.milliseconds': integer(50, 5, 1000, 'unit of election and heartbeat times'),
   'election.ticks': integer(16, 4, 1000, 'ticks without a leader before an election (up to twice as many)'),
   'heartbeat.ticks': integer(2, 1, 100, 'ticks between heartbeats'),
+  'hint.delay.ticks': integer(
+    3,
+    1,
+    100,
+    "ticks that the second in line waits after a leader's connection broke; the first does not wait",
+  ),
   'raft.append.bytes.max': bytes(1 * MiB, 64 * KiB, 16 * MiB, 'entries in one message to a follower'),
   'raft.inflight.bytes.max': bytes(
-    8 * MiB,
+    16 * MiB,
     64 * KiB,
     1 * GiB,
     'entries sent to one follower and not yet acknowledged, per group',
@@ -161,23 +160,51 @@ export const keys = {
     'messages of entries sent and not yet acknowledged, per follower and group',
   ),
   'raft.uncommitted.bytes.max': bytes(
-    16 * MiB,
+    64 * MiB,
     1 * MiB,
     1 * GiB,
     'entries appended by a leader and not yet committed, per group',
   ),
-  'raft.snapshot.chunk.bytes': bytes(256 * KiB, 4 * KiB, 1 * MiB, 'one piece of a snapshot sent to a follower'),
-  'publish.window.bytes': bytes(8 * MiB, 1 * MiB, 1 * GiB, 'batches on their way to one shard before publishers pause'),
+  'apply.turn.bytes': bytes(4 * MiB, 64 * KiB, 256 * MiB, 'entries applied in one turn of the event loop'),
+  'snapshot.chunk.bytes': bytes(256 * KiB, 4 * KiB, 1 * MiB, 'one piece of a snapshot sent to a follower'),
+  'snapshot.every.bytes': bytes(64 * MiB, 64 * KiB, 16 * GiB, 'log of a group after which it takes a snapshot'),
+  'snapshot.every.entries': integer(50_000, 100, 100_000_000, 'entries of a group after which it takes a snapshot'),
+  'parked.batches.max': integer(1000, 1, 1_000_000, 'batches that wait at a leader for its metadata to catch up'),
+  'disk.stall.milliseconds': integer(
+    2000,
+    100,
+    600_000,
+    'a write that takes longer makes the node give up its leaderships',
+  ),
+  'node.dead.milliseconds': integer(
+    5000,
+    500,
+    600_000,
+    'a node away for so long is ended: its consumers give their messages back',
+  ),
+  'visibility.milliseconds': integer(1000, 10, 60_000, 'longest wait of a declare until the other nodes know of it'),
+  'balance.milliseconds': integer(250, 10, 600_000, 'time between two looks at how leaders are spread'),
+  'hand.over.milliseconds': integer(2000, 0, 60_000, 'longest time to hand leaderships over at a clean stop'),
+
+  'publish.batch.bytes.max': bytes(
+    256 * KiB,
+    4 * KiB,
+    1 * MiB,
+    'size at which a batch of commands to a shard is sealed',
+  ),
+  'publish.batches.inflight.max': integer(8, 1, 1024, 'batches on their way to one shard'),
+  'publish.window.bytes': bytes(16 * MiB, 1 * MiB, 1 * GiB, 'bytes waiting for one shard before publishers pause'),
   'publish.deadline.milliseconds': integer(
-    30_000,
-    1000,
+    15_000,
+    500,
     600_000,
     'a publish without a majority for so long is nacked: its fate is unknown',
   ),
+  'publish.resend.milliseconds': integer(1000, 50, 60_000, 'a batch without an answer for so long is sent again'),
 
-  'log.file.bytes': bytes(64 * MiB, 1 * MiB, 1 * GiB, 'size at which a log file is sealed'),
+  'log.file.bytes': bytes(32 * MiB, 1 * MiB, 1 * GiB, 'size at which a log file is sealed'),
   'log.cache.bytes': bytes(64 * MiB, 0, 64 * GiB, 'recent entries held in memory'),
-  'log.kept.bytes': bytes(8 * MiB, 0, 64 * GiB, 'whole entries kept behind a snapshot for slow followers, per group'),
+  'log.kept.bytes': bytes(16 * MiB, 0, 64 * GiB, 'whole entries kept behind a snapshot for slow followers, per group'),
   'log.pressure.bytes': bytes(
     256 * MiB,
     4 * MiB,
@@ -225,7 +252,6 @@ export interface NodeConfig {
   /** All nodes with this one, by number. */
   readonly nodes: readonly ClusterNode[];
   readonly peerListen: Address;
-  readonly replicas: number;
   /** Names the cluster: a hash of its name and of its nodes' numbers and names. */
   readonly clusterId: string;
   /** Absolute; this node's own. */
@@ -355,61 +381,34 @@ function findSelf(settings: Settings, nodes: readonly ClusterNode[]): ClusterNod
 }
 
 /** Values that are each fine alone, and not together. */
-function checkTogether(
-  settings: Settings,
-  nodesCount: number,
-  peerPort: number,
-  replicas: number,
-): ConfigProblem | null {
+function checkTogether(settings: Settings, nodesCount: number, peerPort: number): ConfigProblem | null {
   const problem = (key: Key, allowed: string): ConfigProblem => ({ key, allowed });
+  /** `low` times `factor` must fit into `high`. */
+  const fits = (low: Key, factor: number, high: Key): ConfigProblem | null =>
+    Number(settings[low]) * factor <= Number(settings[high])
+      ? null
+      : problem(
+          low,
+          `at most ${factor === 1 ? '' : `1/${factor} of `}${high}, which is ${valueText(high, settings[high])}`,
+        );
   if (nodesCount > 1 && settings['cluster.secret'] === '') {
     return problem('cluster.secret', 'the same 16 or more characters on every node, as the cluster has several nodes');
-  }
-  if (replicas % 2 === 0 && replicas !== nodesCount) return problem('replicas', '1, 3, 5 or 7');
-  if (replicas > nodesCount) return problem('replicas', `at most the number of nodes, which is ${nodesCount}`);
-  if (settings['heartbeat.ticks'] * 2 > settings['election.ticks']) {
-    return problem('heartbeat.ticks', `at most half of election.ticks, which is ${settings['election.ticks']}`);
-  }
-  // An append carries at least one entry, and an entry is at most 1 MiB; a message also has its own few bytes around the entries.
-  const roomBytes = 64 * KiB;
-  for (const key of ['raft.append.bytes.max', 'raft.snapshot.chunk.bytes'] as const) {
-    if (settings[key] + roomBytes > settings['peer.frame.bytes.max']) {
-      return problem(
-        key,
-        `at least 64KiB less than peer.frame.bytes.max, which is ${bytesText(settings['peer.frame.bytes.max'])}`,
-      );
-    }
-  }
-  if (settings['raft.append.bytes.max'] > settings['raft.inflight.bytes.max']) {
-    return problem(
-      'raft.append.bytes.max',
-      `at most raft.inflight.bytes.max, which is ${bytesText(settings['raft.inflight.bytes.max'])}`,
-    );
-  }
-  if (settings['peer.frame.bytes.max'] * 2 > settings['peer.buffer.bytes.max']) {
-    return problem(
-      'peer.frame.bytes.max',
-      `at most half of peer.buffer.bytes.max, which is ${bytesText(settings['peer.buffer.bytes.max'])}`,
-    );
-  }
-  if (settings['peer.redial.milliseconds'] > settings['peer.redial.milliseconds.max']) {
-    return problem(
-      'peer.redial.milliseconds',
-      `at most peer.redial.milliseconds.max, which is ${settings['peer.redial.milliseconds.max']}`,
-    );
-  }
-  if (settings['log.file.bytes'] * 2 > settings['log.pressure.bytes']) {
-    return problem(
-      'log.file.bytes',
-      `at most half of log.pressure.bytes, which is ${bytesText(settings['log.pressure.bytes'])}`,
-    );
   }
   if (settings['amqp.host'].length === 0) return problem('amqp.host', 'at least one address');
   if (settings['http.host'].length === 0) return problem('http.host', 'at least one address');
   if (settings['http.port'] === settings['amqp.port']) return problem('http.port', 'another port than amqp.port');
   if (peerPort === settings['amqp.port']) return problem('peer.port', 'another port than amqp.port');
   if (peerPort === settings['http.port']) return problem('peer.port', 'another port than http.port');
-  return null;
+  return (
+    fits('heartbeat.ticks', 4, 'election.ticks') ??
+    fits('raft.append.bytes.max', 2, 'peer.frame.bytes.max') ??
+    fits('raft.append.bytes.max', 1, 'raft.inflight.bytes.max') ??
+    fits('snapshot.chunk.bytes', 2, 'peer.frame.bytes.max') ??
+    fits('publish.batch.bytes.max', 2, 'publish.window.bytes') ??
+    fits('peer.redial.milliseconds', 1, 'peer.redial.milliseconds.max') ??
+    fits('log.file.bytes', 2, 'log.pressure.bytes') ??
+    fits('hand.over.milliseconds', 2, 'stop.milliseconds')
+  );
 }
 
 /** Makes the whole out of the settings, or says which key is in the way. */
@@ -420,8 +419,7 @@ export function resolveConfig(settings: Settings): NodeConfig | ConfigProblem {
   if ('key' in self) return self;
   const nodes = listed.length === 0 ? [self] : listed;
   const peerPort = settings['peer.port'] || self.address.port;
-  const replicas = settings.replicas || Math.min(nodes.length, 3);
-  const problem = checkTogether(settings, nodes.length, peerPort, replicas);
+  const problem = checkTogether(settings, nodes.length, peerPort);
   if (problem !== null) return problem;
   return {
     settings,
@@ -429,7 +427,6 @@ export function resolveConfig(settings: Settings): NodeConfig | ConfigProblem {
     name: self.name,
     nodes,
     peerListen: { host: settings['peer.host'], port: peerPort },
-    replicas,
     clusterId: clusterIdOf(settings['cluster.name'], nodes),
     dataFolder: resolve(settings['data.folder'], self.name),
   };
@@ -439,4 +436,48 @@ export function resolveConfig(settings: Settings): NodeConfig | ConfigProblem {
 export function clusterIdOf(clusterName: string, nodes: readonly ClusterNode[]): string {
   const members = nodes.map((node) => `${node.node}=${node.name}`).join(',');
   return createHash('sha256').update(`warren cluster 1\n${clusterName}\n${members}\n`).digest('hex').slice(0, 32);
+}
+
+/** The part of the settings that is the cluster's. */
+export function clusterLimits(settings: Settings): ClusterLimits {
+  return {
+    shards: settings.shards,
+    tickMilliseconds: settings['tick.milliseconds'],
+    electionTicks: settings['election.ticks'],
+    heartbeatTicks: settings['heartbeat.ticks'],
+    hintDelayTicks: settings['hint.delay.ticks'],
+    appendBytesMax: settings['raft.append.bytes.max'],
+    inflightBytesMax: settings['raft.inflight.bytes.max'],
+    inflightMessagesMax: settings['raft.inflight.messages.max'],
+    uncommittedBytesMax: settings['raft.uncommitted.bytes.max'],
+    snapshotChunkBytes: settings['snapshot.chunk.bytes'],
+    applyBytesPerTurn: settings['apply.turn.bytes'],
+    snapshotEveryBytes: settings['snapshot.every.bytes'],
+    snapshotEveryEntries: settings['snapshot.every.entries'],
+    parkedBatchesMax: settings['parked.batches.max'],
+    diskStallMilliseconds: settings['disk.stall.milliseconds'],
+    nodeDeadMilliseconds: settings['node.dead.milliseconds'],
+    visibilityMilliseconds: settings['visibility.milliseconds'],
+    balanceMilliseconds: settings['balance.milliseconds'],
+    handOverMilliseconds: settings['hand.over.milliseconds'],
+    pipe: {
+      batchBytesMax: settings['publish.batch.bytes.max'],
+      batchesInFlightMax: settings['publish.batches.inflight.max'],
+      windowBytes: settings['publish.window.bytes'],
+      deadlineMilliseconds: settings['publish.deadline.milliseconds'],
+      resendMilliseconds: settings['publish.resend.milliseconds'],
+    },
+    log: {
+      fileBytesMax: settings['log.file.bytes'],
+      cacheBytesMax: settings['log.cache.bytes'],
+      keptBytesMax: settings['log.kept.bytes'],
+      pressureBytes: settings['log.pressure.bytes'],
+    },
+    transport: {
+      frameBytesMax: settings['peer.frame.bytes.max'],
+      handshakeMilliseconds: settings['peer.handshake.milliseconds'],
+      redialMilliseconds: settings['peer.redial.milliseconds'],
+      redialMillisecondsMax: settings['peer.redial.milliseconds.max'],
+    },
+  };
 }

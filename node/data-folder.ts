@@ -38,7 +38,8 @@ export interface Identity {
 export interface DataFolder {
   readonly path: string;
   readonly identity: Identity;
-  readonly incarnation: number;
+  /** The first call gives the number of this start, every later one a new number; each is durable and was never given before. */
+  nextIncarnation(): number;
   /** At a clean stop, once nothing writes here any more. */
   release(): void;
 }
@@ -76,10 +77,30 @@ export function openDataFolder(config: NodeConfig, self: ProcessName = processNa
     if (incarnation === null) return { ok: false, error: `data folder ${path}: another process is starting in it` };
     const identity = found.identity ?? writeIdentity(config);
     replaceFile(path, 'pid', `${self.pid}\n`);
-    return { ok: true, folder: { path, identity, incarnation, release: () => release(path, incarnation, self) } };
+    return { ok: true, folder: openedFolder(path, identity, incarnation, self) };
   } catch (error) {
     return { ok: false, error: `data folder ${path}: ${(error as Error).message}` };
   }
+}
+
+function openedFolder(path: string, identity: Identity, first: number, self: ProcessName): DataFolder {
+  let incarnation = first;
+  let given = false;
+  return {
+    path,
+    identity,
+    nextIncarnation() {
+      if (given) {
+        incarnation += 1;
+        writeDurably(incarnationFile(path, incarnation), JSON.stringify(self), 'wx');
+        syncFolder(path);
+        unlinkSync(incarnationFile(path, incarnation - 1));
+      }
+      given = true;
+      return incarnation;
+    },
+    release: () => release(path, incarnation, self),
+  };
 }
 
 /** Is this process alive? Not a zombie, and not a later one with the same number. */

@@ -11,8 +11,8 @@
 //
 // PURE.
 
-import type { Arguments, ArgumentValue, ExchangeType, HeaderLookup } from './metadata-types.ts';
 import { argumentOf, sameValue } from './metadata/arguments.ts';
+import type { Arguments, ArgumentValue, ExchangeType, HeaderLookup } from './metadata-types.ts';
 
 /** What a matcher looks at. An entry is known by its identity as an object. */
 export interface RoutingEntry {

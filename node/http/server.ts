@@ -2,7 +2,7 @@
 // Reads the status when asked and keeps nothing. Takes no bodies; a request that brings one is answered and its connection closed.
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import { type ClusterStatus, type Health, healthOf, type Phase } from '../status.ts';
+import { type Health, healthOf, type Phase, type StatusView } from '../status.ts';
 
 export interface HttpOptions {
   readonly hosts: readonly string[];
@@ -14,7 +14,7 @@ export interface HttpOptions {
 export interface HttpSources {
   phase(): Phase;
   /** Null while there is no cluster yet. */
-  status(): ClusterStatus | null;
+  status(): StatusView | null;
   /** A request failed inside. */
   failed(path: string, error: unknown): void;
 }

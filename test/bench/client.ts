@@ -16,7 +16,7 @@ import {
   octet,
   settleFrame,
   shortString,
-  type TableValue,
+  type Table,
   table,
   uint16,
   uint32,
@@ -92,7 +92,7 @@ export class Client {
     return this.#socket.write(bytes);
   }
 
-  async declareQueue(name: string, args: Readonly<Record<string, TableValue>>): Promise<void> {
+  async declareQueue(name: string, args: Table): Promise<void> {
     const durable = octet(2);
     await this.#call(method.queueDeclare, method.queueDeclareOk, uint16(0), shortString(name), durable, table(args));
   }
@@ -157,7 +157,8 @@ export class Client {
     const started = this.#expect(method.connectionStart);
     this.write(Buffer.from('AMQP\x00\x00\x09\x01', 'latin1'));
     await started;
-    const login = [table({ product: 'warren bench' }), shortString('PLAIN'), longString(`\0${user}\0${password}`)];
+    const properties = table({ product: 'warren bench', capabilities: { authentication_failure_close: true } });
+    const login = [properties, shortString('PLAIN'), longString(`\0${user}\0${password}`)];
     const tuned = this.#expect(method.connectionTune);
     this.write(methodFrame(0, method.connectionStartOk, ...login, shortString('en_US')));
     const tune = await tuned;

@@ -71,6 +71,7 @@ export function verdictsText(verdicts: readonly Verdict[]): string {
   return tableText(
     ['work', 'promise', 'found', ''],
     verdicts.map((one) => [one.work, one.promise, one.found, word(one.reached)]),
+    'text',
   );
 }
 

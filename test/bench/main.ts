@@ -45,6 +45,7 @@ async function main(options: Options): Promise<void> {
     }
     for (const name of names) {
       const shape = adjusted(shapes[name], options);
+      if (measurements.some((one) => one.title === title(name, shape))) continue;
       measurements.push(await measure(title(name, shape), shape, targets(options), options, progress));
     }
   }

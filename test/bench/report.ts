@@ -30,12 +30,16 @@ export function environmentText(at: Environment): string {
   ].join('\n');
 }
 
-/** Columns as wide as their widest cell; the first is left-aligned, the others right-aligned. */
-export function tableText(header: readonly string[], rows: readonly (readonly string[])[]): string {
+/** Columns as wide as their widest cell; the first is left-aligned, the others too unless they are figures. */
+export function tableText(
+  header: readonly string[],
+  rows: readonly (readonly string[])[],
+  others: 'figures' | 'text' = 'figures',
+): string {
   const widths = header.map((title, i) => Math.max(title.length, ...rows.map((row) => row[i]?.length ?? 0)));
   const line = (cells: readonly string[]) =>
     cells
-      .map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)))
+      .map((cell, i) => (i === 0 || others === 'text' ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)))
       .join('  ')
       .trimEnd();
   return [line(header), widths.map((width) => '-'.repeat(width)).join('  '), ...rows.map(line)].join('\n');

@@ -104,7 +104,8 @@ export async function followerRates(
   for (let run = 0; run <= options.runs; run++) {
     for (const [i, url] of target.urls.entries()) {
       progress.show(`one queue through each node · ${target.name} · node ${i + 1} · run ${run}/${options.runs}`);
-      const result = await drive({ ...shape, ...options, urls: [url] }, queues);
+      const { prefetch, queueType } = options;
+      const result = await drive({ ...shape, prefetch, queueType, urls: [url] }, queues);
       await setup.purgeQueue(queues[0]!);
       if (run > 0) rates[i]!.push(result.messagesPerSecond);
     }

@@ -37,7 +37,10 @@ export const method = {
   confirmSelectOk: 0x0055_000b,
 } as const;
 
-export type TableValue = string | boolean | number;
+export type TableValue = string | boolean | number | Table;
+export interface Table {
+  readonly [name: string]: TableValue;
+}
 
 export function shortString(text: string): Buffer {
   const bytes = Buffer.from(text);
@@ -65,13 +68,14 @@ export function uint32(value: number): Buffer {
   return bytes;
 }
 
-export function table(fields: Readonly<Record<string, TableValue>>): Buffer {
+export function table(fields: Table): Buffer {
   const parts: Buffer[] = [];
   for (const [name, value] of Object.entries(fields)) {
     parts.push(shortString(name));
     if (typeof value === 'string') parts.push(Buffer.from('S'), longString(value));
     else if (typeof value === 'boolean') parts.push(Buffer.from('t'), octet(Number(value)));
-    else parts.push(Buffer.from('I'), uint32(value));
+    else if (typeof value === 'number') parts.push(Buffer.from('I'), uint32(value));
+    else parts.push(Buffer.from('F'), table(value));
   }
   return longString(Buffer.concat(parts));
 }

@@ -61,7 +61,8 @@ export function createMemoryNetwork(clock: Clock, random: Random, options: Memor
 
   const link = (from: string, to: string) => `${from}>${to}`;
   const delayOf = (from: string, to: string) => delays.get(link(from, to)) ?? 0.1;
-  const isHeld = (from: string, to: string) => cuts.has(link(from, to)) || paused.has(from) || paused.has(to);
+  const isHeld = (from: string, to: string) =>
+    cuts.get(link(from, to)) === 'drop' || paused.has(from) || paused.has(to);
   const isReset = (a: string, b: string) => cuts.get(link(a, b)) === 'reset' || cuts.get(link(b, a)) === 'reset';
 
   /** One side of a connection, with what is under way to it. */

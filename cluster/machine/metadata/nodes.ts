@@ -8,7 +8,12 @@ type OpenNode = Extract<MetadataCommand, { readonly kind: 'openNode' }>;
 
 /** `fenceTo`: the incarnation up to which the node is ended by this; null: nothing new was ended. */
 export type NodeChange =
-  | { readonly ok: true; readonly fenceTo: number | null; readonly before: NodeRecord | null; readonly after: NodeRecord }
+  | {
+      readonly ok: true;
+      readonly fenceTo: number | null;
+      readonly before: NodeRecord | null;
+      readonly after: NodeRecord;
+    }
   | { readonly ok: false; readonly reason: 'unknown' | 'conflict' | 'ended' };
 
 export class NodeTable {

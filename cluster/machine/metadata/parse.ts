@@ -60,13 +60,15 @@ export function parseMetadataCommand(text: string): MetadataCommand | null {
 
 function parseOpenNode(value: Fields): MetadataCommand | null {
   const { node, name, uuid, incarnation } = value;
-  if (!isNode(node) || !isFullName(name) || !isFullName(uuid) || !isCount(incarnation) || incarnation === 0) return null;
+  if (!isNode(node) || !isFullName(name) || !isFullName(uuid) || !isCount(incarnation) || incarnation === 0)
+    return null;
   return { kind: 'openNode', node, name, uuid, incarnation };
 }
 
 function parseDeclareQueue(value: Fields): MetadataCommand | null {
   const { vhost, name, durable, autoDelete } = value;
-  if (!isName(vhost) || !isFullName(name) || typeof durable !== 'boolean' || typeof autoDelete !== 'boolean') return null;
+  if (!isName(vhost) || !isFullName(name) || typeof durable !== 'boolean' || typeof autoDelete !== 'boolean')
+    return null;
   const exclusive = value.exclusive === null ? null : parseOwner(value.exclusive);
   if (exclusive === null && value.exclusive !== null) return null;
   const table = parseArguments(value.arguments);

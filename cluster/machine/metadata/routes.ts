@@ -1,6 +1,7 @@
-// From a publish to its queues: follows bindings from exchange to exchange, and keeps the routes that a routing key alone decides.
+// From a publish to its queues: follows bindings from exchange to exchange, and keeps the routes that need no headers.
 //
-// State owned: a cache, and nothing of the replicated state. It is dropped whole when the topology changes or when it is full.
+// State owned: a cache, and nothing of the replicated state. It is dropped whole when the topology changes or when it would get too large;
+// its size is measured in queues, because a route may name ten thousand of them.
 //
 // An exchange is visited once per publish, however often bindings lead to it, and a queue is in a route once. What no binding of an
 // exchange takes goes to its alternate exchange (also in the middle of the way), as in RabbitMQ.
@@ -12,23 +13,32 @@ import type { Binding, ExchangeNode, QueueNode, Topology, Vhost } from './topolo
 
 const nowhere: Route = { shards: [] };
 
+/** What a route takes in the cache, measured in queues, besides its queues. */
+const routeOverhead = 4;
+
+interface ExchangeRoutes {
+  /** The route of every message, if neither key nor headers matter. */
+  always: Route | undefined;
+  readonly byKey: Map<string, Route>;
+}
+
 export class Routes {
   readonly #topology: Topology;
-  readonly #routesMax: number;
+  readonly #queuesMax: number;
   /** The version of the topology by which everything below was found out. */
   #version = 0;
-  #routes = new Map<ExchangeNode, Map<string, Route>>();
-  #routeCount = 0;
+  #routes = new Map<ExchangeNode, ExchangeRoutes>();
+  #queuesKept = 0;
   #usesHeaders = new Map<ExchangeNode, boolean>();
 
-  constructor(topology: Topology, routesMax: number) {
+  /** `queuesMax`: queues in all routes kept, each route counting for four more. */
+  constructor(topology: Topology, queuesMax: number) {
     this.#topology = topology;
-    this.#routesMax = routesMax;
+    this.#queuesMax = queuesMax;
   }
 
-  /** Routes that are kept now. */
-  get cached(): number {
-    return this.#routeCount;
+  get queuesKept(): number {
+    return this.#queuesKept;
   }
 
   route(vhostName: string, exchangeName: string, routingKey: string, headers: HeaderLookup): Route | undefined {
@@ -36,20 +46,13 @@ export class Routes {
     const exchange = vhost?.exchanges.get(exchangeName);
     if (vhost === undefined || exchange === undefined) return undefined;
     if (this.#version !== this.#topology.version) this.#forget();
-    let routes = this.#routes.get(exchange);
-    const known = routes?.get(routingKey);
+    const routes = this.#routes.get(exchange);
+    const known = routes?.always ?? routes?.byKey.get(routingKey);
     if (known !== undefined) return known;
 
-    const { queues, byKeyAlone } = resolve(vhost, exchange, routingKey, headers);
+    const { queues, dependsOn } = resolve(vhost, exchange, routingKey, headers);
     const route = group(queues);
-    if (!byKeyAlone) return route;
-    if (this.#routeCount >= this.#routesMax) {
-      this.#forget();
-      routes = undefined;
-    }
-    if (routes === undefined) this.#routes.set(exchange, (routes = new Map()));
-    routes.set(routingKey, route);
-    this.#routeCount++;
+    if (dependsOn !== 'headers') this.#keep(exchange, dependsOn === 'key' ? routingKey : null, route, queues.size);
     return route;
   }
 
@@ -63,33 +66,44 @@ export class Routes {
     return uses;
   }
 
+  #keep(exchange: ExchangeNode, routingKey: string | null, route: Route, queues: number): void {
+    const cost = queues + routeOverhead;
+    if (this.#queuesKept + cost > this.#queuesMax) this.#forget();
+    this.#queuesKept += cost;
+    let routes = this.#routes.get(exchange);
+    if (routes === undefined) this.#routes.set(exchange, (routes = { always: undefined, byKey: new Map() }));
+    if (routingKey === null) routes.always = route;
+    else routes.byKey.set(routingKey, route);
+  }
+
   #forget(): void {
     this.#version = this.#topology.version;
-    if (this.#routeCount > 0) this.#routes = new Map();
+    if (this.#routes.size > 0) this.#routes = new Map();
     if (this.#usesHeaders.size > 0) this.#usesHeaders = new Map();
-    this.#routeCount = 0;
+    this.#queuesKept = 0;
   }
 }
 
-/** `byKeyAlone`: no headers were asked for on the way, so that every message with this key goes the same way. */
+/** `dependsOn`: what a message had to be asked on the way; all messages that agree in it go the same way. */
 function resolve(
   vhost: Vhost,
   start: ExchangeNode,
   routingKey: string,
   headers: HeaderLookup,
-): { readonly queues: Set<QueueNode>; readonly byKeyAlone: boolean } {
+): { readonly queues: Set<QueueNode>; readonly dependsOn: 'nothing' | 'key' | 'headers' } {
   const queues = new Set<QueueNode>();
   const seen = new Set([start]);
-  let byKeyAlone = true;
+  let dependsOn: 'nothing' | 'key' | 'headers' = 'nothing';
   const bindings: Binding[] = [];
-  // A Set gives what is added while it is walked.
+  // A Set also gives what is added while it is walked.
   for (const exchange of seen) {
+    if (exchange.record.type === 'headers') dependsOn = 'headers';
+    else if (exchange.record.type !== 'fanout' && dependsOn === 'nothing') dependsOn = 'key';
     if (exchange.matcher === undefined) {
       const queue = vhost.queues.get(routingKey);
       if (queue !== undefined) queues.add(queue);
       continue;
     }
-    if (exchange.record.type === 'headers') byKeyAlone = false;
     bindings.length = 0;
     exchange.matcher.match(routingKey, headers, bindings);
     for (const binding of bindings)
@@ -99,7 +113,7 @@ function resolve(
     const alternate = vhost.exchanges.get(exchange.alternate);
     if (alternate !== undefined) seen.add(alternate);
   }
-  return { queues, byKeyAlone };
+  return { queues, dependsOn };
 }
 
 /** Queues by shard; shards ascend, and so do the uids within each. */

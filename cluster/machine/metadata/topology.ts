@@ -15,13 +15,7 @@
 // PURE.
 
 import { ResultCode } from '../commands.ts';
-import type {
-  Arguments,
-  ConnectionId,
-  ExchangeRecord,
-  ExchangeType,
-  QueueRecord,
-} from '../metadata-types.ts';
+import type { Arguments, ConnectionId, ExchangeRecord, ExchangeType, QueueRecord } from '../metadata-types.ts';
 import { createMatcher, isHeadersBinding, type Matcher } from '../routing.ts';
 import {
   argumentOf,
@@ -173,8 +167,7 @@ export class Topology {
     if (existing !== undefined) {
       // Also when only one of the two is exclusive at all: RabbitMQ calls that locked, not inequivalent.
       if (!sameOwner(existing.exclusive, command.exclusive)) return { code: ResultCode.locked, uid: 0, created: null };
-      if (queueDifference(existing, command) !== null)
-        return { code: ResultCode.inequivalent, uid: 0, created: null };
+      if (queueDifference(existing, command) !== null) return { code: ResultCode.inequivalent, uid: 0, created: null };
       return { code: ResultCode.ok, uid: existing.uid, created: null };
     }
     if (this.#lastUid >= uidMax) return { code: ResultCode.refused, uid: 0, created: null };
@@ -216,7 +209,7 @@ export class Topology {
   deleteExclusiveOfNode(node: number, incarnation: number): QueueRecord[] {
     const uids: number[] = [];
     for (const [owning, connections] of this.#owned.get(node) ?? [])
-      if (owning <= incarnation) for (const owned of connections.values()) uids.push(...owned);
+      if (owning <= incarnation) for (const owned of connections.values()) for (const uid of owned) uids.push(uid);
     return this.#deleteAll(uids);
   }
 
@@ -275,16 +268,21 @@ export class Topology {
     return ResultCode.ok;
   }
 
+  isBound(binding: BindingRecord): boolean {
+    const source = this.#vhosts.get(binding.vhost)?.exchanges.get(binding.source);
+    return source?.outgoing.has(bindingIdentity(binding)) ?? false;
+  }
+
   /** Takes over a queue from a snapshot. Uids must ascend. */
   restoreQueue(record: QueueRecord): void {
     if (record.uid <= this.#lastUid || !this.#vhosts.has(record.vhost) || record.shard >= this.#queuesPerShard.length)
       throw new Error(`snapshot holds a queue out of place: uid ${record.uid}`);
     this.#lastUid = record.uid;
-    this.#putQueue(record);
+    this.#putQueue({ ...record, arguments: shareEmpty(record.arguments) });
   }
 
   restoreBinding(record: BindingRecord): void {
-    const command: BindCommand = { kind: 'bind', ...record };
+    const command: BindCommand = { kind: 'bind', ...record, arguments: shareEmpty(record.arguments) };
     const source = this.#source(command);
     const destination = this.#destination(command);
     if (typeof source === 'number' || typeof destination === 'number')
@@ -450,10 +448,10 @@ export function bindingRecord(binding: Binding): BindingRecord {
 }
 
 /** Names are preceded by their lengths: whatever is in them, two bindings never get the same text. */
-function bindingIdentity(command: BindCommand): string {
-  const { kind, name } = command.destination;
-  const { routingKey } = command;
-  return `${kind}${name.length}:${name}${routingKey.length}:${routingKey}${canonicalArguments(command.arguments)}`;
+function bindingIdentity(binding: BindingRecord): string {
+  const { kind, name } = binding.destination;
+  const { routingKey } = binding;
+  return `${kind}${name.length}:${name}${routingKey.length}:${routingKey}${canonicalArguments(binding.arguments)}`;
 }
 
 function bindingText({ source, identity }: Binding): string {
@@ -463,11 +461,11 @@ function bindingText({ source, identity }: Binding): string {
 const queueText = (record: QueueRecord): string => `q${JSON.stringify(record)}`;
 const exchangeText = (record: ExchangeRecord): string => `x${JSON.stringify(record)}`;
 
+const shareEmpty = (table: Arguments): Arguments => (Object.keys(table).length === 0 ? noArguments : table);
+
 function sameOwner(left: ConnectionId | null, right: ConnectionId | null): boolean {
   if (left === null || right === null) return left === right;
-  return (
-    left.node === right.node && left.incarnation === right.incarnation && left.connection === right.connection
-  );
+  return left.node === right.node && left.incarnation === right.incarnation && left.connection === right.connection;
 }
 
 function entryOf<K, V>(map: Map<K, V>, key: K, make: () => V): V {

@@ -51,6 +51,8 @@ export class Fifo {
   #head: Chunk | null = null;
   #tail: Chunk | null = null;
   length = 0;
+  /** Sum of the messages' bytes. */
+  totalBytes = 0;
 
   constructor(pool: ChunkPool) {
     this.#pool = pool;
@@ -69,6 +71,7 @@ export class Fifo {
     words[end + 2] = bytes;
     chunk.end = end + wordsPerMessage;
     this.length++;
+    this.totalBytes += bytes;
   }
 
   /** The first message. The fifo must not be empty. */
@@ -88,8 +91,9 @@ export class Fifo {
   /** Drops the first message. */
   shift(): void {
     const chunk = this.#head!;
-    chunk.start += wordsPerMessage;
     this.length--;
+    this.totalBytes -= chunk.words[chunk.start + 2]!;
+    chunk.start += wordsPerMessage;
     if (chunk.start < chunk.end) return;
     this.#head = chunk.next;
     if (chunk.next === null) this.#tail = null;
@@ -103,9 +107,11 @@ export class Fifo {
     else this.#tail.next = other.#head;
     this.#tail = other.#tail;
     this.length += other.length;
+    this.totalBytes += other.totalBytes;
     other.#head = null;
     other.#tail = null;
     other.length = 0;
+    other.totalBytes = 0;
   }
 
   /** Writes count and messages; the bytes do not depend on how the messages lie in chunks. */

@@ -5,12 +5,7 @@
 // old lease is never settled. Ordinals ascend from head to tail and have gaps only where settled leases were squeezed out.
 
 import type { ByteReader, ByteWriter } from './bytes.ts';
-import {
-  readReferenceBytes,
-  readReferenceIndex,
-  readReferenceOrdinal,
-  writeReference,
-} from './fifo.ts';
+import { readReferenceBytes, readReferenceIndex, readReferenceOrdinal, writeReference } from './fifo.ts';
 
 /** A message's history: the number of failed deliveries, and whether it ever went out. Kept in one number with the lease. */
 export const deliveryCountMax = 0xff_ffff;

@@ -5,12 +5,7 @@
 // as a consumer's leases do, costs no moves.
 
 import type { ByteReader, ByteWriter } from './bytes.ts';
-import {
-  readReferenceBytes,
-  readReferenceIndex,
-  readReferenceOrdinal,
-  writeReference,
-} from './fifo.ts';
+import { readReferenceBytes, readReferenceIndex, readReferenceOrdinal, writeReference } from './fifo.ts';
 
 /** Words per message: index low, index high << 16 | ordinal, bytes, history. */
 const wordsPerMessage = 4;
@@ -61,7 +56,8 @@ export class Returned {
     const words = this.#words;
     const last = --this.length;
     if (last === 0) {
-      if (words.length > keptMessagesMax * wordsPerMessage) this.#words = new Uint32Array(messagesMin * wordsPerMessage);
+      if (words.length > keptMessagesMax * wordsPerMessage)
+        this.#words = new Uint32Array(messagesMin * wordsPerMessage);
       return;
     }
     const w = last * wordsPerMessage;

@@ -61,6 +61,12 @@ export interface Restored {
     readonly bytes: number;
     readonly configuration?: Configuration;
   }[];
+  /**
+   * The highest index that was once durable here and is lost to damage. Until the replica knows as committed all that it may have
+   * acknowledged, it neither votes nor campaigns; its leader sends it the missing entries anew. The host must remember it until then
+   * (`RaftStatus.repairing`), across restarts.
+   */
+  readonly repairTo?: LogIndex;
 }
 
 export interface RaftOptions {
@@ -84,7 +90,7 @@ export interface RaftOptions {
   readonly random: (bound: number) => number;
 }
 
-interface Envelope {
+export interface Envelope {
   readonly group: number;
   readonly groupIncarnation: number;
   readonly from: ReplicaId;
@@ -115,7 +121,10 @@ type CommonMessage =
   | { readonly kind: 'heartbeat'; readonly session: number; readonly commit: LogIndex; readonly readContext: number }
   | { readonly kind: 'heartbeatReply'; readonly session: number; readonly readContext: number }
   | { readonly kind: 'timeoutNow' }
-  /** A follower forwards a read request to nobody: the host asks the leader itself. */
+  /**
+   * `ok`: the next chunk is wanted at `offset`. Not `ok`: nothing is staged (any more), begin anew. The installation of the whole, and
+   * that the snapshot was not needed, are told by an `appendReply`.
+   */
   | {
       readonly kind: 'snapshotReply';
       readonly session: number;
@@ -124,7 +133,11 @@ type CommonMessage =
       readonly ok: boolean;
     };
 
-/** An append names its entries; the host attaches them from its cache or its log when it sends. `last < first`: an empty probe. */
+/**
+ * An append names its entries; the host attaches them from its cache or its log when it sends. `last < first`: an empty one, to probe or to
+ * tell the commit index. If the host's entry at `last` no longer has the term `lastTerm` (this replica lost its leadership and its log was
+ * truncated meanwhile), the message must be dropped.
+ */
 type OutgoingAppend = {
   readonly kind: 'append';
   readonly session: number;
@@ -132,6 +145,7 @@ type OutgoingAppend = {
   readonly previousTerm: Term;
   readonly first: LogIndex;
   readonly last: LogIndex;
+  readonly lastTerm: Term;
   readonly commit: LogIndex;
 };
 type IncomingAppend<D> = {
@@ -154,6 +168,7 @@ type SnapshotChunk = {
 
 export type OutgoingMessage = Envelope & (CommonMessage | OutgoingAppend | SnapshotChunk);
 export type IncomingMessage<D> = Envelope & (CommonMessage | IncomingAppend<D> | SnapshotChunk);
+export type MessageBody = CommonMessage | OutgoingAppend | SnapshotChunk;
 
 /**
  * One unit of durable work. The host applies the parts in this order: truncate, append, hard state; makes them durable; then calls
@@ -176,11 +191,23 @@ export interface Ready<D> {
   readonly commit: LogIndex;
   /** Reads that became safe: serve each once `index` has been applied. `index` null: the read failed (leadership lost); ask again. */
   readonly reads: readonly { readonly context: number; readonly index: LogIndex | null }[];
-  /** A follower is to get the snapshot: read `bytesMax` bytes at `offset` of the snapshot at `index` and call `snapshotRead`. */
-  readonly snapshotReads: readonly { readonly to: ReplicaId; readonly offset: number; readonly bytesMax: number }[];
   /**
-   * A chunk arrived for this replica: store it in the staging file; when `done`, verify, install (snapshot, log reset and manifest in one
-   * atomic step), load the machine from it, then call `snapshotInstalled`. Call `snapshotWritten` after each chunk.
+   * A follower is to get a snapshot: read up to `bytesMax` bytes at `offset` and call `snapshotRead`. At offset 0 the host chooses its latest
+   * snapshot (at least the one at `index`); later offsets are of the same one, at `index`. `match`: the follower has all entries up to
+   * here. Asked again after an election timeout; empty bytes that are not the end count as no answer.
+   */
+  readonly snapshotReads: readonly {
+    readonly to: ReplicaId;
+    readonly index: LogIndex;
+    readonly match: LogIndex;
+    readonly offset: number;
+    readonly bytesMax: number;
+  }[];
+  /**
+   * A chunk arrived for this replica: store it in the staging file (offset 0 begins a new one); when `done`, verify, install (snapshot, log
+   * reset and manifest in one atomic step), load the machine from it, then call `snapshotInstalled`. Call `snapshotWritten` after each
+   * chunk; `ok` false, also for a failed installation, begins anew. The last chunk is handed out only when every write is persisted, and
+   * no entry is appended between it and `snapshotInstalled`: so the log on disk and the core's agree on what is kept.
    */
   readonly snapshotWrites: readonly {
     readonly snapshot: SnapshotMeta;
@@ -221,6 +248,8 @@ export interface RaftStatus {
   readonly persistedIndex: LogIndex;
   readonly configuration: Configuration;
   readonly transferee: ReplicaId;
+  /** Lost durable entries (`Restored.repairTo`) and does not vote yet. */
+  readonly repairing: boolean;
   /** Leader only: one row per other member. */
   readonly progress: readonly Progress[];
 }
@@ -232,15 +261,19 @@ export interface Raft<D> {
   step(message: IncomingMessage<D>): void;
   /** Appends one entry if this replica leads, its no-op is applied (`notReady` before) and the bounds allow. */
   propose(data: D, bytes: number): ProposeResult;
-  /** Starts a change to these voters and learners (joint consensus, left automatically). Refused before a current-term commit. */
+  /**
+   * Starts a change to these voters and learners (joint consensus if the voters change, left automatically). `notReady`: before this
+   * leader's no-op is applied, or a new voter is a learner that has not caught up. `invalid`: malformed, no change, or a new voter
+   * is not a learner yet. `changeInProgress`: the last change is not committed or not left yet.
+   */
   proposeConfiguration(voters: readonly ReplicaId[], learners: readonly ReplicaId[]): ProposeResult;
   /** Starts a campaign at once (with pre-vote). For tests and for a single-member group at start. */
   campaign(): void;
   /** The host saw the connection to the leader's process break: forget the leader, drop stickiness; campaign after `delayTicks`. */
   leaderLost(delayTicks: number): void;
-  /** Hands leadership over; proposals are refused meanwhile, at most for one election timeout. */
+  /** Hands leadership over to a voter that answers; proposals are refused meanwhile, at most for one election timeout. */
   transferLeadership(to: ReplicaId): boolean;
-  /** Leader: gives up leadership (its disk hangs, or it shuts down with nobody to hand over to). */
+  /** Leader: gives up leadership (its disk hangs, or it shuts down); asks the best follower to campaign at once. */
   stepDown(): void;
   /** Leader: asks for a read point (ReadIndex). `context` > 0, never reused. Answered through `Ready.reads`. */
   readIndex(context: number): void;
@@ -249,7 +282,7 @@ export interface Raft<D> {
   snapshotRead(to: ReplicaId, snapshot: SnapshotMeta, offset: number, bytes: Uint8Array, done: boolean): void;
   snapshotWritten(snapshot: SnapshotMeta, offset: number, ok: boolean): void;
   snapshotInstalled(snapshot: SnapshotMeta): void;
-  /** The host made a snapshot of its machine durable at this index. */
+  /** The host made a snapshot of its machine durable at this index (at most `applied` and `persistedIndex`). */
   snapshotTaken(snapshot: SnapshotMeta): void;
   /** The host no longer keeps whole entries up to here (at most the snapshot's index). */
   compacted(index: LogIndex): void;
@@ -263,6 +296,8 @@ export interface Raft<D> {
   readonly leader: ReplicaId;
   readonly commit: LogIndex;
   readonly lastIndex: LogIndex;
+  /** Entries up to here are durable on this replica. */
+  readonly persistedIndex: LogIndex;
   /** True once this leader's no-op is applied: it knows all that was ever confirmed. */
   readonly leaderReady: boolean;
   /** Configuration in force at `index`, for a snapshot there. */

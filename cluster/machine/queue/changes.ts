@@ -1,0 +1,36 @@
+// The text of a `changes` command, checked. It comes from the metadata group, whose leader may run another release: what is not understood
+// in full is not applied at all, since a shard must not go past a change that it did not make. PURE.
+
+import type { ShardChange } from '../metadata-types.ts';
+
+/** Null: not a list of changes that this machine knows. Fields that it does not know are ignored. */
+export function parseChanges(json: string): ShardChange[] | null {
+  let value: unknown;
+  try {
+    value = JSON.parse(json);
+  } catch {
+    return null;
+  }
+  const list = isObject(value) ? value.changes : undefined;
+  return Array.isArray(list) && list.every(isChange) ? list : null;
+}
+
+function isChange(value: unknown): value is ShardChange {
+  if (!isObject(value) || !isCount(value.version, Number.MAX_SAFE_INTEGER)) return false;
+  switch (value.kind) {
+    case 'create':
+      return isCount(value.uid, 0xffff_ffff) && typeof value.autoDelete === 'boolean' && isObject(value.arguments);
+    case 'delete':
+      return isCount(value.uid, 0xffff_ffff);
+    case 'fence':
+      return isCount(value.node, 0xffff_ffff) && isCount(value.incarnation, Number.MAX_SAFE_INTEGER);
+    default:
+      return false;
+  }
+}
+
+const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
+
+const isCount = (value: unknown, max: number): value is number =>
+  Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= max;

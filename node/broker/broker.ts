@@ -1,0 +1,233 @@
+// The broker: what one node does for its clients. Knows vhosts, queues and messages; nothing of AMQP's frames, nothing of Raft.
+//
+// State owned: open connections, and the consumers of this node by number. Numbers are unique for an incarnation, so that a lease names its
+// consumer whatever its shard. Everything else is read from the cluster, whenever it is needed.
+
+import {
+  CancelFlag,
+  type Cluster,
+  type ConnectionId,
+  type Feed,
+  type Random,
+  SettleOperation,
+} from '../../cluster/index.ts';
+import type {
+  AmqpBackend,
+  ChannelBackend,
+  ChannelEvents,
+  ConnectionBackend,
+  ConnectionEvents,
+  ConnectionInfo,
+  Outcome,
+  Reply,
+} from '../amqp/backend.ts';
+import { BrokerError } from '../errors.ts';
+import { BrokerChannel } from './channel.ts';
+import type { Consumer } from './consumer.ts';
+
+export interface BrokerOptions {
+  readonly defaultUser: string;
+  readonly defaultPassword: string;
+  /** Messages sent ahead to a consumer without a limit of its own, beyond what its socket has taken. */
+  readonly consumerWindow: number;
+}
+
+export class Broker implements AmqpBackend, Feed {
+  readonly cluster: Cluster;
+  readonly options: BrokerOptions;
+  readonly random: Random;
+  readonly consumers = new Map<number, Consumer>();
+  readonly #connections = new Set<BrokerConnection>();
+  /** Channels with something to deliver or to tell at the end of this turn. */
+  readonly #dirty = new Set<BrokerChannel>();
+  #nextConsumer = 1;
+  #nextConnection = 1;
+
+  constructor(cluster: Cluster, random: Random, options: BrokerOptions) {
+    this.cluster = cluster;
+    this.random = random;
+    this.options = options;
+    cluster.setFeed(this);
+  }
+
+  get connectionCount(): number {
+    return this.#connections.size;
+  }
+
+  // -- AmqpBackend ----------------------------------------------------------------------------------------------------------------
+
+  authenticate(user: string, password: string, remoteAddress: string, reply: Reply<void>): void {
+    const refuse = (reason: string) =>
+      reply({
+        ok: false,
+        error: new BrokerError('login-refused', `Login was refused using authentication mechanism PLAIN${reason}`),
+      });
+    const { defaultUser, defaultPassword } = this.options;
+    const known = sameText(user, defaultUser);
+    if (!sameText(password, defaultPassword) || !known) return refuse('. For details see the broker logfile.');
+    if (defaultUser === 'guest' && !isLoopback(remoteAddress))
+      return refuse(": user 'guest' can only connect via localhost");
+    reply({ ok: true, value: undefined });
+  }
+
+  openConnection(info: ConnectionInfo, events: ConnectionEvents): Outcome<ConnectionBackend> {
+    if (!this.cluster.isReady)
+      return { ok: false, error: new BrokerError('connection-forced', 'this node is not ready to serve clients') };
+    if (!this.cluster.metadata.vhostExists(info.vhost))
+      return { ok: false, error: new BrokerError('not-allowed', `vhost ${info.vhost} not found`) };
+    const id = { node: this.cluster.node, incarnation: this.cluster.incarnation, connection: this.#nextConnection++ };
+    const connection = new BrokerConnection(this, id, info, events);
+    this.#connections.add(connection);
+    return { ok: true, value: connection };
+  }
+
+  // -- Feed -----------------------------------------------------------------------------------------------------------------------
+
+  lease(
+    shard: number,
+    number: number,
+    leaseOrdinal: number,
+    entryIndex: number,
+    ordinal: number,
+    redelivered: boolean,
+    deliveryCount: number,
+  ): void {
+    const consumer = this.consumers.get(number);
+    if (consumer === undefined) return; // cancelled since: its cancel, later in the same pipe, returns the lease
+    consumer.nextLease = leaseOrdinal + 1;
+    if (consumer.cancelling) this.cluster.pipe(shard).settle(SettleOperation.release, 0, number, leaseOrdinal, 1);
+    else consumer.channel.leased(consumer, leaseOrdinal, entryIndex, ordinal, redelivered, deliveryCount);
+  }
+
+  consumerCancelled(_shard: number, number: number): void {
+    const consumer = this.consumers.get(number);
+    if (consumer === undefined) return;
+    this.consumers.delete(number);
+    consumer.channel.consumerCancelled(consumer);
+  }
+
+  nextLease(_shard: number, number: number): number {
+    // An unknown consumer is being cancelled: there is nothing to catch up with.
+    return this.consumers.get(number)?.nextLease ?? Number.MAX_SAFE_INTEGER;
+  }
+
+  turnEnded(): void {
+    if (this.#dirty.size === 0) return;
+    const channels = [...this.#dirty];
+    this.#dirty.clear();
+    for (const channel of channels) channel.pump();
+  }
+
+  congestion(congested: boolean): void {
+    if (!congested) for (const connection of this.#connections) connection.resume();
+  }
+
+  fenced(): void {
+    const error = new BrokerError('connection-forced', 'this node was away for too long; its sessions were ended');
+    this.consumers.clear();
+    for (const connection of [...this.#connections]) {
+      connection.abandon();
+      connection.events.shutdown(error);
+    }
+  }
+
+  // -- for channels ---------------------------------------------------------------------------------------------------------------
+
+  newConsumerNumber(): number {
+    return this.#nextConsumer++;
+  }
+  channelDirty(channel: BrokerChannel): void {
+    this.#dirty.add(channel);
+  }
+  connectionClosed(connection: BrokerConnection): void {
+    this.#connections.delete(connection);
+  }
+}
+
+export class BrokerConnection implements ConnectionBackend {
+  readonly broker: Broker;
+  readonly id: ConnectionId;
+  readonly vhost: string;
+  readonly info: ConnectionInfo;
+  readonly events: ConnectionEvents;
+  /** Set by the first exclusive queue. */
+  ownsQueues = false;
+  readonly #channels = new Set<BrokerChannel>();
+  #paused = false;
+  #closed = false;
+
+  constructor(broker: Broker, id: ConnectionId, info: ConnectionInfo, events: ConnectionEvents) {
+    this.broker = broker;
+    this.id = id;
+    this.vhost = info.vhost;
+    this.info = info;
+    this.events = events;
+  }
+
+  openChannel(events: ChannelEvents): ChannelBackend {
+    const channel = new BrokerChannel(this.broker, this, events);
+    this.#channels.add(channel);
+    return channel;
+  }
+
+  channelClosed(channel: BrokerChannel): void {
+    this.#channels.delete(channel);
+  }
+
+  /** Only connections that publish are paused: acknowledgements of the others relieve the broker. */
+  pauseIfCongested(): void {
+    if (this.#paused || !this.broker.cluster.isCongested) return;
+    this.#paused = true;
+    this.events.pause();
+  }
+
+  resume(): void {
+    if (!this.#paused) return;
+    this.#paused = false;
+    this.events.resume();
+  }
+
+  /** This incarnation ended: nothing of it may be sent any more. */
+  abandon(): void {
+    this.#closed = true;
+    for (const channel of this.#channels) channel.abandon();
+    this.#channels.clear();
+    this.broker.connectionClosed(this);
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    for (const channel of [...this.#channels]) channel.close();
+    this.broker.connectionClosed(this);
+    if (this.ownsQueues) this.#deleteExclusive();
+  }
+
+  /** Goes on until it is known to have happened, or this incarnation ended (which deletes them too). */
+  #deleteExclusive(): void {
+    const { cluster } = this.broker;
+    if (cluster.incarnation !== this.id.incarnation) return;
+    cluster.changeMetadata({ kind: 'deleteExclusive', owner: this.id }, (result) => {
+      if (result === null) this.#deleteExclusive();
+    });
+  }
+}
+
+/** Ends a consumer in the machine: what it holds goes back. */
+export function dropConsumer(broker: Broker, consumer: Consumer): void {
+  broker.consumers.delete(consumer.number);
+  broker.cluster.pipe(consumer.shard).cancel(consumer.number, CancelFlag.returnLeases, null);
+}
+
+/** Takes as long for a wrong text as for the right one. */
+function sameText(given: string, expected: string): boolean {
+  const a = Buffer.from(given, 'utf8');
+  const b = Buffer.from(expected, 'utf8');
+  let difference = a.length ^ b.length;
+  for (let i = 0; i < a.length; i++) difference |= a[i]! ^ (b[i % Math.max(1, b.length)] ?? 0);
+  return difference === 0;
+}
+
+function isLoopback(remoteAddress: string): boolean {
+  return /^\[?(127\.|::1\b|::ffff:127\.)/.test(remoteAddress);
+}

@@ -1,0 +1,28 @@
+// One consumer of this node, or one channel's standing reader for `get` on a queue (a getter). Plain state, owned by its channel.
+
+import type { BrokerChannel } from './channel.ts';
+
+export interface Consumer {
+  readonly number: number;
+  readonly shard: number;
+  readonly queue: number;
+  readonly channel: BrokerChannel;
+  readonly noAck: boolean;
+  /** Messages that may be out unsettled; 0: no limit. */
+  readonly unsettledMax: number;
+  readonly getter: boolean;
+  /** Lowest lease ordinal not heard of yet. */
+  nextLease: number;
+  /** Lease ordinals up to here were granted. */
+  grantedTo: number;
+  /** Highest lease ordinal written to the socket. */
+  deliveredTo: number;
+  /** Without acknowledgements: leases [first, first + count) were written and are to be settled. */
+  autoSettleFirst: number;
+  autoSettleCount: number;
+  /** Delivered to the client and not settled. */
+  outstanding: number;
+  /** Its cancel is under way, or done: leases that still come go straight back. */
+  cancelling: boolean;
+  cancelled: boolean;
+}

@@ -1,0 +1,97 @@
+// The process around one node: settings, checks, signals, exit codes. `warren node` is this.
+//
+// Exit codes: 0 a clean stop; 1 what the user can put right (a setting, the data folder, a port), told in one line on stderr; 70 anything else,
+// told in the log. Before the checks have passed nothing is touched.
+//
+// Started by a launcher (there is an IPC channel), the node stops cleanly when the launcher is gone, and leaves SIGINT to it: a Ctrl-C at a
+// terminal reaches the whole process group.
+
+import { readConfig } from './config-sources.ts';
+import { checkDataFolder, openDataFolder } from './data-folder.ts';
+import { findBusyAddress } from './listen-check.ts';
+import { createLog, type Log } from './log.ts';
+import { type CreateParts, createNodeServer } from './server.ts';
+
+/** Ends the process itself. */
+export async function runNode(flags: readonly string[], createParts: CreateParts): Promise<void> {
+  const launched = process.channel !== undefined;
+  // With the launcher killed nobody reads our output; that must not be an uncaught error.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
+  const read = readConfig({ flags, environment: process.env });
+  if (!read.ok) return refuse(read.error);
+  const { config } = read;
+  const foreign = checkDataFolder(config);
+  if (foreign !== null) return refuse(foreign);
+  const busy = await findBusyAddress(config);
+  if (busy !== null) {
+    return refuse(`${busy.what}.port = ${busy.port}: cannot listen on ${busy.host} port ${busy.port} (${busy.code})`);
+  }
+  const opened = openDataFolder(config);
+  if (!opened.ok) return refuse(opened.error);
+
+  const log = await createLog(config.settings, config.name);
+  const fatal = (error: unknown): void => {
+    log.fatal({ err: error }, 'the node ends');
+    process.exit(70);
+  };
+  process.on('uncaughtException', fatal);
+  process.on('unhandledRejection', fatal);
+
+  const server = createNodeServer({ config, folder: opened.folder, log, fatal }, createParts);
+  stopOnSignals(log, launched, config.settings['stop.milliseconds'], () => server.stop());
+  try {
+    await server.start();
+  } catch (error) {
+    if (server.phase === 'stopping') return;
+    const { code, syscall } = error as NodeJS.ErrnoException;
+    if (syscall === 'listen') {
+      // Somebody took the port since the check.
+      await server.stop();
+      opened.folder.release();
+      return refuse(`${(error as Error).message} (${code})`);
+    }
+    fatal(error);
+  }
+  if (server.phase !== 'running') return;
+  log.info(
+    {
+      cluster: config.settings['cluster.name'],
+      amqp: `${config.settings['amqp.host'].join(',')}:${config.settings['amqp.port']}`,
+      http: `${config.settings['http.host'].join(',')}:${config.settings['http.port']}`,
+      peers: `${config.peerListen.host}:${config.peerListen.port}`,
+      folder: config.dataFolder,
+    },
+    'the node accepts clients',
+  );
+}
+
+function refuse(error: string): void {
+  process.stderr.write(`warren: ${error.replaceAll('\n', ' ')}\n`);
+  process.exit(1);
+}
+
+function stopOnSignals(log: Log, launched: boolean, stopMilliseconds: number, stop: () => Promise<boolean>): void {
+  let stopping = false;
+  const begin = (reason: string): void => {
+    if (stopping) return;
+    stopping = true;
+    log.info({ reason }, 'the node stops');
+    setTimeout(() => {
+      log.fatal({ stopMilliseconds }, 'the stop took too long');
+      process.exit(70);
+    }, stopMilliseconds);
+    void stop().then((clean) => {
+      log.info({ clean }, 'the node has stopped');
+      process.exit(clean ? 0 : 70);
+    });
+  };
+  process.on('SIGTERM', () => begin('SIGTERM'));
+  process.on('SIGHUP', () => begin('SIGHUP'));
+  if (!launched) {
+    process.on('SIGINT', () => begin('SIGINT'));
+    return;
+  }
+  process.on('SIGINT', () => {});
+  process.on('disconnect', () => begin('the launcher is gone'));
+  if (!process.connected) begin('the launcher is gone');
+}
