@@ -68,9 +68,11 @@ export interface Cluster {
   /** The payload of an entry from disk; null: it is gone (settled meanwhile). */
   readPayload(shard: number, entryIndex: number, done: (payload: Buffer | null) => void): void;
   status(): ClusterStatus;
-  /** Resolves when this node may serve sessions. */
+  /** Joins the peers. `isReady` follows as soon as a majority of the nodes is there. */
   start(): Promise<void>;
-  /** Hands leaderships over, then stops and closes the log. */
+  /** Hands all leaderships over, as far as the others take them in time. */
+  handOver(): Promise<void>;
+  /** Ends the peer connections and closes the log. Nothing else works afterwards. */
   stop(): Promise<void>;
 }
 
@@ -80,15 +82,13 @@ export async function openCluster(options: ClusterOptions, ports: Ports, events:
   const incarnation = await options.nextIncarnation();
   const { clusterId, nodeUuid, limits } = options;
   const { log, groups } = await openLog(ports.disk, ports.clock, { clusterId, nodeUuid, ...limits.log });
-  const self = options.nodes.find(({ node }) => node === options.node);
-  if (self === undefined) throw new Error(`node ${options.node} is not among the nodes of the cluster`);
   const transportOptions = {
     clusterId,
     node: options.node,
     nodeName: options.nodeName,
     nodeUuid,
     incarnation,
-    listen: self.address,
+    listen: options.peerListen,
     peers: options.nodes.filter(({ node }) => node !== options.node),
     secret: options.secret,
     ...limits.transport,
@@ -161,13 +161,17 @@ class NodeCluster implements Cluster {
 
   async start(): Promise<void> {
     await this.#host.start();
-    await new Promise<void>((resolve) => this.#host.openNode(resolve));
-    this.#ready = true;
+    this.#host.openNode(() => {
+      this.#ready = true;
+    });
+  }
+
+  handOver(): Promise<void> {
+    return this.#host.handOver();
   }
 
   async stop(): Promise<void> {
     this.#ready = false;
-    await this.#host.handOver();
     await this.#host.stop();
   }
 

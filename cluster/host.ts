@@ -354,10 +354,9 @@ export class Host {
       group.offer(payload, checksum, leader);
       return true;
     }
-    if (leader === 0 || !this.#transport.isUp(leader)) return false;
-    if (this.#transport.bufferedBytes(leader, 'bulk') > this.#options.limits.inflightBytesMax) return false;
-    this.#transport.send(leader, 'bulk', wire.FrameKind.batch, wire.encodeBatch(id, checksum, payload));
-    return true;
+    // Not taken: the peer is away (`leaderChanged` follows with the connection or the election), or the lane is full (`drained` follows).
+    if (leader === 0) return false;
+    return this.#transport.send(leader, 'bulk', wire.FrameKind.batch, wire.encodeBatch(id, checksum, payload));
   }
 
   #transportEvents(): TransportEvents {

@@ -2,6 +2,7 @@
 
 import type { LogOptions } from './log/types.ts';
 import type { PipeOptions } from './pipe.ts';
+import type { Address } from './ports.ts';
 import type { PeerAddress, TransportOptions } from './transport-types.ts';
 
 export interface ClusterOptions {
@@ -15,6 +16,8 @@ export interface ClusterOptions {
   readonly nextIncarnation: () => Promise<number>;
   /** All nodes of the cluster, this one too, ascending by number. */
   readonly nodes: readonly PeerAddress[];
+  /** Where this node listens for the others. */
+  readonly peerListen: Address;
   readonly secret: string;
   readonly limits: ClusterLimits;
 }

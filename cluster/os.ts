@@ -315,7 +315,7 @@ class OsConnection implements Connection {
   }
 
   get bufferedBytes(): number {
-    return this.#closing ? 0 : this.#socket.writableLength;
+    return this.#socket.writableLength;
   }
 
   write(buffers: readonly Uint8Array[]): boolean {

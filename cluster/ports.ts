@@ -28,9 +28,16 @@ export interface Disk {
   syncFolder(path: string): Promise<void>;
 }
 
-/** One connection, a stream of bytes. After `close` or an error `onClose` is called exactly once. */
+/**
+ * One connection, a stream of bytes. After `close`, an error, or when the other side ends, `onClose` is called exactly once, never from
+ * within a call to `close`, and no other handler after it. `close` still sends what is buffered, for a bounded time.
+ * Handlers are set in the turn in which the connection is handed out.
+ */
 export interface Connection {
-  /** Returns false when more than the high-water mark is buffered; `onDrain` follows. */
+  /**
+   * Returns false when more than the high-water mark is buffered; `onDrain` follows. The buffers must not change until `bufferedBytes`
+   * is 0. After `close` it does nothing and returns false.
+   */
   write(buffers: readonly Uint8Array[]): boolean;
   readonly bufferedBytes: number;
   /** `address:port` of the other side, for people and for the loopback rule. */

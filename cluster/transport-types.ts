@@ -23,21 +23,32 @@ export interface TransportOptions {
   /** First wait before dialling again; doubles up to `redialMillisecondsMax`. */
   readonly redialMilliseconds: number;
   readonly redialMillisecondsMax: number;
+  /**
+   * A lane on which nothing arrived for about this long is broken and dialled again (every lane is kept busy from both ends five times as
+   * often). It finds paths that lose packets in silence, and is no failure detector for leaders. Default 5,000.
+   */
+  readonly silenceMilliseconds?: number;
 }
 
 /** `control`: heartbeats, votes, replies: small, never behind bulk. `bulk`: entries, batches, snapshots. Order is kept within a lane. */
 export type Lane = 'control' | 'bulk';
 
 export interface TransportEvents {
-  /** A frame from an authenticated peer. `body` may be kept: it is not reused. `incarnation` is the sender's. */
+  /**
+   * A frame from an authenticated peer. `body` may be kept: it is not reused. `incarnation` is the sender's. Frames may come before `up`
+   * and after `down`: those tell about the lanes to the peer, a frame travels on a lane from it.
+   */
   frame(node: number, incarnation: number, lane: Lane, kind: number, body: Buffer): void;
-  /** Both our lanes to this peer are open. */
+  /** Both our lanes to this peer are open. What was sent between an earlier `up` and its `down` and did not arrive is lost. */
   up(node: number, incarnation: number): void;
-  /** A lane to or from this peer broke (told once until the next `up`). */
+  /** A lane to or from this peer broke, or a newer incarnation of it came (told once until the next `up`). Both lanes are dialled anew. */
   down(node: number): void;
   /** A lane's buffer drained after `send` had answered false. */
   drained(node: number, lane: Lane): void;
-  /** A peer that must not be talked to (other cluster, other UUID under a known name, wrong secret, older incarnation). For the log. */
+  /**
+   * A peer that must not be talked to (other cluster, other UUID under a known name, wrong secret, older incarnation), or that refused us.
+   * For the log; the same reason from the same host is told once in ten seconds.
+   */
   refused(address: string, reason: string): void;
   /** Is this identity acceptable by what the metadata knows? Null: yes; else the reason to give. */
   checkPeer(node: number, name: string, uuid: string, incarnation: number): string | null;
@@ -45,11 +56,18 @@ export interface TransportEvents {
 
 export interface Transport {
   start(): Promise<void>;
-  /** Queues one frame; sent with all others of this turn in one write. False: nothing was queued (not connected) or the buffer is full. */
+  /**
+   * Queues one frame; it leaves with all others of this turn in one write. `kind` is 1 to 255. Pieces over 2 KiB are not copied: they must
+   * never change. True: queued whole. False: dropped whole, because the peer is not up, or because the lane would then hold more than
+   * max(2 × frameBytesMax, 1 MiB); only in the latter case `drained` follows. Throws on a frame over `frameBytesMax`.
+   */
   send(node: number, lane: Lane, kind: number, pieces: readonly Uint8Array[]): boolean;
+  /** Bytes queued or waiting for the socket; `send` takes frames until the bound above. */
   bufferedBytes(node: number, lane: Lane): number;
   isUp(node: number): boolean;
+  /** The newest incarnation that proved itself, 0 if none did. */
   incarnationOf(node: number): number;
+  /** Sends what is queued, then ends all. No event follows the call. */
   close(): Promise<void>;
 }
 

@@ -337,8 +337,14 @@ function readSecret(dataFolder: string): Secret {
   }
 }
 
-function askHealth(config: NodeConfig, done: (ok: boolean, reasons: readonly string[]) => void): void {
+/** Answers exactly once. */
+function askHealth(config: NodeConfig, answer: (ok: boolean, reasons: readonly string[]) => void): void {
   const { settings } = config;
+  let answered = false;
+  const done = (ok: boolean, reasons: readonly string[]): void => {
+    if (!answered) answer(ok, reasons);
+    answered = true;
+  };
   const host = reachableHost(settings['http.host'][0]);
   const asking = request(
     { host, port: settings['http.port'], path: '/health', agent: false, timeout: healthTimeoutMilliseconds },
@@ -352,7 +358,8 @@ function askHealth(config: NodeConfig, done: (ok: boolean, reasons: readonly str
       response.on('error', () => done(false, ['does not answer']));
     },
   );
-  asking.on('timeout', () => asking.destroy(new Error('timeout')));
+  asking.on('timeout', () => asking.destroy());
+  asking.on('close', () => done(false, ['does not answer']));
   asking.on('error', () => done(false, ['does not answer']));
   asking.end();
 }

@@ -14,12 +14,15 @@ import type { Phase, StatusView } from './status.ts';
 
 /** What a node is made of, as far as starting and stopping goes. Each is called at most once, in this order, but for `status`. */
 export interface NodeParts {
-  /** Opens the log, recovers, and joins the peers. Resolves once clients can be served, or could be if there were a majority. */
-  start(): Promise<void>;
+  /** Opens the log and recovers; local work only, so it always ends. */
+  open(): Promise<void>;
+  /** Joins the peers. Resolves once clients can be served: without a majority, never. */
+  join(): Promise<void>;
   /** Opens the AMQP port. */
   listen(): Promise<void>;
+  /** From the end of `open` on. */
   status(): StatusView;
-  /** No new connections. */
+  /** No new AMQP connections. */
   stopAccepting(): Promise<void> | void;
   /** Gives leaderships to other nodes, as far as there are any; bounded in time by itself. */
   handOver(): Promise<void>;
@@ -48,83 +51,93 @@ export interface NodeServer {
 }
 
 export function createNodeServer(context: NodeContext, createParts: CreateParts): NodeServer {
-  const { config, log, folder } = context;
-  const { settings } = config;
-  let phase: Phase = 'starting';
-  let parts: NodeParts | null = null;
-  let http: HttpServer | null = null;
-  let started: Promise<void> = Promise.resolve();
-  let stopped: Promise<boolean> | null = null;
-  /** How far the start came: what has to be stopped. */
-  let clusterBegun = false;
-  let listening = false;
+  return new Server(context, createParts);
+}
 
-  const stopping = (): boolean => phase === 'stopping';
+class Server implements NodeServer {
+  readonly #context: NodeContext;
+  readonly #createParts: CreateParts;
+  #phase: Phase = 'starting';
+  #http: HttpServer | null = null;
+  #parts: NodeParts | null = null;
+  // How far the start came. What was begun is waited for before it is stopped; joining is not, as it may take for ever.
+  #opening: Promise<void> | null = null;
+  #opened = false;
+  #listening: Promise<void> | null = null;
+  #stopped: Promise<boolean> | null = null;
 
-  async function begin(): Promise<void> {
-    http = await startHttpServer(
+  constructor(context: NodeContext, createParts: CreateParts) {
+    this.#context = context;
+    this.#createParts = createParts;
+  }
+
+  get phase(): Phase {
+    return this.#phase;
+  }
+
+  async start(): Promise<void> {
+    this.#opening = this.#open();
+    await this.#opening;
+    const parts = this.#parts;
+    if (parts === null || this.#phase === 'stopping') return;
+    await parts.join();
+    if (this.#isStopping()) return;
+    this.#listening = parts.listen();
+    await this.#listening;
+    if (!this.#isStopping()) this.#phase = 'running';
+  }
+
+  stop(): Promise<boolean> {
+    this.#phase = 'stopping';
+    this.#stopped ??= this.#end();
+    return this.#stopped;
+  }
+
+  /** As a call, because the phase changes while others are awaited, which the compiler does not know. */
+  #isStopping(): boolean {
+    return this.#phase === 'stopping';
+  }
+
+  async #open(): Promise<void> {
+    const { config, log } = this.#context;
+    const { settings } = config;
+    this.#http = await startHttpServer(
+      { hosts: settings['http.host'], port: settings['http.port'], connectionsMax: settings['http.connections.max'] },
       {
-        hosts: settings['http.host'],
-        port: settings['http.port'],
-        connectionsMax: settings['http.connections.max'],
-      },
-      {
-        phase: () => phase,
-        status: () => (clusterBegun ? (parts?.status() ?? null) : null),
+        phase: () => this.#phase,
+        status: () => (this.#opened ? (this.#parts?.status() ?? null) : null),
         failed: (path, error) => log.error({ path, err: error }, 'an HTTP request failed'),
       },
     );
-    if (http.unavailable.length > 0) log.warn({ hosts: http.unavailable }, 'HTTP addresses that this machine lacks');
-    if (stopping()) return;
-    parts = createParts(context);
-    const starting = parts.start();
-    clusterBegun = true;
-    await starting;
-    if (stopping()) return;
-    listening = true;
-    await parts.listen();
-    if (!stopping()) phase = 'running';
+    const { unavailable } = this.#http;
+    if (unavailable.length > 0) log.warn({ hosts: unavailable }, 'HTTP addresses that this machine lacks');
+    if (this.#isStopping()) return;
+    this.#parts = this.#createParts(this.#context);
+    await this.#parts.open();
+    this.#opened = true;
   }
 
-  async function end(): Promise<boolean> {
-    // A start under way is waited for, so that no part is stopped half-started.
-    let clean = await started.then(
-      () => true,
-      () => false,
-    );
-    const step = async (name: string, run: (() => Promise<void> | void) | null): Promise<void> => {
+  async #end(): Promise<boolean> {
+    const { log, folder } = this.#context;
+    let clean = true;
+    const step = async (name: string, run: () => Promise<unknown> | unknown): Promise<void> => {
       try {
-        await run?.();
+        await run();
       } catch (error) {
         clean = false;
         log.error({ err: error, step: name }, 'a step of the stop failed');
       }
     };
-    // The compiler does not see that `begin` has assigned it.
-    const current = parts as NodeParts | null;
-    if (current !== null && listening) await step('stop accepting', () => current.stopAccepting());
-    if (current !== null && clusterBegun) await step('hand over', () => current.handOver());
-    if (current !== null && listening) await step('disconnect clients', () => current.disconnectClients());
-    await step('close http', http === null ? null : () => http?.close());
-    if (current !== null && clusterBegun) await step('close cluster', () => current.close());
+    await step('open', () => this.#opening);
+    if (this.#listening !== null) await step('listen', () => this.#listening);
+    const parts = this.#parts;
+    if (parts !== null && this.#listening !== null) await step('stop accepting', () => parts.stopAccepting());
+    if (parts !== null && this.#opened) await step('hand over', () => parts.handOver());
+    if (parts !== null && this.#listening !== null) await step('disconnect clients', () => parts.disconnectClients());
+    await step('close http', () => this.#http?.close());
+    if (parts !== null && this.#opened) await step('close cluster', () => parts.close());
     if (clean) await step('release folder', () => folder.release());
+    this.#opened = false;
     return clean;
   }
-
-  return {
-    get phase() {
-      return phase;
-    },
-    start() {
-      started = begin();
-      return started;
-    },
-    stop() {
-      if (stopped === null) {
-        phase = 'stopping';
-        stopped = end();
-      }
-      return stopped;
-    },
-  };
 }

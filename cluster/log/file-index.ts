@@ -231,11 +231,11 @@ export class FileIndex {
   }
 }
 
-/** Drops what lies at or above `from`; empty runs go. */
+/** Drops what lies at or above `from`; empty runs go (a run is in two lists, its file's and its group's: either may come first). */
 export function truncateRuns(runs: Run[], from: number): void {
-  for (let run = runs[runs.length - 1]; run !== undefined && run.last >= from; run = runs[runs.length - 1]) {
+  for (let run = runs[runs.length - 1]; run !== undefined; run = runs[runs.length - 1]) {
     assert(run.indices === null, 'kept entries are never truncated');
-    run.count = Math.max(0, from - run.first);
+    if (run.last >= from) run.count = Math.max(0, from - run.first);
     if (run.count > 0) break;
     runs.pop();
   }

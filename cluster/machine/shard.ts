@@ -38,9 +38,9 @@ import type { AppliedEntry, Machine, PipeId, PipeSink, QueueStatus } from './mac
 import type { ShardChange } from './metadata-types.ts';
 import { PipeTable } from './pipes.ts';
 import { ByteReader, ByteWriter, foldHash } from './queue/bytes.ts';
-import { parseChanges } from './queue/changes.ts';
+import { keptArguments, parseChanges } from './queue/changes.ts';
 import { deliveryCountMax, redeliveredBit } from './queue/leases.ts';
-import { type Consumer, ConsumerMode, type Queue } from './queue/queue.ts';
+import { type Consumer, ConsumerMode, type Owner, type Queue } from './queue/queue.ts';
 import { restoreStore, serialiseStore } from './queue/snapshot.ts';
 import { QueueStore } from './queue/store.ts';
 
@@ -74,6 +74,9 @@ export class ShardMachine implements Machine {
   #sink: PipeSink | null = null;
   /** Whether the sink knows that its pipe was ended. */
   #fencedTold = false;
+  /** Of the result of the command being applied. */
+  #value = 0;
+  #extra = 0;
 
   constructor(shard: number) {
     this.shard = shard;
@@ -262,7 +265,7 @@ export class ShardMachine implements Machine {
   #applyBatch(index: number, payload: Buffer): void {
     const header = readBatchHeader(payload);
     const admission = this.#pipes.admit(header);
-    this.#hash = foldHash(this.#hash, admission.length);
+    this.#hash = foldHash(this.#hash, admission === 'apply' ? 1 : 0);
     if (admission !== 'apply') return;
     const store = this.#store;
     // Admitting the first batch of an incarnation may have ended an older one.
@@ -291,7 +294,10 @@ export class ShardMachine implements Machine {
         store.enqueue(queue, index, ordinal, bytes);
         routed++;
       }
-      if (routed === 0) this.#result(header, ordinal, ResultCode.noQueue, 0, 0, sink);
+      if (routed > 0) continue;
+      this.#value = 0;
+      this.#extra = 0;
+      this.#result(header, ordinal, ResultCode.noQueue, sink);
     }
     sink?.batchApplied(header.sequence);
   }
@@ -315,10 +321,12 @@ export class ShardMachine implements Machine {
   #applyCommand(header: BatchHeader, payload: Buffer, ordinal: number, at: number, sink: PipeSink | null): void {
     const kind = payload[at] as CommandKind;
     const fromNode = header.kind === OriginKind.node;
+    this.#value = 0;
+    this.#extra = 0;
     let code: ResultCode = ResultCode.refused;
     switch (kind) {
       case CommandKind.consume:
-        if (fromNode) code = this.#consume(header, payload, at, sink);
+        if (fromNode) code = this.#consume(header, payload, at);
         break;
       case CommandKind.cancel:
         if (fromNode) code = this.#cancel(header, payload, at);
@@ -327,15 +335,14 @@ export class ShardMachine implements Machine {
         if (fromNode) code = this.#credit(header, payload, at);
         break;
       case CommandKind.get:
-        if (!fromNode) break;
-        this.#get(header, payload, ordinal, at, sink);
-        return;
+        if (fromNode) code = this.#get(header, payload, at);
+        break;
       case CommandKind.purge:
-        this.#purge(header, payload, ordinal, at, sink);
-        return;
+        code = this.#purge(payload, at);
+        break;
       case CommandKind.remove:
-        this.#remove(header, payload, ordinal, at, sink);
-        return;
+        code = this.#remove(payload, at);
+        break;
       case CommandKind.changes:
         if (!fromNode) code = this.#changes(payload, at);
         break;
@@ -347,20 +354,20 @@ export class ShardMachine implements Machine {
         // Unreachable: `checkBatch` lets no other kind pass.
         kind satisfies never;
     }
-    if (code !== ResultCode.ok) this.#result(header, ordinal, code, 0, 0, sink);
+    const hasValue = kind === CommandKind.purge || kind === CommandKind.remove;
+    if (code !== ResultCode.ok || hasValue) this.#result(header, ordinal, code, sink);
   }
 
-  #result(
-    header: BatchHeader,
-    ordinal: number,
-    code: ResultCode,
-    value: number,
-    extra: number,
-    sink: PipeSink | null,
-  ): void {
+  /** Keeps a result with `#value` and `#extra`, and tells it. */
+  #result(header: BatchHeader, ordinal: number, code: ResultCode, sink: PipeSink | null): void {
+    const [value, extra] = [this.#value, this.#extra];
     this.#pipes.keep(header, ordinal, code, value, extra);
     this.#hash = foldHash(foldHash(this.#hash, code), value);
     sink?.result(header.sequence, ordinal, code, value, extra);
+  }
+
+  #owner(header: BatchHeader): Owner {
+    return this.#store.owner(header.id, header.incarnation, this.#sinkOf(header.id, header.incarnation));
   }
 
   #consumer(header: BatchHeader, number: number): Consumer | undefined {
@@ -373,15 +380,14 @@ export class ShardMachine implements Machine {
     return queue === undefined || queue.sealed ? undefined : queue;
   }
 
-  #consume(header: BatchHeader, payload: Buffer, at: number, sink: PipeSink | null): ResultCode {
+  #consume(header: BatchHeader, payload: Buffer, at: number): ResultCode {
     const command = readConsume(payload, at);
     const queue = this.#openQueue(command.queue);
     if (queue === undefined) return ResultCode.noQueue;
     if (this.#consumer(header, command.consumer) !== undefined) return ResultCode.refused;
     const alone = (command.flags & ConsumeFlag.exclusive) !== 0;
     if (queue.exclusive !== null || (alone && queue.consumers > 0)) return ResultCode.exclusive;
-    const owner = this.#store.owner(header.id, header.incarnation, sink);
-    this.#store.attach(owner, queue, {
+    this.#store.attach(this.#owner(header), queue, {
       number: command.consumer,
       mode: ConsumerMode.active,
       priority: command.priority,
@@ -411,15 +417,15 @@ export class ShardMachine implements Machine {
     return ResultCode.ok;
   }
 
-  #get(header: BatchHeader, payload: Buffer, ordinal: number, at: number, sink: PipeSink | null): void {
+  #get(header: BatchHeader, payload: Buffer, at: number): ResultCode {
     const { flags, consumer: number, queue: uid } = readGet(payload, at);
     const queue = this.#openQueue(uid);
-    if (queue === undefined) return this.#result(header, ordinal, ResultCode.noQueue, 0, 0, sink);
+    if (queue === undefined) return ResultCode.noQueue;
     let consumer = this.#consumer(header, number);
     if (consumer !== undefined && (consumer.mode !== ConsumerMode.polled || consumer.queue !== queue))
-      return this.#result(header, ordinal, ResultCode.refused, 0, 0, sink);
-    if (queue.ready === 0) return this.#result(header, ordinal, ResultCode.empty, 0, 0, sink);
-    consumer ??= this.#store.attach(this.#store.owner(header.id, header.incarnation, sink), queue, {
+      return ResultCode.refused;
+    if (queue.ready === 0) return ResultCode.empty;
+    consumer ??= this.#store.attach(this.#owner(header), queue, {
       number,
       mode: ConsumerMode.polled,
       priority: 0,
@@ -428,27 +434,29 @@ export class ShardMachine implements Machine {
       unsettledMax: 0,
       grantedTo: 0,
     });
-    const leaseOrdinal = this.#store.poll(consumer, (flags & GetFlag.noAck) !== 0);
-    this.#result(header, ordinal, ResultCode.leased, leaseOrdinal, queue.ready, sink);
+    this.#value = this.#store.poll(consumer, (flags & GetFlag.noAck) !== 0);
+    this.#extra = queue.ready;
+    return ResultCode.leased;
   }
 
-  #purge(header: BatchHeader, payload: Buffer, ordinal: number, at: number, sink: PipeSink | null): void {
+  #purge(payload: Buffer, at: number): ResultCode {
     const queue = this.#openQueue(readQueueCommand(payload, at).queue);
-    if (queue === undefined) return this.#result(header, ordinal, ResultCode.noQueue, 0, 0, sink);
-    this.#result(header, ordinal, ResultCode.ok, this.#store.purge(queue), 0, sink);
+    if (queue === undefined) return ResultCode.noQueue;
+    this.#value = this.#store.purge(queue);
+    return ResultCode.ok;
   }
 
-  #remove(header: BatchHeader, payload: Buffer, ordinal: number, at: number, sink: PipeSink | null): void {
+  /** What counts as empty and as the messages dropped are the ready ones, as in RabbitMQ. */
+  #remove(payload: Buffer, at: number): ResultCode {
     const { flags, queue: uid } = readQueueCommand(payload, at);
     const queue = this.#openQueue(uid);
-    if (queue === undefined) return this.#result(header, ordinal, ResultCode.noQueue, 0, 0, sink);
+    if (queue === undefined) return ResultCode.noQueue;
     const ready = queue.ready;
-    if ((flags & RemoveFlag.ifEmpty) !== 0 && ready > 0)
-      return this.#result(header, ordinal, ResultCode.notEmpty, ready, 0, sink);
-    if ((flags & RemoveFlag.ifUnused) !== 0 && queue.consumers > 0)
-      return this.#result(header, ordinal, ResultCode.inUse, queue.consumers, 0, sink);
+    if ((flags & RemoveFlag.ifEmpty) !== 0 && ready > 0) return ResultCode.notEmpty;
+    if ((flags & RemoveFlag.ifUnused) !== 0 && queue.consumers > 0) return ResultCode.inUse;
     this.#store.sealForRemoval(queue);
-    this.#result(header, ordinal, ResultCode.ok, ready, 0, sink);
+    this.#value = ready;
+    return ResultCode.ok;
   }
 
   /** Rows up to the version that was reached before are repeats, and are skipped. */
@@ -468,8 +476,7 @@ export class ShardMachine implements Machine {
     const store = this.#store;
     switch (change.kind) {
       case 'create':
-        if (!store.queues.has(change.uid))
-          store.create(change.uid, change.autoDelete, JSON.stringify(change.arguments));
+        if (!store.queues.has(change.uid)) store.create(change.uid, change.autoDelete, keptArguments(change.arguments));
         return;
       case 'delete': {
         const queue = store.queues.get(change.uid);

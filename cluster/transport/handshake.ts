@@ -91,7 +91,10 @@ export function createDialHandshake(
         const unwanted = party.check(their.identity);
         if (unwanted !== null) return refuse(unwanted);
         introduced = { theirs: message.body, peer: their.identity };
-        return { kind: 'send', bytes: encodeMessage(MessageKind.proof, prove(party.secret, 'dialler', ours, message.body)) };
+        return {
+          kind: 'send',
+          bytes: encodeMessage(MessageKind.proof, prove(party.secret, 'dialler', ours, message.body)),
+        };
       }
       const proof = prove(party.secret, 'acceptor', ours, introduced.theirs);
       if (message.type !== MessageKind.proof || !isEqual(message.body, proof)) return refuse('wrong cluster secret');

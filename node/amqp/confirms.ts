@@ -39,10 +39,6 @@ export class Confirms {
   get hasNews(): boolean {
     return this.#prefixCount > 0 || this.#loose.length > 0 || this.#refused.length > 0;
   }
-  /** Publishes whose fate is not known, at most (tags that overtook others are counted too). */
-  get openCount(): number {
-    return this.#last - this.#open + 1;
-  }
 
   /** The fate of the tags [first, last] is known. Each tag is settled once. */
   settle(first: number, last: number, ok: boolean): void {
@@ -54,6 +50,7 @@ export class Confirms {
       if (ok) this.#loose.push(first, last);
       return;
     }
+    if (first <= this.#marked) this.#checkUnmarked(first, Math.min(last, this.#marked));
     if (ok) this.#countPrefix(last, last - first + 1);
     this.#open = last + 1;
     this.#advance();
@@ -78,12 +75,16 @@ export class Confirms {
 
   #mark(first: number, last: number, mark: number): void {
     if (last - this.#open >= this.#marks.length) this.#grow(last - this.#open + 1);
+    this.#checkUnmarked(first, last);
     const mask = this.#marks.length - 1;
-    for (let tag = first; tag <= last; tag++) {
-      if (this.#marks[tag & mask] !== isOpen) throw new Error(`publish ${tag} was confirmed twice`);
-      this.#marks[tag & mask] = mark;
-    }
+    for (let tag = first; tag <= last; tag++) this.#marks[tag & mask] = mark;
     if (last > this.#marked) this.#marked = last;
+  }
+
+  #checkUnmarked(first: number, last: number): void {
+    const mask = this.#marks.length - 1;
+    for (let tag = first; tag <= last; tag++)
+      if (this.#marks[tag & mask] !== isOpen) throw new Error(`publish ${tag} was confirmed twice`);
   }
 
   #grow(needed: number): void {

@@ -28,6 +28,8 @@ import type { Consumer } from './consumer.ts';
 export interface BrokerOptions {
   readonly defaultUser: string;
   readonly defaultPassword: string;
+  /** Users who may connect from this machine only. */
+  readonly loopbackUsers: readonly string[];
   /** Messages sent ahead to a consumer without a limit of its own, beyond what its socket has taken. */
   readonly consumerWindow: number;
 }
@@ -65,8 +67,8 @@ export class Broker implements AmqpBackend, Feed {
     const { defaultUser, defaultPassword } = this.options;
     const known = sameText(user, defaultUser);
     if (!sameText(password, defaultPassword) || !known) return refuse('. For details see the broker logfile.');
-    if (defaultUser === 'guest' && !isLoopback(remoteAddress))
-      return refuse(": user 'guest' can only connect via localhost");
+    if (this.options.loopbackUsers.includes(user) && !isLoopback(remoteAddress))
+      return refuse(`: user '${user}' can only connect via localhost`);
     reply({ ok: true, value: undefined });
   }
 

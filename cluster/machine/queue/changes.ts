@@ -1,7 +1,10 @@
 // The text of a `changes` command, checked. It comes from the metadata group, whose leader may run another release: what is not understood
 // in full is not applied at all, since a shard must not go past a change that it did not make. PURE.
 
-import type { ShardChange } from '../metadata-types.ts';
+import type { Arguments, ShardChange } from '../metadata-types.ts';
+
+/** Levels of lists and tables within a queue argument. All that a queue understands are plain values; deeper ones are dropped. */
+const argumentDepthMax = 4;
 
 /** Null: not a list of changes that this machine knows. Fields that it does not know are ignored. */
 export function parseChanges(json: string): ShardChange[] | null {
@@ -34,3 +37,14 @@ const isObject = (value: unknown): value is Record<string, unknown> =>
 
 const isCount = (value: unknown, max: number): value is number =>
   Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= max;
+
+/** The arguments to be kept with a queue, as JSON. Bounded in depth, because writing JSON recurses. */
+export function keptArguments(all: Arguments): string {
+  const kept = Object.entries(all).filter(([, value]) => isWithin(value, argumentDepthMax));
+  return JSON.stringify(Object.fromEntries(kept));
+}
+
+const isWithin = (value: unknown, depth: number): boolean =>
+  typeof value !== 'object' ||
+  value === null ||
+  (depth > 0 && Object.values(value).every((inner) => isWithin(inner, depth - 1)));

@@ -162,8 +162,7 @@ export class QueueStore {
 
   /** The consumer goes; what it holds goes back, as failed deliveries. */
   withdraw(consumer: Consumer): void {
-    const { leases, queue } = consumer;
-    this.settle(consumer, SettleOperation.requeue, true, 0, leases.next);
+    this.settle(consumer, SettleOperation.requeue, true, 0, consumer.leases.next);
     this.drain(consumer);
     if (!consumer.gone) this.#forget(consumer);
   }

@@ -1,0 +1,278 @@
+// A Warren cluster of real processes on this machine, to be harmed: started, killed, paused and restarted from outside, by public
+// means alone (command line, environment, signals, HTTP).
+//
+// State owned: the child processes, and a temporary folder with their data and output. Ends only what it started, and ends all of it,
+// also when the process that uses it dies: the nodes hold an IPC channel and stop when it closes.
+
+import { type ChildProcess, spawn } from 'node:child_process';
+import { randomBytes, randomInt } from 'node:crypto';
+import { existsSync, mkdtempSync, openSync, closeSync, readFileSync, rmSync } from 'node:fs';
+import net from 'node:net';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import process from 'node:process';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { request } from 'undici';
+
+export interface LocalClusterOptions {
+  readonly nodes?: number;
+  /** Settings of every node, by their keys: `{ 'node.dead.milliseconds': '3000' }`. */
+  readonly settings?: Readonly<Record<string, string>>;
+  /** Keep the folder after `stop`. */
+  readonly keep?: boolean;
+}
+
+/** What GET /cluster says, as far as it is used here. */
+export interface ClusterView {
+  readonly node: number;
+  readonly ready: boolean;
+  readonly nodes: readonly { readonly node: number; readonly name: string; readonly up: boolean }[];
+  readonly groups: readonly { readonly name: string; readonly leader: number; readonly term: number }[];
+}
+
+const startMillisecondsMax = 30_000;
+const stopMillisecondsMax = 15_000;
+/** Below the ranges from which systems take ports for outgoing connections: a restarting node must find its port free. */
+const firstPort = 12_000;
+const lastPort = 31_000;
+
+export class LocalCluster {
+  readonly folder: string;
+  readonly nodes: readonly LocalNode[];
+  readonly #keep: boolean;
+  readonly #onExit = () => this.#killAll();
+
+  /** Resolves when every node is healthy. */
+  static async start(options: LocalClusterOptions = {}): Promise<LocalCluster> {
+    const count = options.nodes ?? 3;
+    const ports = await freePorts(count * 3);
+    const cluster = new LocalCluster(ports, options);
+    try {
+      for (const node of cluster.nodes) node.start();
+      await cluster.waitHealthy();
+    } catch (error) {
+      const output = cluster.output();
+      await cluster.stop();
+      throw new Error(`the cluster did not start: ${error instanceof Error ? error.message : error}\n${output}`);
+    }
+    return cluster;
+  }
+
+  private constructor(ports: readonly number[], options: LocalClusterOptions) {
+    this.folder = mkdtempSync(join(tmpdir(), 'warren-chaos-'));
+    this.#keep = options.keep ?? false;
+    const count = ports.length / 3;
+    const members = Array.from({ length: count }, (_, i) => `${i + 1}=n${i + 1}@127.0.0.1:${ports[3 * i + 2]}`);
+    const common = {
+      ...options.settings,
+      'cluster.name': 'chaos',
+      'cluster.nodes': members.join(','),
+      'cluster.secret': randomBytes(16).toString('hex'),
+      'data.folder': this.folder,
+    };
+    this.nodes = members.map((_, i) => {
+      const [amqpPort, httpPort] = [ports[3 * i]!, ports[3 * i + 1]!];
+      return new LocalNode(i + 1, this.folder, amqpPort, httpPort, {
+        ...common,
+        'node.name': `n${i + 1}`,
+        'amqp.port': String(amqpPort),
+        'http.port': String(httpPort),
+      });
+    });
+    process.on('exit', this.#onExit);
+  }
+
+  get urls(): string[] {
+    return this.nodes.map((node) => node.url);
+  }
+
+  /** Waits until GET /health of these nodes, or of all, says ok. */
+  async waitHealthy(nodes: readonly LocalNode[] = this.nodes, milliseconds = startMillisecondsMax): Promise<void> {
+    const deadline = performance.now() + milliseconds;
+    for (const node of nodes) {
+      while (!(await node.isHealthy())) {
+        if (!node.isRunning) throw new Error(`${node.name} has ended`);
+        if (performance.now() > deadline) throw new Error(`${node.name} is not healthy after ${milliseconds} ms`);
+        await sleep(50);
+      }
+    }
+  }
+
+  /** How many groups each node leads, in the order of `nodes`, as one of them sees it. */
+  async leaderships(witness: LocalNode = this.nodes[0]!): Promise<number[]> {
+    const { groups } = await witness.view();
+    return this.nodes.map((node) => groups.filter((group) => group.leader === node.number).length);
+  }
+
+  /** The node that leads most; never `except`. */
+  async leader(except?: LocalNode): Promise<LocalNode> {
+    const counts = await this.leaderships(except);
+    const candidates = this.nodes.filter((node) => node !== except);
+    return candidates.reduce((a, b) => (counts[a.number - 1]! >= counts[b.number - 1]! ? a : b));
+  }
+
+  /** The last lines that each node wrote. */
+  output(lines = 25): string {
+    return this.nodes.map((node) => `--- ${node.name}\n${node.output(lines)}`).join('\n');
+  }
+
+  /** SIGTERM first, SIGKILL for what does not end; then the folder goes. */
+  async stop(): Promise<void> {
+    await Promise.all(this.nodes.map((node) => node.stop()));
+    process.off('exit', this.#onExit);
+    if (!this.#keep) rmSync(this.folder, { recursive: true, force: true });
+  }
+
+  #killAll(): void {
+    for (const node of this.nodes) node.signal('SIGKILL');
+  }
+}
+
+export class LocalNode {
+  readonly number: number;
+  readonly name: string;
+  readonly url: string;
+  readonly http: string;
+  readonly amqpPort: number;
+  readonly #settings: Readonly<Record<string, string>>;
+  readonly #outputFile: string;
+  #child: ChildProcess | null = null;
+  #ended: Promise<void> = Promise.resolve();
+  /** How the last process ended: exit code or signal. */
+  lastExit: number | string | null = null;
+
+  constructor(
+    number: number,
+    folder: string,
+    amqpPort: number,
+    httpPort: number,
+    settings: Readonly<Record<string, string>>,
+  ) {
+    this.number = number;
+    this.name = `n${number}`;
+    this.amqpPort = amqpPort;
+    this.url = `amqp://guest:guest@127.0.0.1:${amqpPort}`;
+    this.http = `http://127.0.0.1:${httpPort}`;
+    this.#settings = settings;
+    this.#outputFile = join(folder, `${this.name}.log`);
+  }
+
+  get isRunning(): boolean {
+    return this.#child !== null;
+  }
+
+  start(): void {
+    if (this.#child) throw new Error(`${this.name} runs already`);
+    const output = openSync(this.#outputFile, 'a');
+    const child = spawn(process.execPath, [programPath(), 'node'], {
+      env: environmentOf(this.#settings),
+      stdio: ['ignore', output, output, 'ipc'],
+    });
+    closeSync(output);
+    this.#child = child;
+    this.#ended = new Promise((resolve) => {
+      child.once('error', () => resolve());
+      child.once('exit', (code, signal) => {
+        this.lastExit = signal ?? code;
+        this.#child = null;
+        resolve();
+      });
+    });
+  }
+
+  /** False if there is no process any more. */
+  signal(signal: NodeJS.Signals): boolean {
+    return this.#child?.kill(signal) ?? false;
+  }
+
+  /** Resolves when the process is gone. */
+  async kill(signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+    this.signal(signal);
+    await this.#ended;
+  }
+
+  pause(): void {
+    this.signal('SIGSTOP');
+  }
+
+  resume(): void {
+    this.signal('SIGCONT');
+  }
+
+  async stop(): Promise<void> {
+    this.resume();
+    this.signal('SIGTERM');
+    const timer = setTimeout(() => this.signal('SIGKILL'), stopMillisecondsMax);
+    await this.#ended;
+    clearTimeout(timer);
+  }
+
+  async isHealthy(): Promise<boolean> {
+    try {
+      const { statusCode, body } = await request(`${this.http}/health`, {
+        reset: true,
+        headersTimeout: 1000,
+        bodyTimeout: 1000,
+      });
+      await body.dump();
+      return statusCode === 200;
+    } catch {
+      return false;
+    }
+  }
+
+  async view(): Promise<ClusterView> {
+    const { body } = await request(`${this.http}/cluster`, {
+      reset: true,
+      headersTimeout: 2000,
+      bodyTimeout: 2000,
+    });
+    return (await body.json()) as ClusterView;
+  }
+
+  output(lines = 25): string {
+    if (!existsSync(this.#outputFile)) return '';
+    return readFileSync(this.#outputFile, 'utf8').trimEnd().split('\n').slice(-lines).join('\n');
+  }
+}
+
+/** Our own settings are no business of the nodes: an unknown WARREN_ variable is an error there. */
+function environmentOf(settings: Readonly<Record<string, string>>): NodeJS.ProcessEnv {
+  const environment = Object.fromEntries(
+    Object.entries(process.env).filter(([name]) => !name.startsWith('WARREN_') && !name.startsWith('VITEST')),
+  );
+  for (const [key, value] of Object.entries(settings)) {
+    environment[`WARREN_${key.toUpperCase().replaceAll('.', '_')}`] = value;
+  }
+  return environment;
+}
+
+/** The compiled program of this package, wherever this file itself was compiled to. */
+function programPath(): string {
+  let folder = dirname(fileURLToPath(import.meta.url));
+  while (!existsSync(join(folder, 'package.json'))) {
+    if (folder === dirname(folder)) throw new Error('not inside a package');
+    folder = dirname(folder);
+  }
+  return join(folder, 'dist', 'node', 'main.js');
+}
+
+/** Ports in a row that nobody uses now. */
+async function freePorts(count: number): Promise<number[]> {
+  for (let attempt = 0; attempt < 50; attempt++) {
+    const first = randomInt(firstPort, lastPort - count);
+    const ports = Array.from({ length: count }, (_, i) => first + i);
+    const free = await Promise.all(ports.map(isFree));
+    if (free.every(Boolean)) return ports;
+  }
+  throw new Error(`no ${count} free ports in a row between ${firstPort} and ${lastPort}`);
+}
+
+function isFree(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const server = net.createServer();
+    server.once('error', () => resolve(false));
+    server.listen(port, () => server.close(() => resolve(true)));
+  });
+}

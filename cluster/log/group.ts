@@ -1,0 +1,223 @@
+// One group's log in memory: where its entries are, its control state, and its part of the cache of recent entries.
+//
+// Invariants (checked by `check`):
+//   - entries after `compacted` up to `lastIndex` follow each other without a gap, in `runs`; behind it there may be gaps;
+//   - an entry that is not durable is in the cache; the cache holds consecutive indices up to `lastIndex`;
+//   - `compacted.index` <= `snapshot.index`, and never moves back; terms never fall along the log.
+
+import type { HardState, SnapshotMeta } from 'raft-ts';
+import { assert } from './errors.ts';
+import { type Run, truncateRuns } from './file-index.ts';
+import type { LogFile } from './files.ts';
+import type { Truncation } from './manifest.ts';
+import type { LogEntry } from './types.ts';
+
+const noHardState: HardState = { term: 0, vote: 0, commit: 0 };
+
+export class GroupLog {
+  readonly group: number;
+  readonly replica: number;
+  hardState: HardState = noHardState;
+  snapshot: SnapshotMeta;
+  snapshotStored = false;
+  compacted: { readonly index: number; readonly term: number };
+  /** Position and index both ascending: a later truncation to a lower index makes an earlier one superfluous. */
+  truncations: Truncation[] = [];
+  /** From log files, ascending, dead entries left out. */
+  runs: Run[] = [];
+  /** From kept files: live entries behind the compaction point that came with a snapshot. Always committed, never truncated. */
+  kept: Run[] = [];
+  lastIndex: number;
+  lastTerm: number;
+  /** Entries up to here are durable. Lags after a truncation until the write that followed it is done. */
+  durableIndex: number;
+  /** Counts truncations: a write gathered before one says nothing about what follows it. */
+  epoch = 0;
+  /** `onPressure` was called and no snapshot came since. */
+  pressureTold = false;
+  /** Bumped by every snapshot that replaced this group's. */
+  cachedBytes = 0;
+  /** Ring of cached entries: index & mask → entry. Valid for [cacheFirst, lastIndex]. */
+  #ring: (LogEntry | undefined)[] = new Array(64);
+  #mask = 63;
+  cacheFirst: number;
+
+  constructor(group: number, replica: number, snapshot: SnapshotMeta) {
+    this.group = group;
+    this.replica = replica;
+    this.snapshot = snapshot;
+    this.compacted = { index: snapshot.index, term: snapshot.term };
+    this.lastIndex = snapshot.index;
+    this.lastTerm = snapshot.term;
+    this.durableIndex = snapshot.index;
+    this.cacheFirst = snapshot.index + 1;
+  }
+
+  // ---- where entries are ----
+
+  /** The run that holds `index`, or null. Recent ones are found first. */
+  find(index: number): Run | null {
+    return findRun(this.runs, index) ?? findRun(this.kept, index);
+  }
+
+  /** Undefined for entries that are not in the log (the compaction point itself counts as in it). */
+  termAt(index: number): number | undefined {
+    if (index === this.lastIndex) return this.lastTerm;
+    if (index === this.compacted.index) return this.compacted.term;
+    return findRun(this.runs, index)?.term;
+  }
+
+  /** Notes an entry that was gathered into its file; `run` is what the file's index gave. */
+  appended(entry: LogEntry, run: Run): void {
+    if (run.count === 1) this.runs.push(run);
+    this.lastIndex = entry.index;
+    this.lastTerm = entry.term;
+    this.#cache(entry);
+  }
+
+  /** Drops entries from `from` on. `position`: sequence of the file that holds the record. */
+  truncate(from: number, position: number): void {
+    assert(from > this.compacted.index, `truncation of group ${this.group} to ${from} cuts what is compacted`);
+    this.dropFrom(from, position);
+    this.lastTerm = this.termAt(from - 1) ?? this.compacted.term;
+    this.lastIndex = from - 1;
+  }
+
+  /** The part of `truncate` that also an installed snapshot does: it may reach behind the compaction point. */
+  dropFrom(from: number, position: number): void {
+    this.#uncacheFrom(from);
+    truncateRuns(this.runs, from);
+    this.epoch++;
+    this.durableIndex = Math.min(this.durableIndex, from - 1);
+    noteTruncation(this.truncations, position, from);
+  }
+
+  /** The group's log restarts behind an installed snapshot. `dropFrom` 0: the chain fits, entries stay. */
+  installed(snapshot: SnapshotMeta, dropFrom: number, position: number, kept: readonly Run[]): void {
+    if (dropFrom > 0) {
+      this.dropFrom(dropFrom, position);
+      this.lastIndex = snapshot.index;
+      this.lastTerm = snapshot.term;
+      this.cacheFirst = snapshot.index + 1;
+      this.durableIndex = Math.min(this.durableIndex, dropFrom - 1);
+    }
+    this.snapshot = snapshot;
+    this.snapshotStored = true;
+    this.compacted = { index: snapshot.index, term: snapshot.term };
+    this.pressureTold = false;
+    for (const run of kept) this.kept.push(run);
+    this.kept.sort((a, b) => a.first - b.first);
+  }
+
+  /** Forgets the entries of files that are being deleted. */
+  forget(isDoomed: (file: LogFile) => boolean): void {
+    if (this.runs.some((run) => isDoomed(run.file))) this.runs = this.runs.filter((run) => !isDoomed(run.file));
+    if (this.kept.some((run) => isDoomed(run.file))) this.kept = this.kept.filter((run) => !isDoomed(run.file));
+  }
+
+  /** The highest index behind which not more than `bytesMax` bytes of whole entries lie, all in files from `oldest` on. */
+  compactionTarget(bytesMax: number, oldest: number): { readonly index: number; readonly term: number } {
+    const { snapshot, compacted, runs } = this;
+    let bytes = 0;
+    for (let i = runs.length - 1; i >= 0; i--) {
+      const run = runs[i]!;
+      if (run.first > snapshot.index) continue;
+      if (run.last <= compacted.index) break;
+      for (let index = Math.min(run.last, snapshot.index); index >= run.first; index--) {
+        if (index <= compacted.index) return compacted;
+        bytes += run.lengths[index - run.first]!;
+        if (bytes > bytesMax || run.file.sequence < oldest) return { index, term: run.term };
+      }
+    }
+    return compacted;
+  }
+
+  // ---- cache ----
+
+  cached(index: number): LogEntry | undefined {
+    return index >= this.cacheFirst && index <= this.lastIndex ? this.#ring[index & this.#mask] : undefined;
+  }
+
+  #cache(entry: LogEntry): void {
+    const { index } = entry;
+    if (index - this.cacheFirst > this.#mask) this.#growRing();
+    this.#ring[index & this.#mask] = entry;
+    this.cachedBytes += entry.bytes;
+  }
+
+  /** True if the oldest cached entry may leave memory. */
+  get canEvict(): boolean {
+    return this.cacheFirst <= this.durableIndex && this.cacheFirst <= this.lastIndex;
+  }
+  get isCacheEmpty(): boolean {
+    return this.cacheFirst > this.lastIndex;
+  }
+
+  /** Lets the oldest cached entry go; returns its bytes. */
+  evict(): number {
+    const slot = this.cacheFirst & this.#mask;
+    const { bytes } = this.#ring[slot]!;
+    this.#ring[slot] = undefined;
+    this.cacheFirst++;
+    this.cachedBytes -= bytes;
+    return bytes;
+  }
+
+  #uncacheFrom(from: number): void {
+    for (let index = Math.max(from, this.cacheFirst); index <= this.lastIndex; index++) {
+      const slot = index & this.#mask;
+      this.cachedBytes -= this.#ring[slot]!.bytes;
+      this.#ring[slot] = undefined;
+    }
+    if (this.cacheFirst > from) this.cacheFirst = from;
+  }
+
+  #growRing(): void {
+    const old = this.#ring;
+    const oldMask = this.#mask;
+    this.#ring = new Array(old.length * 2);
+    this.#mask = this.#ring.length - 1;
+    for (let index = this.cacheFirst; index <= this.lastIndex; index++)
+      this.#ring[index & this.#mask] = old[index & oldMask];
+  }
+
+  /** Throws if the log is not one chain from the compaction point to its end. */
+  check(): void {
+    let previousIndex = this.compacted.index;
+    let previousTerm = this.compacted.term;
+    for (const run of this.runs) {
+      if (run.last <= this.compacted.index) continue;
+      if (run.first > previousIndex) {
+        assert(run.first === previousIndex + 1, `group ${this.group}: entry ${previousIndex + 1} is missing`);
+        assert(run.previousTerm === previousTerm, `group ${this.group}: entry ${run.first} does not follow the one before it`);
+      } else
+        assert(
+          previousIndex === this.compacted.index && run.term === previousTerm,
+          `group ${this.group}: entry ${previousIndex} has term ${run.term}, not ${previousTerm}`,
+        );
+      assert(run.term >= previousTerm, `group ${this.group}: term falls at ${run.first}`);
+      previousIndex = run.last;
+      previousTerm = run.term;
+    }
+    assert(previousIndex === this.lastIndex, `group ${this.group}: log ends at ${previousIndex}, not ${this.lastIndex}`);
+    assert(previousTerm === this.lastTerm, `group ${this.group}: last term is ${previousTerm}, not ${this.lastTerm}`);
+  }
+}
+
+export function noteTruncation(truncations: Truncation[], position: number, from: number): void {
+  while (truncations.length > 0 && truncations[truncations.length - 1]!.from >= from) truncations.pop();
+  truncations.push({ position, from });
+}
+
+function findRun(runs: readonly Run[], index: number): Run | null {
+  let low = 0;
+  let high = runs.length - 1;
+  while (low <= high) {
+    const middle = (low + high) >> 1;
+    const run = runs[middle]!;
+    if (index < run.first) high = middle - 1;
+    else if (index > run.last) low = middle + 1;
+    else return run.slot(index) < 0 ? null : run;
+  }
+  return null;
+}

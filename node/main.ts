@@ -1,0 +1,64 @@
+#!/usr/bin/env node
+// The `warren` command. Dispatches, and loads only what the command needs.
+
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+
+const help = `usage: warren COMMAND
+
+  start      a whole cluster on this machine ("warren start --help")
+  node       one node, from a config file or the environment ("warren node --help")
+  version    the version of Warren
+  help       this text`;
+
+async function main(command: string | undefined, flags: readonly string[]): Promise<void> {
+  const wantsHelp = flags.includes('--help') || flags.includes('-h');
+  switch (command) {
+    case 'start': {
+      if (wantsHelp) return console.log((await import('./launch-options.ts')).launchHelp);
+      return start(flags);
+    }
+    case 'node': {
+      if (wantsHelp) return console.log((await import('./config-sources.ts')).nodeHelp());
+      const [{ runNode }, { createParts }] = await Promise.all([import('./run.ts'), import('./parts.ts')]);
+      return runNode(flags, createParts);
+    }
+    case 'version':
+    case '--version':
+    case '-v':
+      return console.log(JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version);
+    case undefined:
+    case 'help':
+    case '--help':
+    case '-h':
+      return console.log(help);
+    default:
+      console.error(`warren: unknown command "${command}"\n\n${help}`);
+      process.exitCode = 1;
+  }
+}
+
+async function start(flags: readonly string[]): Promise<void> {
+  const [{ launch }, { parseLaunchFlags }] = await Promise.all([import('./launch.ts'), import('./launch-options.ts')]);
+  const parsed = parseLaunchFlags(flags);
+  if (!parsed.ok) {
+    console.error(`warren: ${parsed.error}`);
+    process.exitCode = 1;
+    return;
+  }
+  // A reader that went away (a closed terminal, `| head`) ends the printing, not the cluster.
+  process.stdout.on('error', () => {});
+  const isTerminal = process.stdout.isTTY === true;
+  const launched = launch(parsed.options, {
+    script: fileURLToPath(import.meta.url),
+    environment: process.env,
+    print: (line) => process.stdout.write(`${line}\n`),
+    isTerminal,
+    colours: isTerminal && process.env.NO_COLOR === undefined,
+  });
+  // A Ctrl-C may arrive twice, from the terminal and from npm; `stop` does not mind.
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => launched.stop());
+  process.exit(await launched.done);
+}
+
+await main(process.argv[2], process.argv.slice(3));
