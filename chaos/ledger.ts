@@ -78,6 +78,7 @@ export class Ledger {
   /** Confirmed and not delivered so far. */
   readonly #awaited = new Set<string>();
   readonly #delivered = new Set<string>();
+  #confirmed = 0;
 
   attempt(id: string, session: string): number {
     return this.events.push({ kind: 'attempt', id, session }) - 1;
@@ -87,6 +88,7 @@ export class Ledger {
     const sent = this.events[attempt];
     if (sent?.kind !== 'attempt') throw new Error(`event ${attempt} is no attempt`);
     this.events.push({ kind: 'outcome', attempt, outcome });
+    if (outcome === 'confirmed') this.#confirmed++;
     if (outcome === 'confirmed' && !this.#delivered.has(sent.id)) this.#awaited.add(sent.id);
   }
 
@@ -108,6 +110,11 @@ export class Ledger {
   get delivered(): number {
     return this.#delivered.size;
   }
+
+  /** Confirmed attempts so far. */
+  get confirmed(): number {
+    return this.#confirmed;
+  }
 }
 
 interface MessageHistory {
@@ -121,7 +128,10 @@ interface MessageHistory {
 }
 
 /** Judges a whole run. `drained`: the queues were emptied at the end, so that what did not arrive is lost. */
-export function verify(events: readonly LedgerEvent[], { drained = true }: { readonly drained?: boolean } = {}): Verdict {
+export function verify(
+  events: readonly LedgerEvent[],
+  { drained = true }: { readonly drained?: boolean } = {},
+): Verdict {
   const faults: Fault[] = [];
   const messages = gather(events, faults);
   if (drained) faults.push(...findLost(messages));

@@ -34,6 +34,7 @@ const answerMillisecondsMax = 20_000;
 const prefetch = 100;
 /** Deliveries are held for a moment, so that some are always unsettled when a node dies. */
 const ackDelayMilliseconds = 20;
+const leaveMillisecondsMax = 1000;
 
 const noise = Buffer.from(Array.from({ length: 301_000 }, (_, i) => (i * 2_654_435_761) >>> 24));
 
@@ -139,6 +140,11 @@ async function open(url: string): Promise<ChannelModel> {
   return connection;
 }
 
+/** Ends a connection that may have ended already, or whose other side may be paused. */
+async function leave(connection: ChannelModel): Promise<void> {
+  await Promise.race([connection.close().catch(() => {}), sleep(leaveMillisecondsMax, undefined, { ref: false })]);
+}
+
 class Publisher {
   readonly #index: number;
   readonly #options: WorkloadOptions;
@@ -190,31 +196,33 @@ class Publisher {
       lost = true;
     });
     const returned = new Set<string>();
-    channel.on('return', (message: { properties: { messageId: string } }) => returned.add(message.properties.messageId));
+    channel.on('return', (message: { properties: { messageId: string } }) =>
+      returned.add(message.properties.messageId),
+    );
     const session = `publisher-${this.#index}.${this.#sessions++}`;
     const unconfirmed = new Map<number, string>();
     const started = performance.now();
-    for (let sent = 0; !lost && !this.#stopping; await sleep(tickMilliseconds)) {
-      const due = ((performance.now() - started) / 1000) * this.#options.rate;
-      while (sent < due && unconfirmed.size < windowMax && !lost) {
-        this.#publish(channel, session, unconfirmed, returned);
-        sent++;
+    try {
+      for (let sent = 0; !lost && !this.#stopping; await sleep(tickMilliseconds)) {
+        const due = ((performance.now() - started) / 1000) * this.#options.rate;
+        while (sent < due && unconfirmed.size < windowMax && !lost) {
+          this.#publish(channel, session, unconfirmed, returned);
+          sent++;
+        }
+        // What could not be sent in time is left out, or a stall would end in a flood.
+        if (due - sent > windowMax) sent = due - windowMax;
       }
-      // What could not be sent in time is left out, or a stall would end in a flood.
-      if (due - sent > windowMax) sent = due - windowMax;
+      const end = performance.now() + answerMillisecondsMax;
+      while (unconfirmed.size > 0 && !lost && performance.now() < end) await sleep(tickMilliseconds);
+    } finally {
+      if (!lost) this.#unanswered += unconfirmed.size;
+      for (const [attempt, id] of unconfirmed) {
+        this.#ledger.outcome(attempt, 'unknown');
+        if (this.#options.retry) this.#again.push(id);
+      }
+      unconfirmed.clear();
+      await leave(connection);
     }
-    for (const end = performance.now() + answerMillisecondsMax; unconfirmed.size > 0 && !lost; ) {
-      if (performance.now() > end) break;
-      await sleep(tickMilliseconds);
-    }
-    if (!lost) this.#unanswered += unconfirmed.size;
-    for (const [attempt, id] of unconfirmed) {
-      this.#ledger.outcome(attempt, 'unknown');
-      if (this.#options.retry) this.#again.push(id);
-    }
-    unconfirmed.clear();
-    if (!lost) await connection.close();
-    else connection.connection.emit('error', new Error('left behind'));
   }
 
   #publish(channel: ConfirmChannel, session: string, unconfirmed: Map<number, string>, returned: Set<string>): void {
@@ -301,13 +309,9 @@ class Consumer {
       await sleep(ackDelayMilliseconds);
       settle();
     }
-    if (lost) {
-      connection.connection.emit('error', new Error('left behind'));
-      return;
-    }
-    await channel.cancel(consumerTag);
+    if (!lost) await channel.cancel(consumerTag);
     settle();
-    await connection.close();
+    await leave(connection);
   }
 
   #record({ content, properties, fields }: ConsumeMessage, session: string): number {

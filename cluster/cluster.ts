@@ -68,7 +68,7 @@ export interface Cluster {
   /** The payload of an entry from disk; null: it is gone (settled meanwhile). */
   readPayload(shard: number, entryIndex: number, done: (payload: Buffer | null) => void): void;
   status(): ClusterStatus;
-  /** Joins the peers. `isReady` follows as soon as a majority of the nodes is there. */
+  /** Joins the peers. Resolves when this node may serve sessions: without a majority, never. */
   start(): Promise<void>;
   /** Hands all leaderships over, as far as the others take them in time. */
   handOver(): Promise<void>;
@@ -161,9 +161,8 @@ class NodeCluster implements Cluster {
 
   async start(): Promise<void> {
     await this.#host.start();
-    this.#host.openNode(() => {
-      this.#ready = true;
-    });
+    await new Promise<void>((resolve) => this.#host.openNode(resolve));
+    this.#ready = true;
   }
 
   handOver(): Promise<void> {

@@ -281,7 +281,10 @@ class OsConnection implements Connection {
   onDrain: () => void = () => {};
   onClose: (error: Error | null) => void = () => {};
   readonly #socket: Socket;
+  readonly #highWaterBytes: number;
   readonly #lingerMilliseconds: number;
+  /** `write` answered false. */
+  #wantsDrain = false;
   /** `close` was called, or the other side ended: nothing more is read or written. */
   #closing = false;
   #told = false;
@@ -290,6 +293,7 @@ class OsConnection implements Connection {
 
   constructor(socket: Socket, settings: NetOptions) {
     this.#socket = socket;
+    this.#highWaterBytes = settings.highWaterBytes;
     this.#lingerMilliseconds = settings.lingerMilliseconds;
     this.remoteAddress = formatAddress(socket.remoteAddress, socket.remotePort);
     this.localAddress = formatAddress(socket.localAddress, socket.localPort);
@@ -297,7 +301,9 @@ class OsConnection implements Connection {
       if (!this.#closing) this.onData(chunk);
     });
     socket.on('drain', () => {
-      if (!this.#closing) this.onDrain();
+      if (this.#closing || !this.#wantsDrain) return;
+      this.#wantsDrain = false;
+      this.onDrain();
     });
     socket.on('error', (error) => {
       this.#error ??= error;
@@ -321,13 +327,16 @@ class OsConnection implements Connection {
   write(buffers: readonly Uint8Array[]): boolean {
     if (this.#closing) return false;
     const socket = this.#socket;
-    if (buffers.length === 0) return !socket.writableNeedDrain;
-    if (buffers.length === 1) return socket.write(buffers[0]!);
-    socket.cork();
-    let below = true;
-    for (let i = 0; i < buffers.length; i++) below = socket.write(buffers[i]!);
-    socket.uncork();
-    return below;
+    if (buffers.length === 1) socket.write(buffers[0]!);
+    else {
+      socket.cork();
+      for (let i = 0; i < buffers.length; i++) socket.write(buffers[i]!);
+      socket.uncork();
+    }
+    // The stream's own answer comes from before its write, and would report as buffered what the kernel has taken by now.
+    if (socket.writableLength <= this.#highWaterBytes) return true;
+    this.#wantsDrain = true;
+    return false;
   }
 
   pause(): void {

@@ -7,6 +7,7 @@
 import { createHash } from 'node:crypto';
 import { resolve } from 'node:path';
 import type { Address, ClusterLimits } from '../cluster/index.ts';
+import type { AmqpOptions } from './amqp/options.ts';
 
 interface Documented {
   readonly doc: string;
@@ -106,18 +107,28 @@ export const keys = {
     'addresses to listen on for AMQP; one that this machine lacks is left out if another works',
   ),
   'amqp.port': integer(5672, 1, 65535, 'port for AMQP clients'),
-  'amqp.connections.max': integer(10_000, 1, 1_000_000, 'client connections of this node'),
+  'amqp.connections.max': integer(20_000, 1, 1_000_000, 'client connections of this node'),
   'amqp.frame.bytes.max': bytes(128 * KiB, 4096, 16 * MiB, 'largest frame offered to clients (frame-max)'),
   'amqp.channels.max': integer(2047, 1, 65535, 'channels of one connection offered to clients (channel-max)'),
+  'amqp.consumers.max': integer(65_535, 1, 1_000_000, 'consumers of one channel'),
   'amqp.heartbeat.seconds': integer(60, 0, 3600, 'heartbeat offered to clients; 0: none'),
   'amqp.handshake.milliseconds': integer(10_000, 100, 600_000, 'time for a client to reach connection.open'),
+  'amqp.close.milliseconds': integer(3000, 100, 600_000, 'time for a client to answer connection.close'),
   'amqp.message.bytes.max': bytes(16 * MiB, 1 * KiB, 512 * MiB, 'largest message body'),
+  'amqp.assembly.bytes.max': bytes(64 * MiB, 1 * KiB, 4 * GiB, 'unfinished messages of one connection'),
   'amqp.write.buffer.bytes': bytes(
     1 * MiB,
     64 * KiB,
     256 * MiB,
-    'bytes buffered towards one client before deliveries to it pause',
+    'bytes buffered towards one client before deliveries to it wait',
   ),
+  'amqp.backlog.bytes.max': bytes(
+    1 * MiB,
+    64 * KiB,
+    256 * MiB,
+    'methods of one connection that wait behind a reply before it is no longer read',
+  ),
+  'consumer.window': integer(2000, 1, 1_000_000, 'messages sent ahead to a consumer that sets no limit itself'),
 
   'http.host': list(
     ['127.0.0.1', '::1'],
@@ -404,6 +415,7 @@ function checkTogether(settings: Settings, nodesCount: number, peerPort: number)
     fits('raft.append.bytes.max', 2, 'peer.frame.bytes.max') ??
     fits('raft.append.bytes.max', 1, 'raft.inflight.bytes.max') ??
     fits('snapshot.chunk.bytes', 2, 'peer.frame.bytes.max') ??
+    fits('amqp.message.bytes.max', 1, 'amqp.assembly.bytes.max') ??
     fits('publish.batch.bytes.max', 2, 'publish.window.bytes') ??
     fits('peer.redial.milliseconds', 1, 'peer.redial.milliseconds.max') ??
     fits('log.file.bytes', 2, 'log.pressure.bytes') ??
@@ -480,4 +492,22 @@ export function clusterLimits(settings: Settings): ClusterLimits {
       redialMillisecondsMax: settings['peer.redial.milliseconds.max'],
     },
   };
+}
+
+/** The part of the settings that is the AMQP front-end's. */
+export function amqpOptions(settings: Settings) {
+  return {
+    frameMax: settings['amqp.frame.bytes.max'],
+    channelMax: settings['amqp.channels.max'],
+    heartbeatSeconds: settings['amqp.heartbeat.seconds'],
+    handshakeMilliseconds: settings['amqp.handshake.milliseconds'],
+    closeMilliseconds: settings['amqp.close.milliseconds'],
+    messageBytesMax: settings['amqp.message.bytes.max'],
+    assemblyBytesMax: settings['amqp.assembly.bytes.max'],
+    socketBufferBytesMax: settings['amqp.write.buffer.bytes'],
+    channelBacklogBytesMax: settings['amqp.backlog.bytes.max'],
+    consumersPerChannelMax: settings['amqp.consumers.max'],
+    connectionsMax: settings['amqp.connections.max'],
+    clusterName: settings['cluster.name'],
+  } satisfies Partial<AmqpOptions>;
 }

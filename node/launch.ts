@@ -25,6 +25,7 @@ export interface LaunchSurroundings {
   readonly environment: Readonly<Record<string, string | undefined>>;
   /** One line, without its end, for the user. */
   readonly print: (line: string) => void;
+  readonly printError: (line: string) => void;
   /** Pretty log lines for people, instead of the nodes' JSON. */
   readonly isTerminal: boolean;
   readonly colours: boolean;
@@ -110,7 +111,7 @@ class Launcher {
     try {
       const refused = await this.#prepare(temporary ?? this.#options.dataFolder ?? '');
       if (refused !== null) {
-        this.#print(`warren: ${refused}`);
+        this.#surroundings.printError(`warren: ${refused}`);
         return 1;
       }
       if (this.#surroundings.isTerminal) this.#prettify = await createPrettifier(this.#surroundings.colours);
@@ -196,7 +197,7 @@ class Launcher {
     if (child.stderr !== null) {
       createInterface({ input: child.stderr }).on('line', (line) => {
         member.lastError = line;
-        this.#print(`${member.name}: ${line}`);
+        this.#surroundings.printError(`${member.name}: ${line}`);
       });
     }
     let spawnError = '';
@@ -258,7 +259,7 @@ class Launcher {
     if (code === 1 && !member.everHealthy) {
       // What the user has to put right; trying again would not help.
       const why = member.lastError === '' ? `${member.name} ended with exit code 1` : `${member.name} cannot start`;
-      this.#print(`warren: ${why}; all nodes are stopped`);
+      this.#surroundings.printError(`warren: ${why}; all nodes are stopped`);
       this.#exitCode = 1;
       this.stop();
       return;

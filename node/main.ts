@@ -47,12 +47,13 @@ async function start(flags: readonly string[]): Promise<void> {
     return;
   }
   // A reader that went away (a closed terminal, `| head`) ends the printing, not the cluster.
-  process.stdout.on('error', () => {});
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
   const isTerminal = process.stdout.isTTY === true;
   const launched = launch(parsed.options, {
     script: fileURLToPath(import.meta.url),
     environment: process.env,
     print: (line) => process.stdout.write(`${line}\n`),
+    printError: (line) => process.stderr.write(`${line}\n`),
     isTerminal,
     colours: isTerminal && process.env.NO_COLOR === undefined,
   });

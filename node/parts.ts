@@ -21,7 +21,7 @@ class Parts implements NodeParts {
     this.#context = context;
   }
 
-  async start(): Promise<void> {
+  async open(): Promise<void> {
     const { config, folder, log, fatal } = this.#context;
     const { settings } = config;
     const ports = createPorts(join(folder.path, 'store'));
@@ -62,7 +62,10 @@ class Parts implements NodeParts {
       broker,
       log,
     );
-    await cluster.start();
+  }
+
+  async join(): Promise<void> {
+    await this.#cluster?.start();
   }
 
   async listen(): Promise<void> {

@@ -7,10 +7,13 @@
 
 import type { HardState, SnapshotMeta } from 'raft-ts';
 import { assert } from './errors.ts';
-import { type Run, truncateRuns } from './file-index.ts';
+import { type Run, recordBytes, truncateRuns } from './file-index.ts';
 import type { LogFile } from './files.ts';
 import type { Truncation } from './manifest.ts';
 import type { LogEntry } from './types.ts';
+
+/** What a cached entry counts beside its payload, so that empty ones are bounded too. */
+export const entryOverheadBytes = 128;
 
 const noHardState: HardState = { term: 0, vote: 0, commit: 0 };
 
@@ -33,14 +36,23 @@ export class GroupLog {
   durableIndex: number;
   /** Counts truncations: a write gathered before one says nothing about what follows it. */
   epoch = 0;
-  /** `onPressure` was called and no snapshot came since. */
-  pressureTold = false;
-  /** Bumped by every snapshot that replaced this group's. */
+  /** How many files had been sealed when `onPressure` was called; -1: not called since the last snapshot. */
+  pressureToldAt = -1;
+  /** Bytes that the cache counts for this group. */
   cachedBytes = 0;
   /** Ring of cached entries: index & mask → entry. Valid for [cacheFirst, lastIndex]. */
   #ring: (LogEntry | undefined)[] = new Array(64);
   #mask = 63;
   cacheFirst: number;
+
+  /** What the manifest may say: an installed snapshot counts only once its record is durable. */
+  stable: {
+    readonly snapshot: SnapshotMeta;
+    readonly snapshotStored: boolean;
+    readonly compacted: { readonly index: number; readonly term: number };
+  };
+  /** An installed snapshot's record is gathered and not yet durable. */
+  installing = false;
 
   constructor(group: number, replica: number, snapshot: SnapshotMeta) {
     this.group = group;
@@ -51,13 +63,21 @@ export class GroupLog {
     this.lastTerm = snapshot.term;
     this.durableIndex = snapshot.index;
     this.cacheFirst = snapshot.index + 1;
+    this.stable = { snapshot, snapshotStored: false, compacted: this.compacted };
+  }
+
+  /** Lets the manifest say what is true now. */
+  settle(): void {
+    if (this.installing) return;
+    const { snapshot, snapshotStored, compacted } = this;
+    this.stable = { snapshot, snapshotStored, compacted };
   }
 
   // ---- where entries are ----
 
   /** The run that holds `index`, or null. Recent ones are found first. */
   find(index: number): Run | null {
-    return findRun(this.runs, index) ?? findRun(this.kept, index);
+    return findRun(this.runs, index) ?? this.kept.find((run) => run.slot(index) >= 0) ?? null;
   }
 
   /** Undefined for entries that are not in the log (the compaction point itself counts as in it). */
@@ -77,6 +97,7 @@ export class GroupLog {
 
   /** Drops entries from `from` on. `position`: sequence of the file that holds the record. */
   truncate(from: number, position: number): void {
+    assert(from <= this.lastIndex, `truncation of group ${this.group} to ${from} is past its end`);
     assert(from > this.compacted.index, `truncation of group ${this.group} to ${from} cuts what is compacted`);
     this.dropFrom(from, position);
     this.lastTerm = this.termAt(from - 1) ?? this.compacted.term;
@@ -95,18 +116,18 @@ export class GroupLog {
   /** The group's log restarts behind an installed snapshot. `dropFrom` 0: the chain fits, entries stay. */
   installed(snapshot: SnapshotMeta, dropFrom: number, position: number, kept: readonly Run[]): void {
     if (dropFrom > 0) {
+      this.#uncacheFrom(this.cacheFirst);
       this.dropFrom(dropFrom, position);
       this.lastIndex = snapshot.index;
       this.lastTerm = snapshot.term;
       this.cacheFirst = snapshot.index + 1;
-      this.durableIndex = Math.min(this.durableIndex, dropFrom - 1);
     }
     this.snapshot = snapshot;
     this.snapshotStored = true;
     this.compacted = { index: snapshot.index, term: snapshot.term };
-    this.pressureTold = false;
-    for (const run of kept) this.kept.push(run);
-    this.kept.sort((a, b) => a.first - b.first);
+    this.pressureToldAt = -1;
+    // The latest first: where two installs brought the same entry, the file that stays longer answers.
+    this.kept.unshift(...kept);
   }
 
   /** Forgets the entries of files that are being deleted. */
@@ -125,7 +146,7 @@ export class GroupLog {
       if (run.last <= compacted.index) break;
       for (let index = Math.min(run.last, snapshot.index); index >= run.first; index--) {
         if (index <= compacted.index) return compacted;
-        bytes += run.lengths[index - run.first]!;
+        bytes += recordBytes(run, index - run.first);
         if (bytes > bytesMax || run.file.sequence < oldest) return { index, term: run.term };
       }
     }
@@ -142,7 +163,7 @@ export class GroupLog {
     const { index } = entry;
     if (index - this.cacheFirst > this.#mask) this.#growRing();
     this.#ring[index & this.#mask] = entry;
-    this.cachedBytes += entry.bytes;
+    this.cachedBytes += entry.bytes + entryOverheadBytes;
   }
 
   /** True if the oldest cached entry may leave memory. */
@@ -156,7 +177,7 @@ export class GroupLog {
   /** Lets the oldest cached entry go; returns its bytes. */
   evict(): number {
     const slot = this.cacheFirst & this.#mask;
-    const { bytes } = this.#ring[slot]!;
+    const bytes = this.#ring[slot]!.bytes + entryOverheadBytes;
     this.#ring[slot] = undefined;
     this.cacheFirst++;
     this.cachedBytes -= bytes;
@@ -166,7 +187,7 @@ export class GroupLog {
   #uncacheFrom(from: number): void {
     for (let index = Math.max(from, this.cacheFirst); index <= this.lastIndex; index++) {
       const slot = index & this.#mask;
-      this.cachedBytes -= this.#ring[slot]!.bytes;
+      this.cachedBytes -= this.#ring[slot]!.bytes + entryOverheadBytes;
       this.#ring[slot] = undefined;
     }
     if (this.cacheFirst > from) this.cacheFirst = from;
@@ -189,7 +210,10 @@ export class GroupLog {
       if (run.last <= this.compacted.index) continue;
       if (run.first > previousIndex) {
         assert(run.first === previousIndex + 1, `group ${this.group}: entry ${previousIndex + 1} is missing`);
-        assert(run.previousTerm === previousTerm, `group ${this.group}: entry ${run.first} does not follow the one before it`);
+        assert(
+          run.previousTerm === previousTerm,
+          `group ${this.group}: entry ${run.first} does not follow the one before it`,
+        );
       } else
         assert(
           previousIndex === this.compacted.index && run.term === previousTerm,
@@ -199,7 +223,10 @@ export class GroupLog {
       previousIndex = run.last;
       previousTerm = run.term;
     }
-    assert(previousIndex === this.lastIndex, `group ${this.group}: log ends at ${previousIndex}, not ${this.lastIndex}`);
+    assert(
+      previousIndex === this.lastIndex,
+      `group ${this.group}: log ends at ${previousIndex}, not ${this.lastIndex}`,
+    );
     assert(previousTerm === this.lastTerm, `group ${this.group}: last term is ${previousTerm}, not ${this.lastTerm}`);
   }
 }

@@ -8,6 +8,7 @@ import { crc32 } from 'node:zlib';
 import type { HardState, SnapshotMeta } from 'raft-ts';
 import type { Disk } from '../ports.ts';
 import { LogError } from './errors.ts';
+import { removeIfPresent, writeWholeFile } from './whole-files.ts';
 
 export const manifestPath = 'manifest';
 const temporaryPath = 'manifest.tmp';
@@ -60,29 +61,10 @@ export async function readManifest(disk: Disk): Promise<Manifest | null> {
   const lineEnd = text.indexOf('\n');
   const match = /^warren-manifest (\d+) ([0-9a-f]{8})$/.exec(text.slice(0, Math.max(0, lineEnd)));
   if (match === null) throw new LogError('corrupt', 'manifest has a damaged first line', manifestPath, 0);
-  if (Number(match[1]) !== manifestVersion) throw new LogError('version', 'manifest version is not known', manifestPath);
+  if (Number(match[1]) !== manifestVersion)
+    throw new LogError('version', 'manifest version is not known', manifestPath);
   const json = text.slice(lineEnd + 1);
   if (crc32(json) !== Number.parseInt(match[2]!, 16))
     throw new LogError('corrupt', 'manifest does not match its checksum', manifestPath, lineEnd + 1);
   return JSON.parse(json) as Manifest;
-}
-
-export async function removeIfPresent(disk: Disk, path: string): Promise<void> {
-  try {
-    await disk.remove(path);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-  }
-}
-
-/** Creates a file with these bytes and syncs it. Its name is durable only after the folder was synced. */
-export async function writeWholeFile(disk: Disk, path: string, bytes: Buffer): Promise<void> {
-  const file = await disk.open(path, 'create');
-  try {
-    await new Promise<void>((resolve, reject) => {
-      file.write([bytes], 0, (error) => (error ? reject(error) : file.sync((failure) => (failure ? reject(failure) : resolve()))));
-    });
-  } finally {
-    await file.close();
-  }
 }

@@ -56,6 +56,9 @@ export interface MetadataOptions {
   readonly routeQueuesMax?: number;
 }
 
+/** Entries of a later version must not be applied by this code: it would do something else than the replicas that know them. */
+export const metadataMachineVersion = 1;
+
 const routeQueuesMaxDefault = 262_144;
 
 /** What a command came to: the code, and for a declared queue its uid. */
@@ -73,9 +76,11 @@ export class MetadataMachine implements Machine, MetadataView {
   #nodes = new NodeTable();
   #rows: ShardRows[];
   #pipes = new PipeTable();
-  /** Adds up nodes and rows, whatever their order; queues, exchanges and bindings have a sum of their own. */
-  #sum = 0;
+  /** Adds up the nodes; the topology and the rows have sums of their own. */
+  #nodeSum = 0;
   #appliedIndex = 0;
+  /** Batches that were not well formed. For people: no part of the state. */
+  #malformed = 0;
   #watched: PipeId | null = null;
   #sink: PipeSink | null = null;
   #fencedTold = false;
@@ -98,15 +103,20 @@ export class MetadataMachine implements Machine, MetadataView {
   watch(pipe: PipeId | null, sink: PipeSink | null): void {
     this.#watched = pipe;
     this.#sink = sink;
-    this.#fencedTold = pipe !== null && this.#pipes.isFenced(pipe);
+    this.#fencedTold = false;
   }
 
   apply(entry: AppliedEntry): void {
     if (entry.index <= this.#appliedIndex)
       throw new Error(`entry ${entry.index} comes after ${this.#appliedIndex} was applied`);
+    if (entry.machineVersion > metadataMachineVersion)
+      throw new Error(`entry ${entry.index} needs machine version ${entry.machineVersion}`);
     this.#appliedIndex = entry.index;
     // Leaders check before they append. What got in nevertheless does nothing, here as on every replica.
-    if (checkBatch(entry.payload) !== null) return;
+    if (checkBatch(entry.payload) !== null) {
+      this.#malformed++;
+      return;
+    }
     const header = readBatchHeader(entry.payload);
     if (this.#pipes.admit(header) === 'apply') this.#applyBatch(header, entry.payload);
     this.#tellFenced();
@@ -177,8 +187,8 @@ export class MetadataMachine implements Machine, MetadataView {
 
   /** `fenceTo`: its incarnations up to this one have just ended, for the shards, for this machine's own pipes and for exclusive queues. */
   #nodeChanged(before: NodeRecord | null, after: NodeRecord, fenceTo: number | null): void {
-    if (before !== null) this.#sum = (this.#sum - textHash(nodeText(before))) >>> 0;
-    this.#sum = (this.#sum + textHash(nodeText(after))) >>> 0;
+    if (before !== null) this.#nodeSum = (this.#nodeSum - textHash(nodeText(before))) >>> 0;
+    this.#nodeSum = (this.#nodeSum + textHash(nodeText(after))) >>> 0;
     if (fenceTo === null) return;
     const { node } = after;
     const version = this.#appliedIndex;
@@ -199,24 +209,19 @@ export class MetadataMachine implements Machine, MetadataView {
 
   #push(shard: number, row: ShardChange): void {
     this.#rows[shard]!.push(row);
-    this.#sum = (this.#sum + textHash(rowText(shard, row))) >>> 0;
   }
 
   #shardApplied(shard: number, version: number): Outcome {
     const rows = this.#rows[shard];
     // Nobody can have applied what is not committed before this entry.
     if (rows === undefined || version >= this.#appliedIndex) return refused;
-    for (const row of rows.prune(version)) this.#sum = (this.#sum - textHash(rowText(shard, row))) >>> 0;
+    rows.prune(version);
     return done;
   }
 
   resume(_nextLease: (consumer: number) => number): void {
     if (this.#watched === null || this.#sink === null) return;
-    if (this.#pipes.isFenced(this.#watched)) {
-      this.#fencedTold = true;
-      this.#sink.fenced();
-      return;
-    }
+    this.#tellFenced();
     for (const { sequence, ordinal, code, value, extra } of this.#pipes.results(this.#watched))
       this.#sink.result(sequence, ordinal, code, value, extra);
   }
@@ -259,7 +264,7 @@ export class MetadataMachine implements Machine, MetadataView {
     this.#nodes = restored.#nodes;
     this.#rows = restored.#rows;
     this.#pipes = restored.#pipes;
-    this.#sum = restored.#sum;
+    this.#nodeSum = restored.#nodeSum;
     this.#appliedIndex = restored.#appliedIndex;
   }
 
@@ -271,7 +276,7 @@ export class MetadataMachine implements Machine, MetadataView {
     this.#topology.restoreLastUid(state.lastUid);
     for (const node of state.nodes) {
       this.#nodes.put(node);
-      this.#sum = (this.#sum + textHash(nodeText(node))) >>> 0;
+      this.#nodeSum = (this.#nodeSum + textHash(nodeText(node))) >>> 0;
     }
     for (const [shard, { appliedTo, rows }] of state.shards.entries()) {
       this.#rows[shard]!.prune(appliedTo);
@@ -292,8 +297,8 @@ export class MetadataMachine implements Machine, MetadataView {
 
   stateHash(): number {
     let hash = foldHash(foldHash(0, this.#appliedIndex), this.#topology.lastUid);
-    hash = foldHash(foldHash(hash, this.#topology.sum), this.#sum);
-    for (const rows of this.#rows) hash = foldHash(hash, rows.appliedTo);
+    hash = foldHash(foldHash(hash, this.#topology.sum), this.#nodeSum);
+    for (const rows of this.#rows) hash = foldHash(foldHash(hash, rows.appliedTo), rows.sum);
     return foldHash(hash, this.#pipes.hash());
   }
 
@@ -386,6 +391,7 @@ export class MetadataMachine implements Machine, MetadataView {
     readonly rowsPerShard: readonly number[];
     readonly routeQueuesKept: number;
     readonly pipeGaps: number;
+    readonly malformed: number;
   } {
     return {
       queues: this.#topology.queueCount,
@@ -394,6 +400,7 @@ export class MetadataMachine implements Machine, MetadataView {
       rowsPerShard: this.#rows.map((rows) => rows.length),
       routeQueuesKept: this.#routes.queuesKept,
       pipeGaps: this.#pipes.gaps,
+      malformed: this.#malformed,
     };
   }
 
@@ -416,4 +423,3 @@ export class MetadataMachine implements Machine, MetadataView {
 
 const nodeText = (record: NodeRecord): string =>
   `n${JSON.stringify([record.node, record.name, record.uuid, record.incarnation, record.fencedTo])}`;
-const rowText = (shard: number, row: ShardChange): string => `r${shard}:${JSON.stringify(row)}`;

@@ -137,8 +137,7 @@ export class FrameReader {
       this.#body = Buffer.allocUnsafeSlow(length);
       return this.#fill(this.#body, chunk, at);
     }
-    const view = chunk.subarray(at, end);
-    this.#onFrame(kind, length * 2 > chunk.length ? view : Buffer.from(view));
+    this.#onFrame(kind, length * 2 > chunk.length ? chunk.subarray(at, end) : copyOut(chunk, at, end));
     return end;
   }
 
@@ -151,4 +150,10 @@ export class FrameReader {
     }
     return at + copied;
   }
+}
+
+function copyOut(chunk: Buffer, start: number, end: number): Buffer {
+  const body = Buffer.allocUnsafe(end - start);
+  chunk.copy(body, 0, start, end);
+  return body;
 }

@@ -30,6 +30,9 @@ export interface ConnectionEvents {
   /** Publishers are ahead of the disks: stop reading the socket until `resume`. */
   pause(): void;
   resume(): void;
+  /** Memory or disk alarm: publishers are asked to stop (connection.blocked), for clients that understand it. */
+  blocked(reason: string): void;
+  unblocked(): void;
   /** The connection has to end (node stops: 320; this node was fenced: 320). The session sends connection.close and closes. */
   shutdown(error: BrokerError): void;
 }

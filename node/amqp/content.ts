@@ -14,6 +14,8 @@ const basicClass = 60;
 const publicationsMax = 32;
 /** Bodies up to here are handed over in a buffer that is used again, which is cheaper than a view of the chunk (measured). */
 const smallBytesMax = 48;
+/** First size of the buffer for kept bytes, unless the message is smaller. */
+const keptBytesMin = 64 * 1024;
 /** Properties longer than this are not compared with the last ones. */
 const repeatedPropertiesBytesMax = 1024;
 
@@ -25,6 +27,12 @@ interface Known {
 
 const Expecting = { method: 0, header: 1, body: 2 } as const;
 type Expecting = (typeof Expecting)[keyof typeof Expecting];
+
+const dueFrames = {
+  [Expecting.method]: ['method frame', 'non method frame'],
+  [Expecting.header]: [`content header for class ${basicClass}`, 'non content header frame'],
+  [Expecting.body]: ['content body', 'non content body frame'],
+} as const;
 
 /** One buffer of each length, for bodies that are copied by whoever is handed them before the call returns. */
 const smallBuffers: Buffer[] = [];
@@ -63,6 +71,12 @@ export class Content {
     return this.#expecting === Expecting.body && this.#bytesReceived === this.bodyBytes;
   }
 
+  /** The frame that came is not of the type that is due. */
+  unexpectedFrame(): BrokerError {
+    const [due, got] = dueFrames[this.#expecting];
+    return new BrokerError('unexpected-frame', `expected ${due}, got ${got} instead`);
+  }
+
   /** basic.publish, its whole payload. */
   begin(bytes: Buffer, start: number, end: number): BrokerError | null {
     const last = this.#last;
@@ -94,12 +108,8 @@ export class Content {
 
   /** A content header; the message may be complete with it. */
   header(bytes: Buffer, start: number, end: number): BrokerError | null {
-    if (this.#expecting === Expecting.method)
-      return new BrokerError('unexpected-frame', 'expected method frame, got non method frame instead');
-    if (this.#expecting === Expecting.body)
-      return new BrokerError('unexpected-frame', 'expected content body, got non content body frame instead');
-    if (end - start < contentHeaderFixedBytes + 2)
-      return new BrokerError('syntax-error', 'content header is cut off');
+    if (this.#expecting !== Expecting.header) return this.unexpectedFrame();
+    if (end - start < contentHeaderFixedBytes + 2) return new BrokerError('syntax-error', 'content header is cut off');
     const classId = readU16(bytes, start);
     if (classId !== basicClass)
       return new BrokerError(
@@ -151,11 +161,7 @@ export class Content {
 
   /** A body frame; the message may be complete with it. */
   piece(bytes: Buffer, start: number, end: number): BrokerError | null {
-    if (this.#expecting !== Expecting.body) {
-      const expected = this.#expecting === Expecting.method ? 'method frame' : 'content header for class 60';
-      const got = this.#expecting === Expecting.method ? 'non method frame' : 'non content header frame';
-      return new BrokerError('unexpected-frame', `expected ${expected}, got ${got} instead`);
-    }
+    if (this.#expecting !== Expecting.body) return this.unexpectedFrame();
     const length = end - start;
     if (length > this.bodyBytes - this.#bytesReceived)
       return new BrokerError(
@@ -206,8 +212,6 @@ export class Content {
     this.heldBytes = 0;
   }
 }
-
-const keptBytesMin = 64 * 1024;
 
 /** `payload`: of basic.publish, owned. */
 function readPublication(payload: Buffer): Known | BrokerError {

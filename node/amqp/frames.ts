@@ -35,7 +35,13 @@ export interface FrameSink {
 }
 
 /** Writes the head of a frame; returns the offset of its payload. */
-export function writeFrameHead(target: Buffer, at: number, type: number, channel: number, payloadBytes: number): number {
+export function writeFrameHead(
+  target: Buffer,
+  at: number,
+  type: number,
+  channel: number,
+  payloadBytes: number,
+): number {
   target[at] = type;
   target[at + 1] = channel >>> 8;
   target[at + 2] = channel;
@@ -134,13 +140,7 @@ export class FrameReader {
       this.#break(bytes, at, end, `missing frame end marker, got ${bytes[end]}`);
       return;
     }
-    this.#sink.frame(
-      bytes[at]!,
-      (bytes[at + 1]! << 8) | bytes[at + 2]!,
-      bytes,
-      at + frameHeadBytes,
-      end,
-    );
+    this.#sink.frame(bytes[at]!, (bytes[at + 1]! << 8) | bytes[at + 2]!, bytes, at + frameHeadBytes, end);
   }
 
   #checkHead(bytes: Buffer, at: number): boolean {

@@ -103,14 +103,7 @@ const specifications = {
     ['arguments', 'table'],
   ],
   'exchange.declare-ok': [40, 11],
-  'exchange.delete': [
-    40,
-    20,
-    ['ticket', 'short'],
-    ['exchange', 'shortstr'],
-    ['ifUnused', 'bit'],
-    ['nowait', 'bit'],
-  ],
+  'exchange.delete': [40, 20, ['ticket', 'short'], ['exchange', 'shortstr'], ['ifUnused', 'bit'], ['nowait', 'bit']],
   'exchange.delete-ok': [40, 21],
   'exchange.bind': [
     40,

@@ -52,12 +52,21 @@ export const defaultAmqpOptions: AmqpOptions = {
   clusterName: 'warren',
 };
 
+/** The defaults where nothing else is said. */
+export function withDefaults(options: Partial<AmqpOptions>): AmqpOptions {
+  const merged = { ...defaultAmqpOptions, ...options };
+  // One whole message must fit, however large messages may be.
+  const assemblyBytesMax = options.assemblyBytesMax ?? Math.max(merged.assemblyBytesMax, merged.messageBytesMax);
+  return { ...merged, assemblyBytesMax };
+}
+
 /** What is wrong with the options, or null. */
 export function checkAmqpOptions(options: AmqpOptions): string | null {
   if (options.frameMax < 4096) return 'frameMax is below 4096';
   if (options.handshakeFrameMax < 4096) return 'handshakeFrameMax is below 4096';
   if (options.channelMax < 1 || options.channelMax > 65_535) return 'channelMax is not within 1 to 65535';
-  if (options.heartbeatSeconds < 0 || options.heartbeatSeconds > 65_535) return 'heartbeatSeconds is not within 0 to 65535';
+  if (options.heartbeatSeconds < 0 || options.heartbeatSeconds > 65_535)
+    return 'heartbeatSeconds is not within 0 to 65535';
   if (options.preAuthBytesMax < options.handshakeFrameMax) return 'preAuthBytesMax is below handshakeFrameMax';
   if (options.assemblyBytesMax < options.messageBytesMax) return 'assemblyBytesMax is below messageBytesMax';
   return null;

@@ -13,7 +13,15 @@ import { encodeShortString, readTable, skipTable, skipValue } from './table.ts';
 export const contentHeaderFixedBytes = 12;
 export const noProperties: Buffer = Buffer.alloc(2);
 
-const flag = { headers: 13, deliveryMode: 12, priority: 11, expiration: 8, timestamp: 6, userId: 4, clusterId: 2 } as const;
+const flag = {
+  headers: 13,
+  deliveryMode: 12,
+  priority: 11,
+  expiration: 8,
+  timestamp: 6,
+  userId: 4,
+  clusterId: 2,
+} as const;
 
 /** Where the properties lie that matter here; offsets are into the scanned buffer, -1: absent. One object is used again and again. */
 export class PropertyScan {

@@ -75,7 +75,8 @@ export class FrameWriter {
 
   /** Bytes that are whole frames already, or no frames at all. */
   raw(bytes: Buffer): void {
-    copyBytes(this.#buffer, this.#reserve(bytes.length), bytes, 0, bytes.length);
+    const at = this.#reserve(bytes.length);
+    copyBytes(this.#buffer, at, bytes, 0, bytes.length);
   }
 
   /** basic.ack or, with `negative`, basic.nack (requeue=false): publisher confirms. */

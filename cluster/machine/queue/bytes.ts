@@ -3,8 +3,6 @@
 // Numbers are little-endian. A reader throws on bytes that end too early: a snapshot is checked before it gets here, so that is damage or
 // another version, and the caller must not go on with half a state.
 
-import { readU64, writeU64 } from '../commands.ts';
-
 /** Folds one number into a 32-bit hash. The number's low 32 bits and its multiples of 2^32 both count. */
 export function foldHash(hash: number, value: number): number {
   let h = Math.imul(hash ^ (value | 0), 0x9e3779b1);
@@ -14,35 +12,38 @@ export function foldHash(hash: number, value: number): number {
 
 const pieceBytes = 64 * 1024;
 
-/** Gathers what is written in pieces, so that nothing is copied when it grows. */
+/** Gathers what is written in pieces, so that nothing is copied when it grows. (A `DataView`, because it is ten times as fast as `Buffer`'s methods.) */
 export class ByteWriter {
   readonly #pieces: Buffer[] = [];
   #bytes: Buffer;
+  #view: DataView;
   #end = 0;
 
   constructor(startBytes = 1024) {
     this.#bytes = Buffer.allocUnsafeSlow(startBytes);
+    this.#view = viewOf(this.#bytes);
   }
 
   u8(value: number): void {
-    this.#reserve(1);
-    this.#bytes[this.#end++] = value;
+    const at = this.#take(1);
+    this.#view.setUint8(at, value);
   }
 
   u32(value: number): void {
-    this.#reserve(4);
-    this.#end = this.#bytes.writeUInt32LE(value, this.#end);
+    const at = this.#take(4);
+    this.#view.setUint32(at, value, true);
   }
 
   i32(value: number): void {
-    this.#reserve(4);
-    this.#end = this.#bytes.writeInt32LE(value, this.#end);
+    const at = this.#take(4);
+    this.#view.setInt32(at, value, true);
   }
 
+  /** A number in [0, 2^53). */
   u64(value: number): void {
-    this.#reserve(8);
-    writeU64(this.#bytes, value, this.#end);
-    this.#end += 8;
+    const at = this.#take(8);
+    this.#view.setUint32(at, value, true);
+    this.#view.setUint32(at + 4, Math.floor(value / 0x1_0000_0000), true);
   }
 
   text(value: string): void {
@@ -52,15 +53,16 @@ export class ByteWriter {
   }
 
   bytes(value: Buffer): void {
-    value.copy(this.room(value.length));
+    const at = this.#take(value.length);
+    value.copy(this.#bytes, at);
   }
 
-  /** `length` bytes in one piece, to be filled in by the caller. */
-  room(length: number): Buffer {
-    this.#reserve(length);
-    const room = this.#bytes.subarray(this.#end, this.#end + length);
-    this.#end += length;
-    return room;
+  /** A message, 12 bytes: index (low 32 bits), ordinal (16 bits), index (high 16 bits), bytes (32 bits). */
+  reference(index: number, ordinal: number, bytes: number): void {
+    const at = this.#take(12);
+    this.#view.setUint32(at, index, true);
+    this.#view.setUint32(at + 4, (Math.floor(index / 0x1_0000_0000) << 16) | ordinal, true);
+    this.#view.setUint32(at + 8, bytes, true);
   }
 
   /** Everything written, in order. Nothing may be written after it. */
@@ -69,20 +71,34 @@ export class ByteWriter {
     return this.#pieces;
   }
 
-  #reserve(length: number): void {
-    if (this.#end + length <= this.#bytes.length) return;
+  /** May replace the view, so it has to be called before the view is read. */
+  #take(length: number): number {
+    if (this.#end + length > this.#bytes.length) this.#turn(length);
+    const at = this.#end;
+    this.#end = at + length;
+    return at;
+  }
+
+  #turn(length: number): void {
     if (this.#end > 0) this.#pieces.push(this.#bytes.subarray(0, this.#end));
     this.#bytes = Buffer.allocUnsafeSlow(Math.max(pieceBytes, length));
+    this.#view = viewOf(this.#bytes);
     this.#end = 0;
   }
 }
 
 export class ByteReader {
   readonly #bytes: Buffer;
+  readonly #view: DataView;
   #at = 0;
+  /** The message that `reference` has read. */
+  index = 0;
+  ordinal = 0;
+  bytes = 0;
 
   constructor(bytes: Buffer) {
     this.#bytes = bytes;
+    this.#view = viewOf(bytes);
   }
 
   get atEnd(): boolean {
@@ -90,19 +106,20 @@ export class ByteReader {
   }
 
   u8(): number {
-    return this.#bytes.readUInt8(this.#step(1));
+    return this.#view.getUint8(this.#step(1));
   }
 
   u32(): number {
-    return this.#bytes.readUInt32LE(this.#step(4));
+    return this.#view.getUint32(this.#step(4), true);
   }
 
   i32(): number {
-    return this.#bytes.readInt32LE(this.#step(4));
+    return this.#view.getInt32(this.#step(4), true);
   }
 
   u64(): number {
-    return readU64(this.#bytes, this.#step(8));
+    const at = this.#step(8);
+    return this.#view.getUint32(at, true) + this.#view.getUint32(at + 4, true) * 0x1_0000_0000;
   }
 
   text(): string {
@@ -115,6 +132,15 @@ export class ByteReader {
     return this.#bytes.subarray(at, at + length);
   }
 
+  /** Reads a message into `index`, `ordinal` and `bytes`. */
+  reference(): void {
+    const at = this.#step(12);
+    const high = this.#view.getUint32(at + 4, true);
+    this.index = this.#view.getUint32(at, true) + (high >>> 16) * 0x1_0000_0000;
+    this.ordinal = high & 0xffff;
+    this.bytes = this.#view.getUint32(at + 8, true);
+  }
+
   #step(length: number): number {
     const at = this.#at;
     if (at + length > this.#bytes.length) throw new Error('snapshot ends too early');
@@ -122,3 +148,5 @@ export class ByteReader {
     return at;
   }
 }
+
+const viewOf = (bytes: Buffer): DataView => new DataView(bytes.buffer, bytes.byteOffset, bytes.length);

@@ -5,13 +5,13 @@
 // a pool that all queues of a shard share.
 
 import type { ByteReader, ByteWriter } from './bytes.ts';
+import type { LiveCounts } from './live.ts';
 
 /** Messages per chunk: of a fifo's first chunk, its second, all others. */
 const chunkSizes = [16, 128, 1024] as const;
 /** Free chunks kept, per size. */
 const pooledChunksMax = 256;
 const wordsPerMessage = 3;
-const recordBytes = 12;
 
 interface Chunk {
   readonly size: 0 | 1 | 2;
@@ -119,20 +119,17 @@ export class Fifo {
     writer.u32(this.length);
     for (let chunk = this.#head; chunk !== null; chunk = chunk.next) {
       const { words, base, start, end } = chunk;
-      const room = writer.room((end - start) * 4);
-      for (let w = start, at = 0; w < end; w += wordsPerMessage, at += recordBytes)
-        writeReference(room, at, base + words[w]!, words[w + 1]!, words[w + 2]!);
+      for (let w = start; w < end; w += wordsPerMessage)
+        writer.reference(base + words[w]!, words[w + 1]!, words[w + 2]!);
     }
   }
 
-  /** Appends what `serialise` wrote, and tells of each message's entry. */
-  restore(reader: ByteReader, onMessage: (index: number) => void): void {
-    const count = reader.u32();
-    const records = reader.take(count * recordBytes);
-    for (let at = 0; at < records.length; at += recordBytes) {
-      const index = readReferenceIndex(records, at);
-      this.push(index, readReferenceOrdinal(records, at), readReferenceBytes(records, at));
-      onMessage(index);
+  /** Appends what `serialise` wrote, and counts each message as live. */
+  restore(reader: ByteReader, live: LiveCounts): void {
+    for (let count = reader.u32(); count > 0; count--) {
+      reader.reference();
+      this.push(reader.index, reader.ordinal, reader.bytes);
+      live.add(reader.index);
     }
   }
 
@@ -146,16 +143,3 @@ export class Fifo {
     return chunk;
   }
 }
-
-// A message in a snapshot, 12 bytes: index (low 32 bits), ordinal (16 bits), index (high 16 bits), bytes (32 bits).
-
-export function writeReference(target: Buffer, at: number, index: number, ordinal: number, bytes: number): void {
-  target.writeUInt32LE(index >>> 0, at);
-  target.writeUInt16LE(ordinal, at + 4);
-  target.writeUInt16LE(Math.floor(index / 0x1_0000_0000), at + 6);
-  target.writeUInt32LE(bytes, at + 8);
-}
-export const readReferenceIndex = (source: Buffer, at: number): number =>
-  source.readUInt32LE(at) + source.readUInt16LE(at + 6) * 0x1_0000_0000;
-export const readReferenceOrdinal = (source: Buffer, at: number): number => source.readUInt16LE(at + 4);
-export const readReferenceBytes = (source: Buffer, at: number): number => source.readUInt32LE(at + 8);

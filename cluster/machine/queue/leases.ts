@@ -5,7 +5,7 @@
 // old lease is never settled. Ordinals ascend from head to tail and have gaps only where settled leases were squeezed out.
 
 import type { ByteReader, ByteWriter } from './bytes.ts';
-import { readReferenceBytes, readReferenceIndex, readReferenceOrdinal, writeReference } from './fifo.ts';
+import type { LiveCounts } from './live.ts';
 
 /** A message's history: the number of failed deliveries, and whether it ever went out. Kept in one number with the lease. */
 export const deliveryCountMax = 0xff_ffff;
@@ -17,7 +17,6 @@ const wordsPerLease = 4;
 const leasesMin = 8;
 /** Larger arrays are let go when nothing is unsettled. */
 const keptLeasesMax = 4096;
-const recordBytes = 24;
 
 export class Leases {
   #ordinals = new Float64Array(leasesMin);
@@ -105,29 +104,28 @@ export class Leases {
   serialise(writer: ByteWriter): void {
     writer.u64(this.next);
     writer.u32(this.unsettled);
-    const room = writer.room(this.unsettled * recordBytes);
-    let at = 0;
     for (let slot = this.head; slot < this.tail; slot++) {
       if (this.isSettled(slot)) continue;
-      writeReference(room, at, this.index(slot), this.ordinal(slot), this.bytes(slot));
-      room.writeUInt32LE(this.history(slot), at + 12);
-      room.writeDoubleLE(this.leaseOrdinal(slot), at + 16);
-      at += recordBytes;
+      writer.reference(this.index(slot), this.ordinal(slot), this.bytes(slot));
+      writer.u32(this.history(slot));
+      writer.u64(this.leaseOrdinal(slot));
     }
   }
 
-  /** Of an empty object. Tells of each message's entry and bytes. */
-  restore(reader: ByteReader, onMessage: (index: number, bytes: number) => void): void {
+  /** Of an empty object. Counts each message as live, and returns the sum of their bytes. */
+  restore(reader: ByteReader, live: LiveCounts): number {
     const next = reader.u64();
-    const records = reader.take(reader.u32() * recordBytes);
-    for (let at = 0; at < records.length; at += recordBytes) {
-      const index = readReferenceIndex(records, at);
-      const bytes = readReferenceBytes(records, at);
-      this.next = records.readDoubleLE(at + 16);
-      this.push(index, readReferenceOrdinal(records, at), bytes, records.readUInt32LE(at + 12));
-      onMessage(index, bytes);
+    let bytes = 0;
+    for (let count = reader.u32(); count > 0; count--) {
+      reader.reference();
+      const history = reader.u32();
+      this.next = reader.u64();
+      this.push(reader.index, reader.ordinal, reader.bytes, history);
+      live.add(reader.index);
+      bytes += reader.bytes;
     }
     this.next = next;
+    return bytes;
   }
 
   #makeRoom(): void {

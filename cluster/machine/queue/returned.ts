@@ -5,14 +5,13 @@
 // as a consumer's leases do, costs no moves.
 
 import type { ByteReader, ByteWriter } from './bytes.ts';
-import { readReferenceBytes, readReferenceIndex, readReferenceOrdinal, writeReference } from './fifo.ts';
+import type { LiveCounts } from './live.ts';
 
 /** Words per message: index low, index high << 16 | ordinal, bytes, history. */
 const wordsPerMessage = 4;
 const messagesMin = 16;
 /** A larger array is let go when it is empty. */
 const keptMessagesMax = 1024;
-const recordBytes = 16;
 
 export class Returned {
   #words = new Uint32Array(messagesMin * wordsPerMessage);
@@ -61,7 +60,8 @@ export class Returned {
       return;
     }
     const w = last * wordsPerMessage;
-    const [low, high] = [words[w]!, words[w + 1]!];
+    const low = words[w]!;
+    const high = words[w + 1]!;
     let hole = 0;
     for (let child = 1; child < last; child = 2 * hole + 1) {
       const right = child + 1;
@@ -84,39 +84,39 @@ export class Returned {
       const high = (words[v + 1]! >>> 16) - (words[w + 1]! >>> 16);
       return high || words[v]! - words[w]! || words[v + 1]! - words[w + 1]!;
     });
-    const room = writer.room(this.length * recordBytes);
-    let at = 0;
     for (const slot of slots) {
       const w = slot * wordsPerMessage;
       const index = words[w]! + (words[w + 1]! >>> 16) * 0x1_0000_0000;
-      writeReference(room, at, index, words[w + 1]! & 0xffff, words[w + 2]!);
-      room.writeUInt32LE(words[w + 3]!, at + 12);
-      at += recordBytes;
+      writer.reference(index, words[w + 1]! & 0xffff, words[w + 2]!);
+      writer.u32(words[w + 3]!);
     }
   }
 
-  /** Of an empty object. Tells of each message's entry and bytes. */
-  restore(reader: ByteReader, onMessage: (index: number, bytes: number) => void): void {
-    const records = reader.take(reader.u32() * recordBytes);
-    for (let at = 0; at < records.length; at += recordBytes) {
-      const index = readReferenceIndex(records, at);
-      const bytes = readReferenceBytes(records, at);
-      this.push(index, readReferenceOrdinal(records, at), bytes, records.readUInt32LE(at + 12));
-      onMessage(index, bytes);
+  /** Of an empty object. Counts each message as live, and returns the sum of their bytes. */
+  restore(reader: ByteReader, live: LiveCounts): number {
+    let bytes = 0;
+    for (let count = reader.u32(); count > 0; count--) {
+      reader.reference();
+      this.push(reader.index, reader.ordinal, reader.bytes, reader.u32());
+      live.add(reader.index);
+      bytes += reader.bytes;
     }
+    return bytes;
   }
 }
 
 /** Does the message (low, high) come before the one in `slot`? */
 function precedes(low: number, high: number, words: Uint32Array, slot: number): boolean {
   const w = slot * wordsPerMessage;
-  const [otherLow, otherHigh] = [words[w]!, words[w + 1]!];
+  const otherLow = words[w]!;
+  const otherHigh = words[w + 1]!;
   if (high >>> 16 !== otherHigh >>> 16) return high >>> 16 < otherHigh >>> 16;
   return low !== otherLow ? low < otherLow : high < otherHigh;
 }
 
 function copy(words: Uint32Array, from: number, to: number): void {
-  const [w, v] = [from * wordsPerMessage, to * wordsPerMessage];
+  const w = from * wordsPerMessage;
+  const v = to * wordsPerMessage;
   words[v] = words[w]!;
   words[v + 1] = words[w + 1]!;
   words[v + 2] = words[w + 2]!;

@@ -1,7 +1,8 @@
 // The queues of a shard as bytes and back. Equal states give equal bytes, whatever their history: everything is written in an order and
 // a form that follows from the state alone. PURE.
 //
-//   queues by uid: uid, flags, arguments | fifo | returned | consumers by (node, number), with leases | waiting order
+//   distinct arguments, ascending
+//   queues by uid: uid, flags, arguments' number | fifo | returned | consumers by (node, number), with leases | waiting order
 //   pending removals, ascending | debt
 
 import type { PipeSink } from '../machine.ts';
@@ -14,38 +15,42 @@ const QueueFlag = { autoDelete: 1, sealed: 2 } as const;
 
 export function serialiseStore(writer: ByteWriter, store: QueueStore): void {
   const queues = [...store.queues.values()].sort((a, b) => a.uid - b.uid);
+  const texts = [...new Set(queues.map((queue) => queue.arguments))].sort();
+  writer.u32(texts.length);
+  for (const text of texts) writer.text(text);
+  const textNumbers = new Map(texts.map((text, number) => [text, number]));
   writer.u32(queues.length);
-  for (const queue of queues) serialiseQueue(writer, queue);
+  for (const queue of queues) serialiseQueue(writer, queue, textNumbers.get(queue.arguments)!);
   const pending = [...store.pendingRemovals].sort((a, b) => a - b);
   writer.u32(pending.length);
   for (const uid of pending) writer.u32(uid);
   store.debt.serialise(writer);
 }
 
-/** `sinkOf`: whom an owner's leases are to be told from now on. */
-export function restoreStore(
-  reader: ByteReader,
-  sinkOf: (node: number, incarnation: number) => PipeSink | null,
-): QueueStore {
+/** Whom an owner's leases are to be told from now on. */
+export type SinkOf = (node: number, incarnation: number) => PipeSink | null;
+
+export function restoreStore(reader: ByteReader, sinkOf: SinkOf): QueueStore {
   const store = new QueueStore();
-  const queues = reader.u32();
-  for (let i = 0; i < queues; i++) restoreQueue(reader, store, sinkOf);
-  const pending = reader.u32();
-  for (let i = 0; i < pending; i++) store.pendingRemovals.add(reader.u32());
-  store.debt.restore(reader, (index) => store.live.add(index));
+  const texts: string[] = [];
+  for (let count = reader.u32(); count > 0; count--) texts.push(reader.text());
+  for (let count = reader.u32(); count > 0; count--) restoreQueue(reader, store, texts, sinkOf);
+  for (let count = reader.u32(); count > 0; count--) store.pendingRemovals.add(reader.u32());
+  store.debt.restore(reader, store.live);
   return store;
 }
 
-function serialiseQueue(writer: ByteWriter, queue: Queue): void {
+function serialiseQueue(writer: ByteWriter, queue: Queue, argumentsNumber: number): void {
   writer.u32(queue.uid);
   writer.u8((queue.autoDelete ? QueueFlag.autoDelete : 0) | (queue.sealed ? QueueFlag.sealed : 0));
-  writer.text(queue.arguments);
+  writer.u32(argumentsNumber);
   queue.fifo.serialise(writer);
   if (queue.returned === null) writer.u32(0);
   else queue.returned.serialise(writer);
+  writer.u32(queue.attached.length);
+  if (queue.attached.length === 0) return;
   const consumers = queue.attachedSorted();
   const places = new Map<Consumer, number>();
-  writer.u32(consumers.length);
   for (const consumer of consumers) {
     places.set(consumer, places.size);
     serialiseConsumer(writer, consumer);
@@ -69,38 +74,23 @@ function serialiseConsumer(writer: ByteWriter, consumer: Consumer): void {
   consumer.leases.serialise(writer);
 }
 
-function restoreQueue(
-  reader: ByteReader,
-  store: QueueStore,
-  sinkOf: (node: number, incarnation: number) => PipeSink | null,
-): void {
+function restoreQueue(reader: ByteReader, store: QueueStore, texts: readonly string[], sinkOf: SinkOf): void {
   const uid = reader.u32();
   const flags = reader.u8();
-  const queue = store.create(uid, (flags & QueueFlag.autoDelete) !== 0, reader.text());
+  const queue = store.create(uid, (flags & QueueFlag.autoDelete) !== 0, texts[reader.u32()]!);
   queue.sealed = (flags & QueueFlag.sealed) !== 0;
-  const count = (index: number, bytes: number) => {
-    store.live.add(index);
-    queue.bytes += bytes;
-  };
-  queue.fifo.restore(reader, (index) => store.live.add(index));
-  queue.bytes += queue.fifo.totalBytes;
+  queue.fifo.restore(reader, store.live);
   const returned = new Returned();
-  returned.restore(reader, count);
+  queue.bytes = queue.fifo.totalBytes + returned.restore(reader, store.live);
   if (returned.length > 0) queue.returned = returned;
-  const consumers: Consumer[] = [];
   const attached = reader.u32();
-  for (let i = 0; i < attached; i++) consumers.push(restoreConsumer(reader, store, queue, sinkOf, count));
-  const waiting = reader.u32();
-  for (let i = 0; i < waiting; i++) queue.wait(consumers[reader.u32()]!);
+  if (attached === 0) return;
+  const consumers: Consumer[] = [];
+  for (let i = 0; i < attached; i++) consumers.push(restoreConsumer(reader, store, queue, sinkOf));
+  for (let count = reader.u32(); count > 0; count--) queue.wait(consumers[reader.u32()]!);
 }
 
-function restoreConsumer(
-  reader: ByteReader,
-  store: QueueStore,
-  queue: Queue,
-  sinkOf: (node: number, incarnation: number) => PipeSink | null,
-  count: (index: number, bytes: number) => void,
-): Consumer {
+function restoreConsumer(reader: ByteReader, store: QueueStore, queue: Queue, sinkOf: SinkOf): Consumer {
   const node = reader.u32();
   const incarnation = reader.u64();
   const number = reader.u32();
@@ -115,7 +105,7 @@ function restoreConsumer(
   const consumer = store.place(owner, queue, { number, mode, priority, flags, tag, unsettledMax, grantedTo });
   if (exclusive) queue.exclusive = consumer;
   if (mode === ConsumerMode.active) queue.consumers++;
-  consumer.leases.restore(reader, count);
+  queue.bytes += consumer.leases.restore(reader, store.live);
   queue.unsettled += consumer.leases.unsettled;
   return consumer;
 }

@@ -44,12 +44,10 @@ export function hasQuorum(configuration: Configuration, agrees: (id: ReplicaId) 
   );
 }
 
-/** The highest value that a quorum has reached: each voter's is `valueOf(id)`. 0 without voters. */
-export function quorumValue(configuration: Configuration, valueOf: (id: ReplicaId) => number): number {
-  const value = majorityValue(configuration.voters, valueOf);
-  return configuration.outgoing.length === 0
-    ? value
-    : Math.min(value, majorityValue(configuration.outgoing, valueOf));
+/** The highest value that a quorum has reached: each voter's is `valueAt(id)`. 0 without voters. */
+export function quorumValue(configuration: Configuration, valueAt: (id: ReplicaId) => number): number {
+  const value = majorityValue(configuration.voters, valueAt);
+  return configuration.outgoing.length === 0 ? value : Math.min(value, majorityValue(configuration.outgoing, valueAt));
 }
 
 /** What an election has come to. */
@@ -68,12 +66,12 @@ function hasMajority(ids: readonly ReplicaId[], agrees: (id: ReplicaId) => boole
 }
 
 const scratch: number[] = [];
-function majorityValue(ids: readonly ReplicaId[], valueOf: (id: ReplicaId) => number): number {
+function majorityValue(ids: readonly ReplicaId[], valueAt: (id: ReplicaId) => number): number {
   const count = ids.length;
   if (count === 0) return 0;
   // Insertion sort, descending: there are few voters, and this runs for every acknowledgement.
   for (let i = 0; i < count; i++) {
-    const value = valueOf(ids[i]!);
+    const value = valueAt(ids[i]!);
     let at = i;
     while (at > 0 && scratch[at - 1]! < value) {
       scratch[at] = scratch[at - 1]!;
@@ -98,7 +96,11 @@ export function configurationProblem(configuration: Configuration): string | nul
   return null;
 }
 
-export function sameMembers(configuration: Configuration, voters: readonly ReplicaId[], learners: readonly ReplicaId[]) {
+export function sameMembers(
+  configuration: Configuration,
+  voters: readonly ReplicaId[],
+  learners: readonly ReplicaId[],
+) {
   return sameIds(configuration.voters, voters) && sameIds(configuration.learners, learners);
 }
 

@@ -1,0 +1,32 @@
+// The door of the log: one append-only store for all groups of a node. What it promises is in types.ts, how its bytes lie in codec.ts.
+//
+//   store.ts      the whole: order of effects, cache, snapshots, manifest
+//   writer.ts     gather, write, sync, rotate           recovery.ts, scan.ts   opening, torn or damaged
+//   group.ts      one group: where its entries are      collector.ts           which files can go
+//   reads.ts      reading back, checked                 staging.ts, snapshot-*.ts, kept-writer.ts   snapshots, sent and installed
+
+import type { Clock, Disk } from '../ports.ts';
+import { describeGroup, recover } from './recovery.ts';
+import { Store } from './store.ts';
+import type { Log, LogOptions, RecoveredGroup } from './types.ts';
+import { removeIfPresent } from './whole-files.ts';
+
+export { LogError, type LogErrorCode } from './errors.ts';
+export type * from './types.ts';
+
+/**
+ * Opens the log below `disk`, creating it if there is none. Throws LogError `foreign`, `corrupt` or `version`, in which case nothing on
+ * the disk was changed.
+ */
+export async function openLog(
+  disk: Disk,
+  clock: Clock,
+  options: LogOptions,
+): Promise<{ log: Log; groups: RecoveredGroup[] }> {
+  const recovered = await recover(disk, options);
+  const groups = [...recovered.groups.values()].map(describeGroup);
+  const log = new Store(disk, clock, options, recovered);
+  await log.start();
+  for (const path of recovered.garbage) await removeIfPresent(disk, path);
+  return { log, groups };
+}

@@ -1,0 +1,40 @@
+// The disk's callbacks as promises, for everything that is not on the hot path.
+
+import type { Disk, DiskFile } from '../ports.ts';
+
+export function writeAll(handle: DiskFile, buffers: readonly Uint8Array[], offset: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    handle.write(buffers, offset, (error) => (error === null ? resolve() : reject(error)));
+  });
+}
+
+export function syncFile(handle: DiskFile): Promise<void> {
+  return new Promise((resolve, reject) => {
+    handle.sync((error) => (error === null ? resolve() : reject(error)));
+  });
+}
+
+export function readBytes(handle: DiskFile, offset: number, length: number): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    handle.read(offset, length, (error, bytes) => (error === null ? resolve(bytes) : reject(error)));
+  });
+}
+
+export async function removeIfPresent(disk: Disk, path: string): Promise<void> {
+  try {
+    await disk.remove(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+  }
+}
+
+/** Creates a file with these bytes and syncs it. Its name is durable only after the folder was synced. */
+export async function writeWholeFile(disk: Disk, path: string, bytes: Buffer): Promise<void> {
+  const file = await disk.open(path, 'create');
+  try {
+    await writeAll(file, [bytes], 0);
+    await syncFile(file);
+  } finally {
+    await file.close();
+  }
+}

@@ -1,0 +1,75 @@
+// The leader's side of a snapshot: chunks, one on its way at a time, to a follower that lacks what is no longer whole here.
+//
+//   asked of the host -> snapshotRead -> snapshotChunk -> snapshotReply with the next offset -> ... -> appendReply: installed
+//
+// A lost chunk or answer is made good after an election timeout, from the follower's offset; a follower without a staging file has the
+// transfer begin anew.
+
+import { type Core, type Received, send } from './core.ts';
+import { invariant } from './invariant.ts';
+import type { Peer, SnapshotTransfer } from './peer.ts';
+import type { ReplicaId, SnapshotMeta } from './types.ts';
+
+/** Asks the host for the chunk at the transfer's offset. */
+export function beginTransferRead<D>(core: Core<D>, peer: Peer): void {
+  const transfer = peer.transfer!;
+  transfer.waiting = 'read';
+  transfer.waitedTicks = 0;
+  if (transfer.offset === 0) {
+    transfer.index = core.snapshot.index;
+    transfer.meta = null;
+  }
+  core.snapshotReads.push({
+    to: peer.id,
+    index: transfer.index,
+    match: peer.match,
+    offset: transfer.offset,
+    bytesMax: core.options.snapshotChunkBytes,
+  });
+}
+
+export function takeSnapshotRead<D>(
+  core: Core<D>,
+  to: ReplicaId,
+  snapshot: SnapshotMeta,
+  offset: number,
+  bytes: Uint8Array,
+  done: boolean,
+): void {
+  const peer = core.leading?.peerOf.get(to);
+  const transfer = peer?.transfer;
+  if (!peer || !transfer || transfer.waiting !== 'read' || transfer.offset !== offset) return;
+  if (bytes.length === 0 && !done) return;
+  if (offset === 0) {
+    invariant(snapshot.index >= core.log.compactedIndex, 'a snapshot reaches to the whole entries');
+    transfer.meta = snapshot;
+    transfer.index = snapshot.index;
+  } else if (transfer.index !== snapshot.index) {
+    restart(core, peer, transfer);
+    return;
+  }
+  transfer.waiting = 'reply';
+  transfer.waitedTicks = 0;
+  send(core, to, { kind: 'snapshotChunk', session: peer.session, snapshot, offset, bytes, done });
+}
+
+export function handleSnapshotReply<D>(core: Core<D>, peer: Peer, reply: Received<D, 'snapshotReply'>): void {
+  const { transfer } = peer;
+  if (transfer === null || transfer.meta?.index !== reply.index) return;
+  if (reply.ok && reply.offset > transfer.offset) {
+    transfer.offset = reply.offset;
+    beginTransferRead(core, peer);
+  } else if (!reply.ok && transfer.offset > 0) restart(core, peer, transfer);
+}
+
+/** One tick: asks anew when host or follower took too long. The host may be asked for what it is still reading. */
+export function tickTransfer<D>(core: Core<D>, peer: Peer): void {
+  const { transfer } = peer;
+  if (transfer === null || peer.silentTicks >= core.options.electionTicks) return;
+  if (++transfer.waitedTicks >= core.options.electionTicks) beginTransferRead(core, peer);
+}
+
+function restart<D>(core: Core<D>, peer: Peer, transfer: SnapshotTransfer): void {
+  transfer.offset = 0;
+  beginTransferRead(core, peer);
+}

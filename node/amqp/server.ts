@@ -1,0 +1,125 @@
+// The AMQP listener: accepts connections, gives each a session, and lets them go in order.
+//
+// State owned: listeners and sessions. Invariant: every accepted socket is in `#sessions` until its `onClose`.
+
+import type { Address, Clock, Net, Random, Connection as Socket } from '../../cluster/index.ts';
+import { BrokerError } from '../errors.ts';
+import type { AmqpBackend } from './backend.ts';
+import { type AmqpOptions, checkAmqpOptions, withDefaults } from './options.ts';
+import { type AmqpLog, Session, type SessionHost } from './session.ts';
+
+export { type AmqpOptions, defaultAmqpOptions } from './options.ts';
+export type { AmqpLog } from './session.ts';
+
+export interface AmqpServer {
+  /** Listens on all addresses; resolves with the ports in their order. Fails as a whole. */
+  listen(addresses: readonly Address[]): Promise<number[]>;
+  stopAccepting(): Promise<void>;
+  /** Stops accepting, asks every client to go (320), and ends what is left after `closeMilliseconds`. */
+  close(): Promise<void>;
+  readonly connectionCount: number;
+}
+
+export interface AmqpPorts {
+  readonly net: Net;
+  readonly clock: Clock;
+  readonly random: Random;
+}
+
+type Listener = Awaited<ReturnType<Net['listen']>>;
+
+class Server implements AmqpServer, SessionHost {
+  readonly options: AmqpOptions;
+  readonly clock: Clock;
+  readonly backend: AmqpBackend;
+  readonly log: AmqpLog;
+  readonly #net: Net;
+  readonly #random: Random;
+  #listeners: Listener[] = [];
+  readonly #sessions = new Set<Session>();
+  #isClosing = false;
+  #onEmpty: (() => void) | null = null;
+
+  constructor(options: AmqpOptions, ports: AmqpPorts, backend: AmqpBackend, log: AmqpLog) {
+    this.options = options;
+    this.clock = ports.clock;
+    this.#net = ports.net;
+    this.#random = ports.random;
+    this.backend = backend;
+    this.log = log;
+  }
+
+  get connectionCount(): number {
+    return this.#sessions.size;
+  }
+
+  async listen(addresses: readonly Address[]): Promise<number[]> {
+    try {
+      for (const address of addresses)
+        this.#listeners.push(await this.#net.listen(address, (socket) => this.#accept(socket)));
+    } catch (error) {
+      await this.stopAccepting();
+      throw error;
+    }
+    return this.#listeners.map((listener) => listener.port);
+  }
+
+  #accept(socket: Socket): void {
+    if (this.#isClosing || this.#sessions.size >= this.options.connectionsMax) {
+      socket.close();
+      return;
+    }
+    this.#sessions.add(new Session(socket, this));
+  }
+
+  async stopAccepting(): Promise<void> {
+    const listeners = this.#listeners;
+    this.#listeners = [];
+    await Promise.all(listeners.map((listener) => listener.close()));
+  }
+
+  async close(): Promise<void> {
+    this.#isClosing = true;
+    const accepting = this.stopAccepting();
+    const reason = "broker forced connection closure with reason 'shutdown'";
+    for (const session of [...this.#sessions]) session.close(new BrokerError('connection-forced', reason));
+    if (this.#sessions.size > 0) await this.#whenEmpty();
+    await accepting;
+  }
+
+  /** All sessions have ended. Each has a deadline of its own; a socket that does not even close is not waited for. */
+  #whenEmpty(): Promise<void> {
+    return new Promise((resolve) => {
+      const deadline = this.clock.after(2 * this.options.closeMilliseconds, () => {
+        this.#onEmpty = null;
+        resolve();
+      });
+      this.#onEmpty = () => {
+        deadline.cancel();
+        resolve();
+      };
+    });
+  }
+
+  ended(session: Session): void {
+    this.#sessions.delete(session);
+    if (this.#sessions.size === 0) this.#onEmpty?.();
+  }
+
+  makeName(): string {
+    return this.#random.bytes(16).toString('base64url');
+  }
+}
+
+/** Throws if the options contradict each other. */
+export function createAmqpServer(
+  options: Partial<AmqpOptions>,
+  ports: AmqpPorts,
+  backend: AmqpBackend,
+  log: AmqpLog,
+): AmqpServer {
+  const complete = withDefaults(options);
+  const problem = checkAmqpOptions(complete);
+  if (problem !== null) throw new Error(`AMQP options: ${problem}`);
+  return new Server(complete, ports, backend, log);
+}

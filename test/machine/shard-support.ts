@@ -1,0 +1,232 @@
+// What the tests of the shard machine share: batches as plain objects, their encoding, and a sink that writes down what it hears.
+
+import {
+  BatchBuilder,
+  CancelFlag,
+  ConsumeFlag,
+  GetFlag,
+  type Origin,
+  OriginKind,
+  PublishFlag,
+  RemoveFlag,
+  SettleOperation,
+  settleFailed,
+} from '../../cluster/machine/commands.ts';
+import type { PipeId, PipeSink } from '../../cluster/machine/machine.ts';
+import type { ShardChange } from '../../cluster/machine/metadata-types.ts';
+import { ShardMachine } from '../../cluster/machine/shard.ts';
+
+export type Command =
+  | { readonly kind: 'publish'; readonly queues: readonly number[]; readonly bytes: number }
+  | {
+      readonly kind: 'consume';
+      readonly consumer: number;
+      readonly queue: number;
+      readonly unsettledMax: number;
+      readonly grantedTo: number;
+      readonly priority: number;
+      readonly exclusive: boolean;
+    }
+  | { readonly kind: 'cancel'; readonly consumer: number; readonly returnLeases: boolean }
+  | {
+      readonly kind: 'credit';
+      readonly consumer: number;
+      readonly unsettledMax: number;
+      readonly grantedTo: number;
+    }
+  | { readonly kind: 'get'; readonly consumer: number; readonly queue: number; readonly noAck: boolean }
+  | { readonly kind: 'purge'; readonly queue: number }
+  | { readonly kind: 'remove'; readonly queue: number; readonly ifUnused: boolean; readonly ifEmpty: boolean }
+  | { readonly kind: 'changes'; readonly version: number; readonly changes: readonly ShardChange[] }
+  | { readonly kind: 'metadata' };
+
+export interface Settle {
+  readonly operation: keyof typeof SettleOperation;
+  readonly failed: boolean;
+  readonly consumer: number;
+  readonly first: number;
+  readonly count: number;
+}
+
+export interface Batch {
+  readonly origin: Origin;
+  readonly sequence: number;
+  readonly acknowledged: number;
+  readonly settles: readonly Settle[];
+  readonly commands: readonly Command[];
+}
+
+const key = Buffer.from([0, 1, 0x71]);
+const properties = Buffer.from([0, 0]);
+
+function addCommand(builder: BatchBuilder, command: Command): void {
+  switch (command.kind) {
+    case 'publish': {
+      const body = [Buffer.alloc(command.bytes)];
+      const flags = PublishFlag.persistent;
+      builder.addPublish(command.queues, flags, 0, 0xffff_ffff, key, properties, body, command.bytes);
+      return;
+    }
+    case 'consume':
+      builder.addConsume({
+        consumer: command.consumer,
+        queue: command.queue,
+        unsettledMax: command.unsettledMax,
+        grantedTo: command.grantedTo,
+        priority: command.priority,
+        flags: command.exclusive ? ConsumeFlag.exclusive : 0,
+        tag: `tag-${command.consumer}`,
+      });
+      return;
+    case 'cancel':
+      builder.addCancel(command.consumer, command.returnLeases ? CancelFlag.returnLeases : 0);
+      return;
+    case 'credit':
+      builder.addCredit(command.consumer, command.unsettledMax, command.grantedTo);
+      return;
+    case 'get':
+      builder.addGet(command.consumer, command.queue, command.noAck ? GetFlag.noAck : 0);
+      return;
+    case 'purge':
+      builder.addPurge(command.queue);
+      return;
+    case 'remove': {
+      const flags = (command.ifUnused ? RemoveFlag.ifUnused : 0) | (command.ifEmpty ? RemoveFlag.ifEmpty : 0);
+      builder.addRemove(command.queue, flags);
+      return;
+    }
+    case 'changes':
+      builder.addChanges(command.version, JSON.stringify({ changes: command.changes }));
+      return;
+    case 'metadata':
+      builder.addMetadata('{}');
+      return;
+  }
+}
+
+const builder = new BatchBuilder(1024);
+
+export function encode(batch: Batch): Buffer {
+  for (const { operation, failed, consumer, first, count } of batch.settles)
+    builder.addSettle(SettleOperation[operation], failed ? settleFailed : 0, consumer, first, count);
+  for (const command of batch.commands) addCommand(builder, command);
+  return builder.seal(batch.origin, batch.sequence, 0, batch.acknowledged);
+}
+
+export const create = (version: number, uid: number, autoDelete = false): ShardChange => ({
+  kind: 'create',
+  version,
+  uid,
+  vhost: '/',
+  name: `q${uid}`,
+  autoDelete,
+  arguments: { 'x-queue-type': 'quorum' },
+});
+
+/** Writes down, one line each, what one pipe's session would hear. */
+export class Recorder implements PipeSink {
+  lines: string[] = [];
+
+  batchApplied(sequence: number): void {
+    this.lines.push(`applied ${sequence}`);
+  }
+  result(sequence: number, ordinal: number, code: number, value: number, extra: number): void {
+    this.lines.push(`result ${sequence}/${ordinal}: ${code} ${value} ${extra}`);
+  }
+  lease(
+    consumer: number,
+    leaseOrdinal: number,
+    entryIndex: number,
+    ordinal: number,
+    redelivered: boolean,
+    deliveryCount: number,
+  ): void {
+    const again = `${redelivered ? ' redelivered' : ''}${deliveryCount > 0 ? ` count ${deliveryCount}` : ''}`;
+    this.lines.push(`lease ${consumer}#${leaseOrdinal} = ${entryIndex}.${ordinal}${again}`);
+  }
+  consumerCancelled(consumer: number): void {
+    this.lines.push(`cancelled ${consumer}`);
+  }
+  fenced(): void {
+    this.lines.push('fenced');
+  }
+  take(): string[] {
+    const lines = this.lines;
+    this.lines = [];
+    return lines;
+  }
+}
+
+export const nodeOrigin = (id: number, incarnation = 1): Origin => ({ kind: OriginKind.node, id, incarnation });
+export const metadataOrigin: Origin = { kind: OriginKind.group, id: 0, incarnation: 1 };
+
+/** A machine and the batches of some origins to it, for scripts. Node 1 is watched. */
+export class Script {
+  readonly machine = new ShardMachine(3);
+  readonly sink = new Recorder();
+  readonly #sequences = new Map<string, number>();
+  index = 0;
+
+  constructor(watched: PipeId = { node: 1, incarnation: 1 }) {
+    this.machine.watch(watched, this.sink);
+  }
+
+  applyPayload(payload: Buffer): void {
+    this.machine.apply({ index: ++this.index, term: 1, stamp: 0, machineVersion: 1, payload });
+    this.machine.validate();
+  }
+
+  /** Sends the origin's next batch. Returns what node 1 hears. */
+  send(origin: Origin, commands: readonly Command[], settles: readonly Settle[] = [], acknowledged = 0): string[] {
+    const name = `${origin.kind}/${origin.id}/${origin.incarnation}`;
+    const sequence = (this.#sequences.get(name) ?? 0) + 1;
+    this.#sequences.set(name, sequence);
+    this.applyPayload(encode({ origin, sequence, acknowledged, settles, commands }));
+    return this.sink.take();
+  }
+
+  changes(version: number, ...changes: ShardChange[]): string[] {
+    return this.send(metadataOrigin, [{ kind: 'changes', version, changes }]);
+  }
+
+  publish(queue: number, count: number, node = 2): string[] {
+    const command: Command = { kind: 'publish', queues: [queue], bytes: 10 };
+    return this.send(nodeOrigin(node), Array(count).fill(command));
+  }
+
+  /** What a session would be told that knows nothing yet. */
+  resume(nextLease: (consumer: number) => number = () => 0): string[] {
+    this.machine.resume(nextLease);
+    return this.sink.take();
+  }
+
+  /** Replaces the state by itself, through a snapshot. */
+  roundTrip(): void {
+    const bytes = Buffer.concat(this.machine.snapshot());
+    this.machine.restore(bytes);
+    this.machine.validate();
+  }
+}
+
+export const consume = (
+  consumer: number,
+  queue: number,
+  options: Partial<Command & { kind: 'consume' }> = {},
+): Command => ({
+  kind: 'consume',
+  consumer,
+  queue,
+  unsettledMax: 0,
+  grantedTo: 1_000_000,
+  priority: 0,
+  exclusive: false,
+  ...options,
+});
+
+export const settle = (
+  operation: Settle['operation'],
+  consumer: number,
+  first: number,
+  count = 1,
+  failed = false,
+): Settle => ({ operation, consumer, first, count, failed });

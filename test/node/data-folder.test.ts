@@ -1,0 +1,167 @@
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { NodeConfig } from '../../node/config.ts';
+import { readConfig } from '../../node/config-sources.ts';
+import { checkDataFolder, type DataFolder, isAlive, openDataFolder, processName } from '../../node/data-folder.ts';
+
+let root: string;
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), 'warren-test-'));
+});
+afterEach(() => rmSync(root, { recursive: true, force: true }));
+
+function config(...flags: string[]): NodeConfig {
+  const read = readConfig({ flags: ['--data.folder', join(root, 'deep', 'data'), ...flags], environment: {} });
+  if (!read.ok) throw new Error(read.error);
+  return read.config;
+}
+
+function open(of = config(), self = processName(process.pid)): DataFolder {
+  const opened = openDataFolder(of, self);
+  if (!opened.ok) throw new Error(opened.error);
+  return opened.folder;
+}
+
+/** Every file with its content, to see that nothing was touched. */
+function picture(path: string): Record<string, string> {
+  return Object.fromEntries(readdirSync(path).map((name) => [name, readFileSync(join(path, name), 'latin1')]));
+}
+
+function refusedUntouched(of: NodeConfig): string {
+  const before = picture(of.dataFolder);
+  const opened = openDataFolder(of);
+  expect(opened.ok).toBe(false);
+  expect(picture(of.dataFolder)).toEqual(before);
+  expect(opened.ok || checkDataFolder(of)).toBe(opened.ok || opened.error);
+  return opened.ok ? '' : opened.error;
+}
+
+/** The number of a process that has ended. */
+const endedPid = (): number => spawnSync(process.execPath, ['-e', '']).pid;
+
+describe('a data folder', () => {
+  it('is made at the first start, with identity, incarnation and pid', () => {
+    const folder = open();
+    expect(readdirSync(folder.path)).toEqual(['identity', 'incarnation-1', 'pid']);
+    expect(readFileSync(join(folder.path, 'pid'), 'utf8')).toBe(`${process.pid}\n`);
+    expect(folder.identity).toMatchObject({ format: 1, clusterName: 'warren', node: 1, name: 'n1', members: '1=n1' });
+    expect(folder.identity.uuid).toMatch(/^[0-9a-f-]{36}$/);
+    expect(folder.nextIncarnation()).toBe(1);
+  });
+
+  it('keeps its uuid, never repeats an incarnation, and has no pid after a clean stop', () => {
+    const first = open();
+    const { uuid } = first.identity;
+    expect([first.nextIncarnation(), first.nextIncarnation(), first.nextIncarnation()]).toEqual([1, 2, 3]);
+    first.release();
+    expect(readdirSync(first.path)).toEqual(['identity', 'incarnation-3']);
+    const second = open();
+    expect(second.identity.uuid).toBe(uuid);
+    expect(second.nextIncarnation()).toBe(4);
+    expect(readdirSync(second.path)).toEqual(['identity', 'incarnation-4', 'pid']);
+  });
+
+  it('is refused to another node, cluster, or list of nodes', () => {
+    open(config('--node.name', 'n1')).release();
+    expect(refusedUntouched(config('--cluster.name', 'other'))).toContain(
+      'belongs to cluster "warren", not to "other"',
+    );
+    expect(refusedUntouched(config('--node.number', '2', '--node.name', 'n1'))).toContain(
+      'belongs to node 1 "n1", not to node 2 "n1"',
+    );
+    const grown = ['--cluster.nodes', '1=n1@a:1,2=n2@b:1', '--node.name', 'n1', '--cluster.secret', 'x'.repeat(16)];
+    expect(refusedUntouched(config(...grown))).toContain('belongs to a cluster of the nodes 1=n1, not of 1=n1,2=n2');
+  });
+
+  it('is refused when it is damaged, from another version, or none at all', () => {
+    const { path, ...folder } = open();
+    folder.release();
+    const identity = readFileSync(join(path, 'identity'), 'utf8');
+    writeFileSync(join(path, 'identity'), identity.slice(0, 20));
+    expect(refusedUntouched(config())).toContain('its identity file cannot be read');
+    writeFileSync(join(path, 'identity'), identity.replace('"format": 1', '"format": 2'));
+    expect(refusedUntouched(config())).toContain('another version of Warren (format 2)');
+    writeFileSync(join(path, 'identity'), identity.replace('"uuid"', '"id"'));
+    expect(refusedUntouched(config())).toContain('damaged');
+    writeFileSync(join(path, 'identity'), 'null');
+    expect(refusedUntouched(config())).toContain('another version');
+    writeFileSync(join(path, 'identity'), identity);
+    unlinkSync(join(path, 'incarnation-1'));
+    expect(refusedUntouched(config())).toContain('incarnation file is missing');
+    unlinkSync(join(path, 'identity'));
+    writeFileSync(join(path, 'holiday.jpg'), '');
+    expect(refusedUntouched(config())).toContain('not empty ("holiday.jpg")');
+  });
+
+  it('is a file where a folder should be', () => {
+    const of = config();
+    mkdirSync(join(of.dataFolder, '..'), { recursive: true });
+    writeFileSync(of.dataFolder, '');
+    expect(checkDataFolder(of)).toContain('cannot be read (ENOTDIR)');
+  });
+
+  it('goes on from a first start that was cut off', () => {
+    const of = config();
+    mkdirSync(of.dataFolder, { recursive: true });
+    for (const name of ['incarnation-1', 'identity.temporary', 'pid.temporary'])
+      writeFileSync(join(of.dataFolder, name), '');
+    expect(open(of).nextIncarnation()).toBe(2);
+  });
+});
+
+describe('a second process', () => {
+  it('is refused while the first lives, and welcome when it was killed', async () => {
+    const other = spawn(process.execPath, ['-e', 'setInterval(() => {}, 1000)']);
+    await once(other, 'spawn');
+    const pid = other.pid ?? 0;
+    open(config(), processName(pid));
+    expect(refusedUntouched(config())).toContain(`in use by process ${pid}`);
+    other.kill('SIGKILL');
+    await once(other, 'exit');
+    const folder = open();
+    expect(folder.nextIncarnation()).toBe(2);
+    expect(readFileSync(join(folder.path, 'pid'), 'utf8')).toBe(`${process.pid}\n`);
+  });
+
+  it('is not taken for the first because it has the same number', () => {
+    open(config(), { pid: process.pid, start: 'another boot/12345' });
+    expect(open().nextIncarnation()).toBe(2);
+    expect(isAlive({ pid: process.pid, start: 'another boot/12345' })).toBe(false);
+    expect(isAlive(processName(process.pid))).toBe(true);
+    expect(isAlive({ pid: endedPid(), start: null })).toBe(false);
+    // Where the system does not tell start times: our own number found in a file is from before.
+    expect(isAlive({ pid: process.pid, start: null })).toBe(false);
+  });
+
+  it('is not blocked by a pid file alone, and leaves that of its successor', () => {
+    const folder = open(config(), { pid: endedPid(), start: 'x/1' });
+    writeFileSync(join(folder.path, 'pid'), `${process.pid}\n`);
+    const second = open();
+    folder.release();
+    expect(existsSync(join(second.path, 'pid'))).toBe(true);
+    second.release();
+    expect(existsSync(join(second.path, 'pid'))).toBe(false);
+  });
+
+  it('loses when two start at once', () => {
+    const of = config();
+    const live = processName(process.pid);
+    // The other one came between our look and our file.
+    mkdirSync(of.dataFolder, { recursive: true });
+    writeFileSync(join(of.dataFolder, 'incarnation-7'), JSON.stringify(live));
+    expect(refusedUntouched(of)).toContain('in use by process');
+  });
+});

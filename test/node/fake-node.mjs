@@ -1,0 +1,25 @@
+// Stands in for `warren node` in the launcher's tests: the same flags, /health, signals and IPC rules, and nothing behind them.
+// FAKE_REFUSE=n2: that node prints an error and ends with code 1. FAKE_STUBBORN=n1: that node ignores SIGTERM.
+
+import { createServer } from 'node:http';
+
+const flags = Object.fromEntries(process.argv.slice(3).map((flag) => flag.slice(2).split(/=(.*)/s, 2)));
+const name = flags['node.name'];
+
+if (process.env.FAKE_REFUSE === name) {
+  process.stderr.write(`warren: something that ${name} cannot start with\n`);
+  process.exit(1);
+}
+
+const server = createServer((request, response) => {
+  if (request.url === '/die') process.exit(7);
+  response.end(JSON.stringify({ status: 'ok', reasons: [], secret: process.env.WARREN_CLUSTER_SECRET?.length }));
+});
+server.listen({ host: '127.0.0.1', port: Number(flags['http.port']) });
+
+process.stdout.write(`${JSON.stringify({ level: 30, time: Date.now(), pid: process.pid, node: name, msg: 'the fake runs' })}\n`);
+process.on('SIGTERM', () => {
+  if (process.env.FAKE_STUBBORN !== name) process.exit(0);
+});
+process.on('SIGINT', () => {});
+process.on('disconnect', () => process.exit(0));

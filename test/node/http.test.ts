@@ -1,0 +1,106 @@
+import { createServer, type Server } from 'node:http';
+import { connect } from 'node:net';
+import { afterEach, describe, expect, it } from 'vitest';
+import { type HttpServer, startHttpServer } from '../../node/http/server.ts';
+import { healthOf, type Phase, reasonsMax, type StatusView } from '../../node/status.ts';
+import { freeBasePort } from './ports.ts';
+
+const group = (name: string, leader: number, halted: string | null = null) => ({ name, leader, halted });
+const fine: StatusView = { ready: true, groups: [group('meta', 1), group('shard-1', 2)] };
+
+describe('health', () => {
+  it.each<[string, Phase, StatusView | null, string[]]>([
+    ['all well', 'running', fine, []],
+    ['before there is a cluster', 'starting', null, ['node is starting']],
+    ['while it stops', 'stopping', fine, ['node is stopping']],
+    ['fenced', 'running', { ...fine, ready: false }, ['cluster is not ready']],
+    [
+      'a shard without a leader',
+      'running',
+      { ready: true, groups: [group('meta', 1), group('shard-3', 0)] },
+      ['shard-3 has no leader'],
+    ],
+    [
+      'a halted shard',
+      'running',
+      { ready: true, groups: [group('shard-1', 0, 'state differs')] },
+      ['shard-1 is halted: state differs'],
+    ],
+  ])('%s', (_name, phase, status, reasons) => {
+    expect(healthOf(phase, status)).toEqual({ status: reasons.length === 0 ? 'ok' : 'unavailable', reasons });
+  });
+
+  it('gives a bounded number of reasons', () => {
+    const groups = Array.from({ length: 1000 }, (_, at) => group(`shard-${at + 1}`, 0));
+    expect(healthOf('running', { ready: true, groups }).reasons).toHaveLength(reasonsMax);
+  });
+});
+
+describe('the HTTP port', () => {
+  let server: HttpServer | null = null;
+  let blocker: Server | null = null;
+  afterEach(async () => {
+    await server?.close();
+    blocker?.close();
+    server = blocker = null;
+  });
+
+  async function start(status: () => StatusView | null, hosts = ['127.0.0.1']): Promise<string> {
+    const port = await freeBasePort(1);
+    const sources = { phase: () => 'running' as const, status, failed: () => {} };
+    server = await startHttpServer({ hosts, port, connectionsMax: 10 }, sources);
+    return `http://127.0.0.1:${port}`;
+  }
+
+  it('answers /health and /cluster', async () => {
+    let status: StatusView | null = { ...fine, clusterName: 'warren' } as StatusView;
+    const url = await start(() => status);
+    const health = await fetch(`${url}/health`);
+    expect([health.status, await health.json()]).toEqual([200, { status: 'ok', reasons: [] }]);
+    const cluster = await fetch(`${url}/cluster?pretty`);
+    expect([cluster.status, await cluster.json()]).toEqual([200, { ...fine, clusterName: 'warren' }]);
+    expect(cluster.headers.get('content-type')).toBe('application/json');
+    status = null;
+    expect((await fetch(`${url}/health`)).status).toBe(503);
+    expect((await fetch(`${url}/cluster`)).status).toBe(503);
+  });
+
+  it('refuses other paths and methods, and survives a failing status', async () => {
+    const url = await start(() => {
+      throw new Error('no status');
+    });
+    expect((await fetch(`${url}/health`)).status).toBe(500);
+    expect((await fetch(`${url}/`)).status).toBe(404);
+    const posted = await fetch(`${url}/health`, { method: 'POST', body: 'x'.repeat(100_000) });
+    expect([posted.status, posted.headers.get('allow'), posted.headers.get('connection')]).toEqual([
+      405,
+      'GET, HEAD',
+      'close',
+    ]);
+    const head = await fetch(`${url}/cluster`, { method: 'HEAD' });
+    expect([head.status, await head.text()]).toEqual([500, '']);
+    const raw = connect(Number(new URL(url).port), '127.0.0.1');
+    const answer = await new Promise<string>((resolve) => {
+      raw.once('data', (bytes) => resolve(bytes.toString()));
+      raw.write('not http at all\r\n\r\n');
+    });
+    raw.destroy();
+    expect(answer).toContain('400 Bad Request');
+  });
+
+  it('does without an address that the machine lacks, but not without all', async () => {
+    const url = await start(() => fine, ['127.0.0.1', '203.0.113.7']);
+    expect(server?.unavailable).toEqual(['203.0.113.7']);
+    expect((await fetch(`${url}/health`)).status).toBe(200);
+    await expect(start(() => fine, ['203.0.113.7'])).rejects.toMatchObject({ code: 'EADDRNOTAVAIL' });
+  });
+
+  it('fails on a busy port', async () => {
+    const port = await freeBasePort(1);
+    blocker = createServer();
+    await new Promise<void>((resolve) => blocker?.listen(port, '127.0.0.1', resolve));
+    const sources = { phase: () => 'running' as const, status: () => fine, failed: () => {} };
+    const starting = startHttpServer({ hosts: ['::1', '127.0.0.1'], port, connectionsMax: 10 }, sources);
+    await expect(starting).rejects.toMatchObject({ code: 'EADDRINUSE' });
+  });
+});

@@ -1,0 +1,18 @@
+// Free ports for tests that listen, below the range from which the system draws its own.
+
+import { planNodes } from '../../node/launch-options.ts';
+import { findBusyAddress } from '../../node/listen-check.ts';
+
+/** Test files that run at the same time draw from different ranges. */
+const range = (Number(process.env.VITEST_POOL_ID ?? 0) % 8) * 1000;
+
+/** A base port of which a launcher with `nodesCount` nodes can have all. */
+export async function freeBasePort(nodesCount = 3): Promise<number> {
+  for (;;) {
+    const port = 2200 + range + Math.floor(Math.random() * 100) * 10;
+    const plan = planNodes({ nodesCount, dataFolder: '.', port }, '.', 'x'.repeat(16), {});
+    if (!plan.ok) throw new Error(plan.error);
+    const busy = await Promise.all(plan.nodes.map((node) => findBusyAddress(node.config)));
+    if (busy.every((address) => address === null)) return port;
+  }
+}

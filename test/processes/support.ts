@@ -1,0 +1,33 @@
+// What the tests with real processes share: a cluster that is stopped whatever happens, whose output is shown when a test fails.
+
+import { afterAll, beforeAll, expect, onTestFailed } from 'vitest';
+import { explain, type Verdict } from '../../chaos/ledger.ts';
+import { LocalCluster, type LocalClusterOptions } from '../../chaos/local-cluster.ts';
+import type { DrainReport } from '../../chaos/workload.ts';
+
+/** One cluster for all tests of a file. Call the result inside a test. */
+export function useCluster(options: LocalClusterOptions = {}): () => LocalCluster {
+  let cluster: LocalCluster | null = null;
+  beforeAll(async () => {
+    cluster = await LocalCluster.start(options);
+  });
+  afterAll(async () => {
+    await cluster?.stop();
+  });
+  return () => {
+    const running = cluster;
+    if (!running) throw new Error('the cluster is not up');
+    onTestFailed(() => console.error(running.output()));
+    return running;
+  };
+}
+
+/** Nothing lost, invented, doubled or out of order; every living publisher got its answers; every node says the queues are empty. */
+export function expectClean(report: DrainReport & { readonly verdict: Verdict }, confirmedAtLeast: number): void {
+  const text = explain(report.verdict);
+  console.log(text);
+  expect(report.verdict.ok, text).toBe(true);
+  expect(report.verdict.counts.confirmed).toBeGreaterThanOrEqual(confirmedAtLeast);
+  expect(report.unanswered).toBe(0);
+  expect(report.leftovers).toEqual([]);
+}

@@ -1,0 +1,144 @@
+// What must hold across all replicas of a simulated group, whatever happens. Told of every append, commit, role and message; throws at the
+// first contradiction.
+//
+//   election safety      one leader per term
+//   log matching         same index and term: same entry, same entry before it
+//   durability           what a leader commits is on the disks of a quorum at that moment
+//   leader completeness  a new leader has all that was ever committed
+//   machine safety       one entry per index is ever applied
+//   promises             a replica votes once per term, and its disk knows every term that it answered in, across restarts
+//   reads                a read point is not before what was committed when it was asked for
+
+import { type Entry, majority, type Raft, type ReplicaId } from 'raft-ts';
+import type { NetworkMessage, SimulatedReplica } from './replica.ts';
+
+export class Checker {
+  readonly #leaders = new Map<number, ReplicaId>();
+  readonly #entries = new Map<string, string>();
+  readonly #committed: (string | undefined)[] = [];
+  readonly #votes = new Map<string, ReplicaId>();
+  readonly #promisedTerms = new Map<ReplicaId, number>();
+  readonly #commits = new Map<ReplicaId, number>();
+  readonly #reads = new Map<number, number>();
+  #commitMax = 0;
+  readonly #replicas: ReadonlyMap<ReplicaId, SimulatedReplica>;
+
+  constructor(replicas: ReadonlyMap<ReplicaId, SimulatedReplica>) {
+    this.#replicas = replicas;
+  }
+
+  get commitMax(): number {
+    return this.#commitMax;
+  }
+
+  appended(id: ReplicaId, entry: Entry<string>, previousTerm: number): void {
+    const key = `${entry.index}/${entry.term}`;
+    const value = `${describeEntry(entry)} after ${previousTerm}`;
+    const known = this.#entries.get(key);
+    if (known === undefined) this.#entries.set(key, value);
+    else if (known !== value) fail(`log matching: replica ${id} has ${key} as ${value}, it was ${known}`);
+  }
+
+  /** After every `Ready`: role and commit index. */
+  observed(id: ReplicaId, raft: Raft<string>): void {
+    raft.validate();
+    if (raft.role === 'leader') {
+      const leader = this.#leaders.get(raft.term);
+      if (leader === undefined) {
+        this.#leaders.set(raft.term, id);
+        this.#checkCompleteness(id, raft);
+      } else if (leader !== id) fail(`election safety: ${leader} and ${id} lead term ${raft.term}`);
+    }
+    const before = this.#commits.get(id) ?? 0;
+    if (raft.commit < before) fail(`the commit index of ${id} fell from ${before} to ${raft.commit}`);
+    this.#commits.set(id, raft.commit);
+    if (raft.commit > this.#commitMax) {
+      if (raft.role === 'leader') this.#checkDurable(id, raft);
+      else this.#checkDurableAnywhere(id, raft);
+      this.#commitMax = raft.commit;
+    }
+  }
+
+  applied(id: ReplicaId, entry: Entry<string>): void {
+    const value = `${entry.term} ${describeEntry(entry)}`;
+    const known = this.#committed[entry.index];
+    if (known === undefined) this.#committed[entry.index] = value;
+    else if (known !== value) fail(`machine safety: ${id} applied ${value} at ${entry.index}, before it was ${known}`);
+  }
+
+  sent(message: NetworkMessage): void {
+    const { kind, from, to, term } = message;
+    const promises =
+      kind === 'vote' || (kind === 'voteReply' && message.granted) || (kind === 'appendReply' && message.success);
+    if (!promises) return;
+    this.#promisedTerms.set(from, Math.max(this.#promisedTerms.get(from) ?? 0, term));
+    if (kind === 'appendReply') return;
+    const candidate = kind === 'vote' ? from : to;
+    const key = `${from}/${term}`;
+    const known = this.#votes.get(key);
+    if (known !== undefined && known !== candidate) fail(`${from} voted for ${known} and ${candidate} in term ${term}`);
+    this.#votes.set(key, candidate);
+  }
+
+  restarted(id: ReplicaId, term: number): void {
+    this.#commits.delete(id);
+    const promised = this.#promisedTerms.get(id) ?? 0;
+    if (term < promised) fail(`${id} restarted in term ${term} and had answered in ${promised}`);
+  }
+
+  readAsked(context: number): void {
+    this.#reads.set(context, this.#commitMax);
+  }
+
+  readAnswered(context: number, index: number | null): void {
+    const asked = this.#reads.get(context);
+    if (asked === undefined) fail(`read ${context} was answered twice, or never asked`);
+    this.#reads.delete(context);
+    if (index !== null && index < asked)
+      fail(`stale read ${context}: ${index}, but ${asked} was committed when it was asked`);
+  }
+
+  #checkCompleteness(id: ReplicaId, raft: Raft<string>): void {
+    if (raft.lastIndex < this.#commitMax)
+      fail(`leader completeness: ${id} leads with ${raft.lastIndex} < ${this.#commitMax}`);
+    for (let index = 1; index <= this.#commitMax; index++) {
+      const term = raft.termAt(index);
+      const known = this.#committed[index];
+      if (term !== undefined && known !== undefined && !known.startsWith(`${term} `))
+        fail(`leader completeness: ${id} leads with term ${term} at ${index}, committed was ${known}`);
+    }
+  }
+
+  #checkDurable(id: ReplicaId, raft: Raft<string>): void {
+    const { voters, outgoing } = raft.configurationAt(raft.commit);
+    const term = raft.termAt(raft.commit)!;
+    const isDurable = (voter: ReplicaId) => this.#replicas.get(voter)?.isDurable(raft.commit, term) ?? false;
+    for (const half of outgoing.length > 0 ? [voters, outgoing] : [voters]) {
+      if (half.filter(isDurable).length < majority(half.length))
+        fail(`durability: ${id} committed ${raft.commit}/${term}, which is not on the disks of a majority of ${half}`);
+    }
+  }
+
+  /** A follower learns of a commit before the leader's own `Ready` was looked at only if the leader led and crashed; it is durable all the same. */
+  #checkDurableAnywhere(id: ReplicaId, raft: Raft<string>): void {
+    const term = raft.termAt(raft.commit)!;
+    let count = 0;
+    for (const replica of this.#replicas.values()) if (replica.isDurable(raft.commit, term)) count++;
+    if (count === 0) fail(`durability: ${id} knows ${raft.commit}/${term} as committed, which is on no disk`);
+  }
+}
+
+export function describeEntry(entry: Entry<string>): string {
+  if (entry.kind === 'data') return entry.data;
+  if (entry.kind === 'noop') return 'noop';
+  const { voters, outgoing, learners, learnersNext } = entry.configuration;
+  const lists = [voters.join(',')];
+  if (outgoing.length > 0) lists.push(`leaving ${outgoing.join(',')}`);
+  if (learners.length > 0) lists.push(`learners ${learners.join(',')}`);
+  if (learnersNext.length > 0) lists.push(`then ${learnersNext.join(',')}`);
+  return `{${lists.join(' ')}}`;
+}
+
+function fail(text: string): never {
+  throw new Error(text);
+}
