@@ -41,6 +41,9 @@ export interface ClusterStatus {
     readonly peer: string;
     readonly incarnation: number;
     readonly uuid: string;
+    readonly pid: number;
+    readonly amqp: string;
+    readonly http: string;
   }[];
   readonly groups: readonly GroupStatus[];
   readonly log: {
@@ -193,6 +196,9 @@ class NodeCluster implements Cluster {
         peer: `${address.host}:${address.port}`,
         incarnation: known.get(number)?.incarnation ?? 0,
         uuid: known.get(number)?.uuid ?? '',
+        pid: known.get(number)?.contact.pid ?? 0,
+        amqp: known.get(number)?.contact.amqp ?? '',
+        http: known.get(number)?.contact.http ?? '',
       })),
       groups: host.groups.map((group) => {
         const status = group.raft.status();

@@ -11,7 +11,7 @@ import type { OutgoingMessage, Ready } from 'raft-ts';
 import { initialConfiguration } from 'raft-ts';
 import { cachedEntries, Group, type GroupHost } from './group.ts';
 import type { EntryData, GroupWrite, Log, RecoveredGroup } from './log/types.ts';
-import { BatchBuilder, type BatchHeader, OriginKind } from './machine/commands.ts';
+import { BatchBuilder, type BatchHeader, OriginKind, ResultCode } from './machine/commands.ts';
 import type { PipeSink } from './machine/machine.ts';
 import { MetadataMachine } from './machine/metadata.ts';
 import type { MetadataCommand } from './machine/metadata-types.ts';
@@ -85,6 +85,7 @@ export class Host {
   readonly #wasReady: boolean[];
   /** Waiters for a metadata version to be applied on every connected node. */
   #visibility: { readonly version: number; readonly until: number; readonly done: () => void }[] = [];
+  readonly #reported = new Map<number, number>();
   readonly #removing = new Set<number>();
   readonly #fencing = new Set<string>();
   #feed: Feed | null = null;
@@ -189,17 +190,21 @@ export class Host {
 
   /** Makes this incarnation known. `done` once it may serve sessions. */
   openNode(done: () => void): void {
-    const { node, nodeName: name, nodeUuid: uuid } = this.#options;
-    this.changeMetadata({ kind: 'openNode', node, name, uuid, incarnation: this.#incarnation }, (result) => {
+    const { node, nodeName: name, nodeUuid: uuid, contact } = this.#options;
+    this.changeMetadata({ kind: 'openNode', node, name, uuid, incarnation: this.#incarnation, contact }, (result) => {
       if (result === null) this.openNode(done);
-      else done();
+      else if (result.code === ResultCode.ok) done();
+      else
+        this.#events.fatal(
+          new Error(`node ${node} (${name}) is known to the cluster with another data folder, or has a newer process`),
+        );
     });
   }
 
   /** One metadata change, answered when every connected node has applied it. */
   changeMetadata(command: MetadataCommand, reply: CommandReply): void {
     this.pipes[metadataGroup]!.metadata(JSON.stringify(command), (result) => {
-      if (result === null || result.code !== 0) return reply(result);
+      if (result === null || result.code !== ResultCode.ok) return reply(result);
       this.#whenVisible(this.groups[metadataGroup]!.appliedIndex + 1, () => reply(result));
     });
   }
@@ -569,12 +574,7 @@ export class Host {
       if (!group.leads) continue;
       this.#appendRows(group);
       this.#driveRemovals(shard);
-      const version = shard.metadataVersion;
-      if (this.metadata.changes(shard.shard, 0, version).length > 0)
-        this.pipes[metadataGroup]!.metadata(
-          JSON.stringify({ kind: 'shardApplied', shard: shard.shard, version } satisfies MetadataCommand),
-          null,
-        );
+      this.#reportApplied(shard);
     }
     if (!this.groups[metadataGroup]!.leads) return;
     const deadTicks = this.#options.limits.nodeDeadMilliseconds / this.#options.limits.tickMilliseconds;
@@ -591,6 +591,18 @@ export class Host {
       const command: MetadataCommand = { kind: 'fenceNode', node: record.node, incarnation: record.incarnation };
       this.pipes[metadataGroup]!.metadata(JSON.stringify(command), () => this.#fencing.delete(key));
     }
+  }
+
+  /** The metadata may forget the rows that a shard has applied. */
+  #reportApplied(shard: ShardMachine): void {
+    const version = shard.metadataVersion;
+    const known = this.#reported.get(shard.shard) ?? 0;
+    if (version <= known || this.metadata.changes(shard.shard, 0, version).length === 0) return;
+    this.#reported.set(shard.shard, version);
+    const command: MetadataCommand = { kind: 'shardApplied', shard: shard.shard, version };
+    this.pipes[metadataGroup]!.metadata(JSON.stringify(command), (result) => {
+      if (result === null) this.#reported.delete(shard.shard);
+    });
   }
 
   #driveRemovals(shard: ShardMachine): void {

@@ -1,6 +1,7 @@
 // Every bound and time of the cluster, with its default. Sizes in bytes, times in milliseconds unless the name says ticks.
 
 import type { LogOptions } from './log/types.ts';
+import type { NodeContact } from './machine/metadata-types.ts';
 import type { PipeOptions } from './pipe.ts';
 import type { Address } from './ports.ts';
 import type { PeerAddress, TransportOptions } from './transport-types.ts';
@@ -12,6 +13,7 @@ export interface ClusterOptions {
   readonly node: number;
   readonly nodeName: string;
   readonly nodeUuid: string;
+  readonly contact: NodeContact;
   /** Grows at every start, and whenever this node was fenced: durable before it is returned. */
   readonly nextIncarnation: () => Promise<number>;
   /** All nodes of the cluster, this one too, ascending by number. */

@@ -18,6 +18,7 @@ import {
   readdirSync,
   readFileSync,
   renameSync,
+  rmSync,
   unlinkSync,
   writeFileSync,
 } from 'node:fs';
@@ -220,7 +221,8 @@ function takeIncarnation(path: string, self: ProcessName): number | null {
     unlinkSync(mine);
     return null;
   }
-  for (const other of others) unlinkSync(incarnationFile(path, other));
+  // One that gives up right now removes its own.
+  for (const other of others) rmSync(incarnationFile(path, other), { force: true });
   return incarnation;
 }
 

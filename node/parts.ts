@@ -4,11 +4,8 @@ import { join } from 'node:path';
 import { createPorts, openCluster } from '../cluster/index.ts';
 import { type AmqpServer, createAmqpServer } from './amqp/server.ts';
 import { Broker } from './broker/broker.ts';
-import { clusterLimits } from './config.ts';
+import { amqpOptions, clusterLimits } from './config.ts';
 import type { CreateParts, NodeContext, NodeParts } from './server.ts';
-
-/** Messages leased ahead to a consumer that set no limit, and to one without acknowledgements. */
-const consumerWindow = 2_000;
 
 export const createParts: CreateParts = (context) => new Parts(context);
 
@@ -32,6 +29,11 @@ class Parts implements NodeParts {
         node: config.node,
         nodeName: config.name,
         nodeUuid: folder.identity.uuid,
+        contact: {
+          pid: process.pid,
+          amqp: `${settings['amqp.host'][0]}:${settings['amqp.port']}`,
+          http: `${settings['http.host'][0]}:${settings['http.port']}`,
+        },
         nextIncarnation: async () => folder.nextIncarnation(),
         nodes: config.nodes,
         peerListen: config.peerListen,
@@ -46,22 +48,9 @@ class Parts implements NodeParts {
       defaultUser: settings['default.user'],
       defaultPassword: settings['default.password'],
       loopbackUsers: settings['loopback.users'],
-      consumerWindow,
+      consumerWindow: settings['consumer.window'],
     });
-    this.#amqp = createAmqpServer(
-      {
-        frameMax: settings['amqp.frame.bytes.max'],
-        channelMax: settings['amqp.channels.max'],
-        heartbeatSeconds: settings['amqp.heartbeat.seconds'],
-        handshakeMilliseconds: settings['amqp.handshake.milliseconds'],
-        messageBytesMax: settings['amqp.message.bytes.max'],
-        socketBufferBytesMax: settings['amqp.write.buffer.bytes'],
-        clusterName: settings['cluster.name'],
-      },
-      ports,
-      broker,
-      log,
-    );
+    this.#amqp = createAmqpServer(amqpOptions(settings), ports, broker, log);
   }
 
   async join(): Promise<void> {

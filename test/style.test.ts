@@ -366,7 +366,7 @@ describe('the repository', () => {
     expect(paths).toContain('cluster/raft-ts/src/index.ts');
     const broken = paths.sort().flatMap((path) => checkSource(path, readFileSync(posix.join(root, path), 'utf8')));
     expect(broken.join('\n')).toBe('');
-  });
+  }, 60_000);
 });
 
 describe('the checker', () => {

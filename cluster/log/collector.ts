@@ -33,7 +33,8 @@ function isNeeded(file: LogFile, groups: ReadonlyMap<number, GroupLog>, isLive: 
   for (const part of file.index.groups.values()) {
     const group = groups.get(part.group);
     if (group === undefined || group.replica !== part.replica) continue;
-    // What is not durable as compaction point would be missing after a crash.
+    // What was dropped by a record that is not durable comes back after a crash.
+    if (group.installing || group.epoch !== group.durableEpoch) return true;
     if (part.runs.some((run) => run.count > 0 && file.kind === FileKind.log && run.last > group.compacted.index))
       return true;
     for (const run of part.runs) {

@@ -36,6 +36,8 @@ export class GroupLog {
   durableIndex: number;
   /** Counts truncations: a write gathered before one says nothing about what follows it. */
   epoch = 0;
+  /** The last truncation that is durable. While it lags, what the group dropped may come back after a crash. */
+  durableEpoch = 0;
   /** How many files had been sealed when `onPressure` was called; -1: not called since the last snapshot. */
   pressureToldAt = -1;
   /** Bytes that the cache counts for this group. */
@@ -117,6 +119,7 @@ export class GroupLog {
   installed(snapshot: SnapshotMeta, dropFrom: number, position: number, kept: readonly Run[]): void {
     if (dropFrom > 0) {
       this.#uncacheFrom(this.cacheFirst);
+      this.cacheFirst = this.lastIndex + 1;
       this.dropFrom(dropFrom, position);
       this.lastIndex = snapshot.index;
       this.lastTerm = snapshot.term;

@@ -310,6 +310,7 @@ function finishGroup(group: GroupLog): void {
   group.lastTerm = end === null ? group.compacted.term : end.term;
   group.durableIndex = group.lastIndex;
   group.cacheFirst = group.lastIndex + 1;
+  group.durableEpoch = group.epoch;
   group.settle();
   const where = logFolder;
   try {

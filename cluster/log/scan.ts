@@ -27,7 +27,7 @@ const windowBytes = 1024 * 1024;
 /** Fills the file's index from its records and sets its `bytes` to the end of the last good one. Throws `corrupt`. */
 export async function scanRecords(handle: DiskFile, file: LogFile): Promise<void> {
   let at = file.headerBytes;
-  let window = Buffer.alloc(0);
+  let window: Buffer = Buffer.alloc(0);
   let windowStart = at;
   /** Bytes [at, at + length) of the file, fewer at its end. */
   const bytesAt = async (offset: number, length: number): Promise<Buffer> => {

@@ -219,7 +219,7 @@ export async function readKeptRecords(
   const damaged = (at: number) => new LogError('invalid', 'record in the snapshot stream is damaged', path, at);
   let at = streamHeaderBytes;
   let previous = header.liveAbove;
-  let window = Buffer.alloc(0);
+  let window: Buffer = Buffer.alloc(0);
   let windowStart = at;
   const bytesAt = async (offset: number, length: number): Promise<Buffer> => {
     if (offset + length > windowStart + window.length) {

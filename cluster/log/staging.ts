@@ -20,6 +20,8 @@ export interface StagingEvents {
   check(header: StreamHeader): void;
   /** Makes it count: gathers the checkpoint record, waits for it, writes the manifest. */
   commit(meta: SnapshotMeta, liveAbove: number, kept: KeptWriter): Promise<void>;
+  /** The caller learns of it in this turn. */
+  installed(kept: KeptWriter): void;
 }
 
 export class Staging implements SnapshotStaging {
@@ -70,6 +72,7 @@ export class Staging implements SnapshotStaging {
     } finally {
       if (!committed) await kept.abort().catch(() => {});
       await this.#end();
+      if (committed) this.#events.installed(kept);
     }
   }
 

@@ -22,15 +22,7 @@ import type { Recovered } from './recovery.ts';
 import { checkSnapshot, snapshotPath, writeSnapshotFile } from './snapshot-file.ts';
 import { type LiveEntry, type StreamHeader, StreamReader } from './snapshot-stream.ts';
 import { Staging } from './staging.ts';
-import type {
-  GroupWrite,
-  Log,
-  LogEntry,
-  LogOptions,
-  RecoveredGroup,
-  SnapshotReader,
-  SnapshotStaging,
-} from './types.ts';
+import type { GroupWrite, Log, LogEntry, LogOptions, SnapshotReader, SnapshotStaging } from './types.ts';
 import { removeIfPresent } from './whole-files.ts';
 import { Writer } from './writer.ts';
 
@@ -74,6 +66,8 @@ export class Store implements Log {
   /** Open readers of snapshot files; a file with one is removed when the last is closed. */
   readonly #snapshotPins = new Map<string, number>();
   readonly #snapshotsUnwanted = new Set<string>();
+  /** Snapshots being saved or installed. */
+  readonly #running = new Set<Promise<void>>();
   #failure: Error | null = null;
   /** Told of a failure: promises that wait for a write. */
   readonly #waiting = new Set<(error: Error) => void>();
@@ -94,6 +88,7 @@ export class Store implements Log {
       rotating: (file) => this.#capture(file.sequence),
       sealed: (file, captured) => this.#sealed(file, captured as Captured),
       opened: (file) => this.#addFile(file),
+      durable: () => this.#evict(),
       failed: (error) => this.#fail(error),
     });
   }
@@ -133,7 +128,6 @@ export class Store implements Log {
     }
     writer.notify(done);
     writer.kick();
-    if (this.#cachedBytes > this.#options.cacheBytesMax) this.#evict();
   }
 
   #entry(group: GroupLog, entry: LogEntry): void {
@@ -239,7 +233,8 @@ export class Store implements Log {
   }
 
   has(group: number, index: number): boolean {
-    return (this.#groups.get(group)?.find(index) ?? null) !== null;
+    const found = this.#groups.get(group);
+    return found !== undefined && (found.cached(index) !== undefined || found.find(index) !== null);
   }
 
   read(
@@ -300,6 +295,10 @@ export class Store implements Log {
 
   async saveSnapshot(id: number, meta: SnapshotMeta, pieces: readonly Buffer[]): Promise<void> {
     this.#checkOpen();
+    await this.#track(this.#saveSnapshot(id, meta, pieces));
+  }
+
+  async #saveSnapshot(id: number, meta: SnapshotMeta, pieces: readonly Buffer[]): Promise<void> {
     const group = this.#group(id);
     if (meta.index < group.snapshot.index) throw new LogError('stale', `group ${id} has a newer snapshot`);
     if (meta.index === group.snapshot.index && group.snapshotStored) return;
@@ -374,7 +373,8 @@ export class Store implements Log {
         new KeptWriter(this.#disk, this.#clock, this.#options, this.#options.fileBytesMax, () => this.#nextSequence++),
       replica: () => group.replica,
       check: (header) => this.#checkInstall(group, header),
-      commit: (kept, liveAbove, writer) => this.#install(group, kept, liveAbove, writer),
+      commit: (snapshot, liveAbove, kept) => this.#track(this.#install(group, snapshot, liveAbove, kept)),
+      installed: (kept) => this.#unpinInstalled(kept),
     });
   }
 
@@ -404,13 +404,23 @@ export class Store implements Log {
     group.installed(meta, truncateFrom, active.sequence, runs);
     this.#cachedBytes += group.cachedBytes - before;
     this.#writer.mark(group);
-    for (const file of kept.files) file.committedIn = active.sequence;
+    for (const file of kept.files) {
+      file.committedIn = active.sequence;
+      file.pins++;
+    }
     await this.#flushed();
     for (const file of kept.files) this.#addFile(file);
     group.installing = false;
     group.settle();
     await this.#saveManifest();
     if (old !== null) this.#letSnapshotGo(id, old);
+  }
+
+  /** The host's machine knows the installed state from the end of this turn on; before that `isLive` speaks of the old one. */
+  #unpinInstalled(kept: KeptWriter): void {
+    this.#clock.soon(() => {
+      for (const file of kept.files) file.pins--;
+    });
   }
 
   async #withSnapshot<T>(path: string, use: () => Promise<T>): Promise<T> {
@@ -463,10 +473,7 @@ export class Store implements Log {
     if (this.#failure !== null || this.#closed) return;
     this.#tellPressed();
     const { coveredTo } = this.#captured;
-    const garbage = findGarbage(this.#files, this.#groups, coveredTo, (id, first, last) => {
-      // An install that is not durable may yet not have happened.
-      return this.#groups.get(id)!.installing || isLive(id, first, last);
-    });
+    const garbage = findGarbage(this.#files, this.#groups, coveredTo, isLive);
     if (garbage.length === 0) return;
     for (const file of garbage) file.doomed = true;
     for (const group of this.#groups.values()) group.forget((file) => file.doomed);
@@ -565,10 +572,20 @@ export class Store implements Log {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    await this.#collecting.catch(() => {});
+    for (const work of [...this.#running, this.#collecting]) await work.catch(() => {});
     await this.#manifestRunning.catch(() => {});
     if (this.#failure === null) await this.#writer.close();
     await this.#openFiles.closeAll();
+  }
+
+  /** `close` waits for it. */
+  async #track(work: Promise<void>): Promise<void> {
+    this.#running.add(work);
+    try {
+      await work;
+    } finally {
+      this.#running.delete(work);
+    }
   }
 
   /** Resolves when everything gathered so far is durable. */
@@ -613,9 +630,5 @@ export class Store implements Log {
     for (const group of this.#groups.values()) group.check();
     const cached = [...this.#groups.values()].reduce((sum, group) => sum + group.cachedBytes, 0);
     assert(cached === this.#cachedBytes, 'cached bytes add up');
-  }
-
-  describe(describeGroup: (group: GroupLog) => RecoveredGroup): RecoveredGroup[] {
-    return [...this.#groups.values()].map(describeGroup);
   }
 }

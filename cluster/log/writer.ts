@@ -40,6 +40,8 @@ export interface WriterEvents {
   /** A file's footer is durable. */
   sealed(file: LogFile, captured: unknown): void;
   opened(file: LogFile): void;
+  /** More became durable; its callbacks are about to run. */
+  durable(): void;
   failed(error: Error): void;
 }
 
@@ -249,7 +251,12 @@ export class Writer {
 
   #durable(batch: Batch): void {
     if (this.#failed) return;
-    for (const [group, mark] of batch.marks) if (group.epoch === mark.epoch) group.durableIndex = mark.index;
+    for (const [group, mark] of batch.marks) {
+      if (group.epoch !== mark.epoch) continue;
+      group.durableIndex = mark.index;
+      group.durableEpoch = mark.epoch;
+    }
+    this.#events.durable();
     for (const slab of batch.slabs) if (this.#spareSlabs.length < slabsKeptMax) this.#spareSlabs.push(slab);
     for (let i = 0; i < batch.callbacks.length; i++) batch.callbacks[i]!();
     if (batch.footer === null) return this.#goOn();

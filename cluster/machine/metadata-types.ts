@@ -32,6 +32,7 @@ export type MetadataCommand =
       readonly name: string;
       readonly uuid: string;
       readonly incarnation: number;
+      readonly contact: NodeContact;
     }
   /** Ends (node, incarnation and earlier): its exclusive queues go, every shard gets a fence row. */
   | { readonly kind: 'fenceNode'; readonly node: number; readonly incarnation: number }
@@ -108,6 +109,13 @@ export interface ExchangeRecord {
   readonly predeclared: boolean;
 }
 
+/** Where people and tools find a running node. */
+export interface NodeContact {
+  readonly pid: number;
+  readonly amqp: string;
+  readonly http: string;
+}
+
 export interface NodeRecord {
   readonly node: number;
   readonly name: string;
@@ -115,6 +123,7 @@ export interface NodeRecord {
   /** The latest incarnation that was opened, and the latest that was ended. */
   readonly incarnation: number;
   readonly fencedTo: number;
+  readonly contact: NodeContact;
 }
 
 /** Where one publish goes: queues per shard. Immutable; valid while `metadata.topologyVersion` is unchanged. */

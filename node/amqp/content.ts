@@ -11,7 +11,7 @@ import { contentHeaderFixedBytes, PropertyScan, parseExpiration } from './proper
 
 const basicClass = 60;
 /** Publications remembered per channel; a power of two. */
-const publicationsMax = 32;
+const publicationsMax = 64;
 /** Bodies up to here are handed over in a buffer that is used again, which is cheaper than a view of the chunk (measured). */
 const smallBytesMax = 48;
 /** First size of the buffer for kept bytes, unless the message is smaller. */
@@ -38,18 +38,24 @@ const dueFrames = {
 const smallBuffers: Buffer[] = [];
 for (let length = 0; length <= smallBytesMax; length++) smallBuffers.push(Buffer.allocUnsafeSlow(length));
 
+const noBytes: Buffer = Buffer.alloc(0);
+const noPieces: readonly Buffer[] = [];
+
 const scan = new PropertyScan();
 
 export class Content {
   publication: Publication | null = null;
-  properties: Buffer = Buffer.alloc(0);
-  /** The pieces of the body. The same array for every message. */
-  readonly body: Buffer[] = [];
+  properties: Buffer = noBytes;
+  /** The pieces of the body. The arrays serve for every message. */
+  body: readonly Buffer[] = noPieces;
   bodyBytes = 0;
   /** Bytes of the unfinished message that are held beyond their chunk. */
   heldBytes = 0;
   #expecting: Expecting = Expecting.method;
   #bytesReceived = 0;
+  /** Nearly every body comes in one piece. Setting an array's length to 0 would give its memory back, which costs more than all else here. */
+  readonly #onePiece: Buffer[] = [noBytes];
+  #pieces: Buffer[] = [];
   #held: Buffer | null = null;
   #last: Known | null = null;
   #known: (Known | undefined)[] | null = null;
@@ -95,13 +101,21 @@ export class Content {
   #lookUp(bytes: Buffer, start: number, end: number): Known | BrokerError {
     let hash = end - start;
     for (let i = start + 4; i < end; i++) hash = (Math.imul(hash, 31) + bytes[i]!) | 0;
-    const slot = (hash ^ (hash >>> 16)) & (publicationsMax - 1);
-    const before = this.#known?.[slot];
-    if (before !== undefined && sameBytes(bytes, start, end, before.payload)) return before;
+    hash = Math.imul(hash ^ (hash >>> 15), 0x2c1b_3c6d);
+    const slot = (hash >>> 16) & (publicationsMax - 1);
+    const known = this.#known;
+    if (known !== null) {
+      const first = known[slot];
+      if (first !== undefined && sameBytes(bytes, start, end, first.payload)) return first;
+      const second = known[slot ^ 1];
+      if (second !== undefined && sameBytes(bytes, start, end, second.payload)) return second;
+      known[slot ^ 1] = first;
+    }
     const found = readPublication(Buffer.from(bytes.subarray(start, end)));
     if (found instanceof BrokerError) return found;
     // A channel that publishes to one place only needs no table.
-    if (this.#known === null && this.#last !== null) this.#known = new Array<Known | undefined>(publicationsMax);
+    if (this.#known === null && this.#last !== null)
+      this.#known = new Array<Known | undefined>(publicationsMax).fill(undefined);
     if (this.#known !== null) this.#known[slot] = found;
     return found;
   }
@@ -169,14 +183,21 @@ export class Content {
         `content body has more than the ${this.bodyBytes} bytes that its header announced`,
       );
     if (length === 0) return null;
-    if (length === this.bodyBytes && length <= smallBytesMax) {
-      const small = smallBuffers[length]!;
-      for (let i = 0; i < length; i++) small[i] = bytes[start + i]!;
-      this.body.push(small);
-    } else {
-      this.body.push(bytes.subarray(start, end));
-    }
     this.#bytesReceived += length;
+    if (length < this.bodyBytes) {
+      this.#pieces.push(bytes.subarray(start, end));
+      this.body = this.#pieces;
+      return null;
+    }
+    let piece: Buffer;
+    if (length <= smallBytesMax) {
+      piece = smallBuffers[length]!;
+      for (let i = 0; i < length; i++) piece[i] = bytes[start + i]!;
+    } else {
+      piece = bytes.subarray(start, end);
+    }
+    this.#onePiece[0] = piece;
+    this.body = this.#onePiece;
     return null;
   }
 
@@ -193,18 +214,21 @@ export class Content {
     }
     let at = held;
     // The first piece is what is held already.
-    for (let i = held > 0 ? 1 : 0; i < this.body.length; i++) at += this.body[i]!.copy(buffer, at);
+    for (let i = held > 0 ? 1 : 0; i < this.#pieces.length; i++) at += this.#pieces[i]!.copy(buffer, at);
     if (at !== this.#bytesReceived) throw new Error('the pieces of a body do not add up');
     this.heldBytes = at;
-    this.body.length = 0;
-    this.body.push(buffer.subarray(0, at));
+    this.#pieces = [buffer.subarray(0, at)];
+    this.body = this.#pieces;
   }
 
   /** The message was handed on or given up. */
   reset(): void {
     this.#expecting = Expecting.method;
     this.publication = null;
-    this.body.length = 0;
+    // What is a view of a chunk must not keep it in memory.
+    if (this.bodyBytes > smallBytesMax) this.#onePiece[0] = noBytes;
+    if (this.#pieces.length > 0) this.#pieces = [];
+    this.body = noPieces;
     this.bodyBytes = 0;
     this.#bytesReceived = 0;
     if (this.#held === null) return;

@@ -23,7 +23,8 @@ const flag = {
   clusterId: 2,
 } as const;
 
-/** Where the properties lie that matter here; offsets are into the scanned buffer, -1: absent. One object is used again and again. */
+/** The properties that matter here: small numbers by value, others by where they lie in the scanned buffer; -1: absent. One object serves again
+ * and again. */
 export class PropertyScan {
   deliveryMode = -1;
   priority = -1;

@@ -193,18 +193,22 @@ describe('consuming', () => {
     expect(texts(messages)).toEqual(['a']);
     second.ack(messages[0]!);
     const message = await third.get(queue, { noAck: true });
-    expect(message && message.content.toString()).toBe('b');
+    expect(message ? message.content.toString() : null).toBe('b');
   });
 
   test('a consumer tag of the client is kept; an exclusive consumer is alone', async () => {
-    const { consumerTag } = await first.consume(queue, () => {}, { consumerTag: 'mine', exclusive: true });
+    const own = uniqueName('alone');
+    // RabbitMQ's quorum queues know no exclusive consumers.
+    await first.assertQueue(own, { durable: true, arguments: { 'x-queue-type': 'classic' } });
+    const { consumerTag } = await first.consume(own, () => {}, { consumerTag: 'mine', exclusive: true });
     expect(consumerTag).toBe('mine');
     const other = await connections[1]!.createChannel();
-    const closed = new Promise<number>((resolve) =>
-      other.on('error', (error: { code: number }) => resolve(error.code)),
-    );
-    await expect(other.consume(queue, () => {})).rejects.toThrow();
+    const closed = new Promise<number>((resolve) => {
+      other.on('error', (error: { code: number }) => resolve(error.code));
+    });
+    await expect(other.consume(own, () => {})).rejects.toThrow();
     expect(await closed).toBe(403);
+    await first.deleteQueue(own);
   });
 
   test('get says how many are left, and takes one', async () => {

@@ -654,7 +654,8 @@ describe('commands that make no sense are refused', () => {
 
 it('declares 10,000 queues and 10,000 bindings quickly, and deletes them', () => {
   const bench = new Bench(12);
-  const started = performance.now();
+  // Of the processor, not of the clock: others may be running, too.
+  const started = process.cpuUsage();
   const each = (command: (i: number) => MetadataCommand): void => {
     for (let i = 0; i < 10_000; i++) {
       bench.acknowledged = bench.sequence;
@@ -666,5 +667,5 @@ it('declares 10,000 queues and 10,000 bindings quickly, and deletes them', () =>
   expect(bench.route('amq.fanout')).toHaveLength(10_000);
   each((i) => ({ kind: 'deleteQueue', uid: i + 1 }));
   expect(bench.machine.status()).toMatchObject({ queues: 0, bindings: 0 });
-  expect(performance.now() - started).toBeLessThan(4_000);
-});
+  expect(process.cpuUsage(started).user / 1_000).toBeLessThan(4_000);
+}, 60_000);

@@ -97,6 +97,8 @@ describe('results', () => {
     ]);
     table.fence(1, 1);
     expect(table.results(pipe)).toEqual([]);
+    table.admit(header(nodeOrigin(1, 2), 1));
+    expect(table.results({ node: 1, incarnation: 2 })).toEqual([]);
     expect(() => table.keep(nodeOrigin(1), 0, ResultCode.empty, 0, 0)).toThrow('not open');
   });
 });

@@ -411,7 +411,8 @@ describe('changes', () => {
     expect(script.machine.metadataVersion).toBe(7);
     // A repeat: create does not empty the queue, delete of an older version does not come back.
     script.changes(7, { kind: 'delete', version: 6, uid: 7 });
-    script.changes(9, create(7, 7), create(9, 9));
+    script.changes(3, { kind: 'delete', version: 8, uid: 7 });
+    script.changes(9, { kind: 'delete', version: 7, uid: 7 }, create(7, 7), create(9, 9));
     expect(script.machine.queueStatus(7)?.ready).toBe(1);
     expect([...script.machine.queues()].map((queue) => queue.uid)).toEqual([7, 9]);
     expect(script.machine.metadataVersion).toBe(9);

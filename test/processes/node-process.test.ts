@@ -35,8 +35,12 @@ afterEach(async () => {
   rmSync(root, { recursive: true, force: true });
 });
 
+/** The settings of whoever runs the tests are no settings of the nodes. */
+const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('WARREN_')));
+
 function warren(args: string[], channel: 'ipc' | 'ignore' = 'ignore'): Run {
-  const child = spawn(process.execPath, [main, ...args], { stdio: ['ignore', 'pipe', 'pipe', channel] });
+  const stdio = ['ignore', 'pipe', 'pipe', channel] as const;
+  const child = spawn(process.execPath, [main, ...args], { env: environment, stdio: [...stdio] });
   // After `disconnect()` on this side a child never tells `close`, which otherwise comes once its output was read.
   const end = once(child, channel === 'ipc' ? 'exit' : 'close').then(([code, signal]) => signal ?? code);
   const run: Run = { child, output: '', errors: '', end };

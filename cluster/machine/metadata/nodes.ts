@@ -55,6 +55,7 @@ export class NodeTable {
       uuid: command.uuid,
       incarnation: command.incarnation,
       fencedTo: fenceTo ?? fencedTo,
+      contact: command.contact,
     };
     this.put(after);
     return { ok: true, fenceTo, before, after };

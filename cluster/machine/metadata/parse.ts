@@ -62,7 +62,16 @@ function parseOpenNode(value: Fields): MetadataCommand | null {
   const { node, name, uuid, incarnation } = value;
   if (!isNode(node) || !isFullName(name) || !isFullName(uuid) || !isCount(incarnation) || incarnation === 0)
     return null;
-  return { kind: 'openNode', node, name, uuid, incarnation };
+  const contact = isObject(value.contact) ? value.contact : {};
+  const { pid, amqp, http } = contact;
+  return {
+    kind: 'openNode',
+    node,
+    name,
+    uuid,
+    incarnation,
+    contact: { pid: isCount(pid) ? pid : 0, amqp: isFullName(amqp) ? amqp : '', http: isFullName(http) ? http : '' },
+  };
 }
 
 function parseDeclareQueue(value: Fields): MetadataCommand | null {

@@ -50,6 +50,7 @@ function becomeCandidate<D>(core: Core<D>, transfer: boolean): void {
   core.vote = core.id;
   core.hardStateDirty = true;
   core.refusedPreVote = null;
+  core.campaignIn = -1;
   core.votes.clear();
   const { lastIndex, lastTerm } = core.log;
   for (const id of votersOf(core.configurations.current)) {

@@ -34,7 +34,7 @@ export interface Peer {
   paused: boolean;
   /** Replicate: an empty append is due, to find out whether something was lost. */
   checkDue: boolean;
-  /** Replicate: the highest commit index that went out with an append. */
+  /** The highest commit index that went out with an append: no further one is due for it. */
   commitTold: LogIndex;
   /** Ticks since its last answer. */
   silentTicks: number;
@@ -75,7 +75,7 @@ export function replicateFrom(peer: Peer, next: LogIndex): void {
   peer.next = next;
   peer.paused = false;
   peer.checkDue = false;
-  peer.commitTold = 0;
+  peer.commitTold = Math.min(peer.commitTold, peer.match);
   peer.transfer = null;
   peer.window.clear();
 }

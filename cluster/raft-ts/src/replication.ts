@@ -111,6 +111,10 @@ function acknowledged<D>(core: Core<D>, peer: Peer, index: LogIndex): void {
   } else if (peer.state === 'probe' || peer.match >= core.log.compactedIndex) {
     replicateFrom(peer, peer.match + 1);
     core.sendDue = true;
+  } else if (peer.match >= peer.transfer!.index) {
+    // It has this snapshot, and meanwhile the log was compacted further: the next one follows.
+    probeFrom(peer, peer.match + 1);
+    core.sendDue = true;
   }
   if (!advanced) return;
   if (index > core.commit) advanceCommit(core);

@@ -14,6 +14,8 @@ export function beginTransfer<D>(core: Core<D>, to: ReplicaId): boolean {
   if (peer.silentTicks >= core.options.electionTicks || peer.state === 'snapshot') return false;
   leading.transferee = to;
   leading.transferElapsed = 0;
+  // What was lost on the way to it is found now, not with the next heartbeat.
+  peer.checkDue = peer.state === 'replicate' && peer.match < peer.next - 1;
   core.sendDue = true;
   transferIfCaughtUp(core, peer);
   return true;

@@ -1,0 +1,294 @@
+// One random life of a group: a seed picks which faults occur and how often, then thousands of steps, then everything heals and the group must
+// come to agree. The checker watches every step.
+
+import type { ReplicaId } from 'raft-ts';
+import { type Draw, seededDraw } from './random.ts';
+import type { SimulatedReplica } from './replica.ts';
+import { Simulation } from './simulation.ts';
+
+export interface SwarmResult {
+  readonly committed: number;
+  readonly terms: number;
+  /** Rare things that happened: a run that never meets them proves little. */
+  readonly marks: ReadonlyMap<string, number>;
+}
+
+/** How often what happens, in a run: weights, 0 for never. */
+interface Weights {
+  deliver: number;
+  tick: number;
+  disk: number;
+  propose: number;
+  lose: number;
+  duplicate: number;
+  crash: number;
+  restart: number;
+  cut: number;
+  heal: number;
+  change: number;
+  transfer: number;
+  stepDown: number;
+  leaderLost: number;
+  read: number;
+  snapshot: number;
+}
+
+class Swarm {
+  readonly #draw: Draw;
+  readonly #world: Simulation;
+  readonly #weights: Weights;
+  readonly #reorders: boolean;
+  readonly #marks = new Map<string, number>();
+  #proposals = 0;
+  #reads = 0;
+  #nextId: ReplicaId;
+
+  constructor(seed: number) {
+    const draw = seededDraw(seed);
+    this.#draw = draw;
+    const small = draw(2) === 0;
+    this.#world = new Simulation(draw, {
+      electionTicks: 5 + draw(6),
+      heartbeatTicks: 1 + draw(2),
+      appendBytesMax: small ? 20 : 1000,
+      inflightBytesMax: small ? 60 : 4000,
+      inflightMessagesMax: small ? 1 + draw(4) : 8,
+      uncommittedBytesMax: small ? 200 : 10_000,
+      snapshotChunkBytes: 10 + draw(200),
+    });
+    const some = (weight: number) => (draw(2) === 0 ? weight : 0);
+    const calm = draw(5) === 0;
+    const fault = (weight: number) => (calm ? 0 : some(weight));
+    const crash = fault(6);
+    const cut = fault(8);
+    this.#weights = {
+      deliver: 600,
+      tick: 120 + draw(200),
+      disk: 100 + draw(300),
+      propose: 100,
+      lose: fault(60),
+      duplicate: fault(40),
+      crash,
+      restart: crash * 3,
+      cut,
+      heal: cut * 0.5,
+      change: some(15),
+      transfer: some(6),
+      stepDown: some(3),
+      leaderLost: some(5),
+      read: 20,
+      snapshot: some(20),
+    };
+    this.#reorders = !calm && draw(2) === 0;
+    const count = [1, 2, 3, 3, 3, 5][draw(6)]!;
+    this.#nextId = count + 1;
+    this.#world.startVoters(count);
+    for (const replica of this.#world.replicas.values()) replica.diskMode = draw(4) === 0 ? 'auto' : 'manual';
+    this.#watch();
+  }
+
+  run(steps: number): SwarmResult {
+    for (let i = 0; i < steps; i++) this.#step();
+    this.#healAndAgree();
+    const terms = Math.max(...[...this.#world.replicas.values()].map(({ raft }) => raft!.term));
+    return { committed: this.#world.checker.commitMax, terms, marks: this.#marks };
+  }
+
+  #step(): void {
+    const entries = Object.entries(this.#weights) as [keyof Weights, number][];
+    let point = this.#draw(1 << 20) / (1 << 20);
+    point *= entries.reduce((sum, [, weight]) => sum + weight, 0);
+    for (const [action, weight] of entries) {
+      point -= weight;
+      if (point < 0) return this.#act(action);
+    }
+  }
+
+  #act(action: keyof Weights): void {
+    const world = this.#world;
+    const { network } = world;
+    switch (action) {
+      case 'deliver':
+        if (network.length > 0) world.deliver(this.#reorders ? this.#draw(network.length) : this.#firstOfALink());
+        return;
+      case 'lose':
+        if (network.length > 0) network.splice(this.#draw(network.length), 1);
+        return;
+      case 'duplicate':
+        if (network.length > 0 && network.length < 500) network.push(network[this.#draw(network.length)]!);
+        return;
+      case 'tick':
+        return this.#any().run((raft) => raft.tick());
+      case 'disk': {
+        const replica = this.#any();
+        if (replica.raft === null) return;
+        if (!replica.persist(1 + this.#draw(3)) || this.#draw(2) === 0) replica.runTask();
+        return replica.pump();
+      }
+      case 'propose':
+        this.#proposals++;
+        world.propose(this.#leaderOrAny().id, `p${this.#proposals}`, this.#draw(30));
+        return;
+      case 'crash': {
+        const replica = this.#any();
+        if (replica.raft !== null) replica.crash(this.#draw(replica.writes.length + 1));
+        return;
+      }
+      case 'restart': {
+        const replica = this.#any();
+        if (replica.raft === null) replica.start();
+        return;
+      }
+      default:
+        return this.#actRarely(action);
+    }
+  }
+
+  #actRarely(action: keyof Weights): void {
+    const world = this.#world;
+    const replica = this.#leaderOrAny();
+    switch (action) {
+      case 'cut':
+        return this.#cut();
+      case 'heal':
+        return world.heal();
+      case 'change':
+        return this.#change(replica);
+      case 'transfer':
+        return replica.run((raft) => raft.transferLeadership(this.#any().id));
+      case 'stepDown':
+        return replica.run((raft) => raft.stepDown());
+      case 'leaderLost':
+        return this.#any().run((raft) => raft.leaderLost(this.#draw(4)));
+      case 'read':
+        if (replica.raft === null) return;
+        world.checker.readAsked(++this.#reads);
+        return replica.run((raft) => raft.readIndex(this.#reads));
+      case 'snapshot': {
+        const one = this.#any();
+        one.takeSnapshot(this.#draw(3) * 5);
+        return;
+      }
+      default:
+        throw new Error(`unknown action ${action}`);
+    }
+  }
+
+  #any(): SimulatedReplica {
+    const all = [...this.#world.replicas.values()];
+    return all[this.#draw(all.length)]!;
+  }
+
+  #leaderOrAny(): SimulatedReplica {
+    const leaders = this.#world.leaders();
+    return leaders.length === 0 || this.#draw(10) === 0 ? this.#any() : leaders[this.#draw(leaders.length)]!;
+  }
+
+  /** Links keep their order: the oldest message of the link that a random one belongs to. */
+  #firstOfALink(): number {
+    const { network } = this.#world;
+    const { from, to } = network[this.#draw(network.length)]!;
+    return network.findIndex((message) => message.from === from && message.to === to);
+  }
+
+  #cut(): void {
+    const ids = [...this.#world.replicas.keys()];
+    const shape = this.#draw(4);
+    if (shape === 0) this.#world.isolate(this.#any().id);
+    else if (shape === 1) this.#world.cut(this.#any().id, this.#any().id);
+    else if (shape === 2) {
+      // One direction: it still speaks, or still hears.
+      const id = this.#any().id;
+      const deaf = this.#draw(2) === 0;
+      for (const other of ids) this.#world.cut(deaf ? other : id, deaf ? id : other);
+    } else {
+      const left = new Set(ids.filter(() => this.#draw(2) === 0));
+      for (const a of ids) for (const b of ids) if (left.has(a) !== left.has(b)) this.#world.cut(a, b);
+    }
+  }
+
+  /** Some next step of some change: a new learner, a promotion, a demotion, a removal. */
+  #change(replica: SimulatedReplica): void {
+    const status = replica.raft?.status();
+    if (status === undefined || status.role !== 'leader') return;
+    const { voters, learners } = status.configuration;
+    const pick = (ids: readonly ReplicaId[]) => ids[this.#draw(ids.length)]!;
+    const kind = this.#draw(4);
+    if (kind === 0 && learners.length < 2 && this.#world.replicas.size < 8) {
+      const known = [...this.#world.replicas.keys()].filter((id) => !voters.includes(id) && !learners.includes(id));
+      const returning = known.length > 0 && this.#draw(2) === 0;
+      const id = returning ? pick(known) : this.#nextId++;
+      if (!returning) {
+        this.#world.add(id).diskMode = 'manual';
+      }
+      replica.run((raft) => raft.proposeConfiguration(voters, [...learners, id]));
+    } else if (kind === 1 && learners.length > 0) {
+      const id = pick(learners);
+      const without = this.#draw(2) === 0 && voters.length > 1 ? pick(voters) : 0;
+      const rest = voters.filter((voter) => voter !== without);
+      replica.run((raft) => raft.proposeConfiguration([...rest, id], learners.filter((other) => other !== id)));
+    } else if (kind === 2 && voters.length > 1) {
+      const id = pick(voters);
+      replica.run((raft) => raft.proposeConfiguration(voters.filter((voter) => voter !== id), [...learners, id]));
+    } else if (kind === 3 && voters.length > 1) {
+      const id = pick(voters);
+      replica.run((raft) => raft.proposeConfiguration(voters.filter((voter) => voter !== id), learners));
+    }
+  }
+
+  #watch(): void {
+    this.#world.tell = (_id, text) => {
+      if (text.startsWith('installs')) this.#mark('snapshot installed');
+      if (text.includes('truncates')) this.#mark('log truncated');
+      if (text.includes('leaving')) this.#mark('joint phase');
+      if (text.startsWith('read') && !text.endsWith('failed')) this.#mark('read answered');
+      if (text.includes('writes') && text.includes('learners')) this.#mark('learner');
+    };
+    this.#world.onSend = (message) => {
+      if (message.kind === 'timeoutNow') this.#mark('transfer');
+      if (message.kind === 'appendReply' && !message.success) this.#mark('append refused');
+      if (message.kind === 'snapshotReply' && !message.ok) this.#mark('snapshot begun anew');
+    };
+  }
+
+  #mark(name: string): void {
+    this.#marks.set(name, (this.#marks.get(name) ?? 0) + 1);
+  }
+
+  /** No more faults: one leader, which commits and brings every member of its configuration up to date. */
+  #healAndAgree(): void {
+    const world = this.#world;
+    world.heal();
+    for (const replica of world.replicas.values()) {
+      if (replica.raft === null) replica.start();
+      replica.diskMode = 'auto';
+      replica.pump();
+    }
+    world.finishDisks();
+    world.settle();
+    const ticks = world.bounds.electionTicks * 40;
+    const data = 'after all';
+    let proposed = false;
+    for (let tick = 0; tick < ticks; tick++) {
+      world.tickAll();
+      const leader = world.leaders().at(-1);
+      if (leader === undefined || !leader.raft!.leaderReady) continue;
+      proposed = proposed || world.propose(leader.id, data).ok;
+      world.settle();
+      if (proposed && this.#agreed(leader)) return;
+    }
+    const states = [...world.replicas.values()].map(({ raft }) => JSON.stringify(raft?.status())).join('\n');
+    throw new Error(`the group does not come to agree after ${ticks} ticks without faults:\n${states}`);
+  }
+
+  #agreed(leader: SimulatedReplica): boolean {
+    const { voters, outgoing, learners } = leader.raft!.status().configuration;
+    if (leader.machine.at(-1) !== 'after all' || outgoing.length > 0) return false;
+    const wanted = JSON.stringify(leader.machine);
+    return [...voters, ...learners].every((id) => JSON.stringify(this.#world.get(id).machine) === wanted);
+  }
+}
+
+export function runSwarm(seed: number, steps: number): SwarmResult {
+  return new Swarm(seed).run(steps);
+}
