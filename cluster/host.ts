@@ -39,6 +39,8 @@ export interface Feed {
   consumerCancelled(shard: number, consumer: number): void;
   /** The lowest lease ordinal of a consumer that the feed has not heard of. */
   nextLease(shard: number, consumer: number): number;
+  /** After a snapshot was installed: which consumers of this shard still exist, those under way not counted. */
+  reconciled(shard: number, hasConsumer: (consumer: number) => boolean): void;
   /** All that was applied in this turn has been told. */
   turnEnded(): void;
   /** Publishers must pause, or may go on. */
@@ -733,6 +735,8 @@ export class Host {
     if (group.machine.isFenced(id)) return this.#onFenced();
     group.machine.resume((consumer) => this.#feed?.nextLease(group.id, consumer) ?? 0);
     this.pipes[group.id]!.applied(group.machine.lastSequence(id));
+    const shard = this.shards[group.id - 1];
+    if (shard !== undefined) this.#feed?.reconciled(group.id, (consumer) => shard.hasConsumer(id, consumer));
   }
 
   /** Once for an incarnation: sessions end, and this node goes on under the next one. */

@@ -109,9 +109,14 @@ export class GroupLog {
   /** The part of `truncate` that also an installed snapshot does: it may reach behind the compaction point. */
   dropFrom(from: number, position: number): void {
     this.#uncacheFrom(from);
-    truncateRuns(this.runs, from);
+    this.kill(from, position);
     this.epoch++;
     this.durableIndex = Math.min(this.durableIndex, from - 1);
+  }
+
+  /** Entries of earlier files from `from` on are dead. All there is to a truncation while the log is being opened. */
+  kill(from: number, position: number): void {
+    truncateRuns(this.runs, from);
     noteTruncation(this.truncations, position, from);
   }
 

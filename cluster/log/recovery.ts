@@ -10,7 +10,7 @@ import { crc32 } from 'node:zlib';
 import type { Disk, DiskFile } from '../ports.ts';
 import { decodeFileHeader, decodeTrailer, encodeTrailer, type FileHeader, FileKind, trailerBytes } from './codec.ts';
 import { LogError } from './errors.ts';
-import { type FileGroup, FileIndex } from './file-index.ts';
+import { type FileGroup, FileIndex, truncateRuns } from './file-index.ts';
 import { LogFile, logFilePath, logFolder, parseLogFileName, snapshotFolder } from './files.ts';
 import { GroupLog } from './group.ts';
 import { type Manifest, manifestPath, readManifest, type Truncation, writeManifest } from './manifest.ts';
@@ -228,7 +228,7 @@ function replay({ manifest, groups, logs, keptWanted }: Folder): void {
     for (; next < truncations.length && truncations[next]![2].position <= position; next++) {
       const [id, replica, truncation] = truncations[next]!;
       const group = groups.get(id)!;
-      if (group.replica === replica) group.dropFrom(truncation.from, truncation.position);
+      if (group.replica === replica) group.kill(truncation.from, truncation.position);
     }
   };
   for (const file of logs) {
@@ -239,7 +239,7 @@ function replay({ manifest, groups, logs, keptWanted }: Folder): void {
       const group = groups.get(part.group);
       if (group === undefined && !covered)
         throw new LogError('corrupt', `records of group ${part.group}, which was never created`, file.path);
-      if (group !== undefined && group.replica === part.replica) addRuns(group, part, file);
+      if (group !== undefined && group.replica === part.replica) addRuns(group, part, file, covered);
     }
   }
   truncateUpTo(manifest.coveredTo);
@@ -257,7 +257,7 @@ function replayControl(
     groups.set(part.group, group);
   }
   if (group === undefined || group.replica !== part.replica) return;
-  if (part.truncateFrom > 0) group.dropFrom(part.truncateFrom, file.sequence);
+  if (part.truncateFrom > 0) group.kill(part.truncateFrom, file.sequence);
   for (const install of part.installs) {
     for (const sequence of install.keptFiles) keptWanted.set(sequence, file.sequence);
     if (install.index <= group.snapshot.index) continue;
@@ -269,16 +269,23 @@ function replayControl(
   if (part.hardState !== null) group.hardState = part.hardState;
 }
 
-function addRuns(group: GroupLog, part: FileGroup, file: LogFile): void {
+/**
+ * Entries come in the order in which they were appended. One that is there already says that a truncation came in between: in a covered
+ * file that may be merged into a later one of the manifest, else its record was just replayed.
+ */
+function addRuns(group: GroupLog, part: FileGroup, file: LogFile, covered: boolean): void {
   for (const run of part.runs) {
     const last = group.runs[group.runs.length - 1];
-    if (last !== undefined && run.first <= last.last)
-      throw new LogError(
-        'corrupt',
-        `entry ${run.first} of group ${group.group} comes twice`,
-        file.path,
-        run.offsets[0]!,
-      );
+    if (last !== undefined && run.first <= last.last) {
+      if (!covered)
+        throw new LogError(
+          'corrupt',
+          `entry ${run.first} of group ${group.group} comes twice`,
+          file.path,
+          run.offsets[0]!,
+        );
+      truncateRuns(group.runs, run.first);
+    }
     group.runs.push(run);
   }
 }
@@ -310,7 +317,6 @@ function finishGroup(group: GroupLog): void {
   group.lastTerm = end === null ? group.compacted.term : end.term;
   group.durableIndex = group.lastIndex;
   group.cacheFirst = group.lastIndex + 1;
-  group.durableEpoch = group.epoch;
   group.settle();
   const where = logFolder;
   try {

@@ -18,6 +18,8 @@ export interface StagingEvents {
   replica(): number;
   /** Fails if the snapshot must not be installed (any more). */
   check(header: StreamHeader): void;
+  /** Runs while no other snapshot of the group is written. */
+  inTurn(work: () => Promise<void>): Promise<void>;
   /** Makes it count: gathers the checkpoint record, waits for it, writes the manifest. */
   commit(meta: SnapshotMeta, liveAbove: number, kept: KeptWriter): Promise<void>;
   /** The caller learns of it in this turn. */
@@ -64,10 +66,13 @@ export class Staging implements SnapshotStaging {
       const state = await checkSnapshot(this.#file, base, this.#path, true);
       await kept.finish();
       const path = snapshotPath(this.#group, this.#meta.index, this.#meta.term);
-      await copySnapshotFile(this.#disk, this.#file, base, header.snapshotBytes, path);
-      this.#events.check(header);
-      committed = true;
-      await this.#events.commit(this.#meta, header.liveAbove, kept);
+      await this.#events.inTurn(async () => {
+        this.#events.check(header);
+        await copySnapshotFile(this.#disk, this.#file, base, header.snapshotBytes, path);
+        this.#events.check(header);
+        committed = true;
+        await this.#events.commit(this.#meta, header.liveAbove, kept);
+      });
       return state;
     } finally {
       if (!committed) await kept.abort().catch(() => {});

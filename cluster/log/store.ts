@@ -68,6 +68,7 @@ export class Store implements Log {
   readonly #snapshotsUnwanted = new Set<string>();
   /** Snapshots being saved or installed. */
   readonly #running = new Set<Promise<void>>();
+  readonly #snapshotTurns = new Map<number, Promise<void>>();
   #failure: Error | null = null;
   /** Told of a failure: promises that wait for a write. */
   readonly #waiting = new Set<(error: Error) => void>();
@@ -295,22 +296,19 @@ export class Store implements Log {
 
   async saveSnapshot(id: number, meta: SnapshotMeta, pieces: readonly Buffer[]): Promise<void> {
     this.#checkOpen();
-    await this.#track(this.#saveSnapshot(id, meta, pieces));
+    await this.#track(this.#inTurn(id, () => this.#saveSnapshot(id, meta, pieces)));
   }
 
   async #saveSnapshot(id: number, meta: SnapshotMeta, pieces: readonly Buffer[]): Promise<void> {
     const group = this.#group(id);
-    if (meta.index < group.snapshot.index) throw new LogError('stale', `group ${id} has a newer snapshot`);
-    if (meta.index === group.snapshot.index && group.snapshotStored) return;
+    // Installed or saved meanwhile: what was wanted is there.
+    if (meta.index < group.snapshot.index || (meta.index === group.snapshot.index && group.snapshotStored)) return;
     assert(meta.index <= group.lastIndex, `snapshot of group ${id} at ${meta.index} is past its log`);
-    await this.#guard(writeSnapshotFile(this.#disk, id, meta, pieces));
+    await writeSnapshotFile(this.#disk, id, meta, pieces);
+    this.#checkAlive();
     // What a snapshot replaces must be durable before it counts, or a crash would leave a gap behind it.
     if (group.durableIndex < meta.index) await this.#flushed();
-    if (this.#groups.get(id) !== group || group.snapshot.index >= meta.index) {
-      if (group.snapshot.index !== meta.index)
-        await removeIfPresent(this.#disk, snapshotPath(id, meta.index, meta.term));
-      return;
-    }
+    if (this.#groups.get(id) !== group) return removeIfPresent(this.#disk, snapshotPath(id, meta.index, meta.term));
     const old = group.snapshotStored ? group.snapshot : null;
     group.snapshot = meta;
     group.snapshotStored = true;
@@ -373,7 +371,8 @@ export class Store implements Log {
         new KeptWriter(this.#disk, this.#clock, this.#options, this.#options.fileBytesMax, () => this.#nextSequence++),
       replica: () => group.replica,
       check: (header) => this.#checkInstall(group, header),
-      commit: (snapshot, liveAbove, kept) => this.#track(this.#install(group, snapshot, liveAbove, kept)),
+      inTurn: (work) => this.#track(this.#inTurn(id, work)),
+      commit: (snapshot, liveAbove, kept) => this.#install(group, snapshot, liveAbove, kept),
       installed: (kept) => this.#unpinInstalled(kept),
     });
   }
@@ -578,6 +577,14 @@ export class Store implements Log {
     await this.#openFiles.closeAll();
   }
 
+  /** One snapshot of a group is being written or installed at a time. */
+  #inTurn(group: number, work: () => Promise<void>): Promise<void> {
+    const before = this.#snapshotTurns.get(group) ?? Promise.resolve();
+    const turn = before.catch(() => {}).then(work);
+    this.#snapshotTurns.set(group, turn);
+    return turn;
+  }
+
   /** `close` waits for it. */
   async #track(work: Promise<void>): Promise<void> {
     this.#running.add(work);
@@ -611,8 +618,12 @@ export class Store implements Log {
     }
   }
 
-  #checkOpen(): void {
+  #checkAlive(): void {
     if (this.#failure !== null) throw new LogError('failed', `the log failed: ${this.#failure.message}`);
+  }
+
+  #checkOpen(): void {
+    this.#checkAlive();
     if (this.#closed) throw new LogError('closed', 'the log is closed');
   }
 

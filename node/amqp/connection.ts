@@ -232,7 +232,7 @@ export class AmqpConnection implements FrameSink, ChannelHost, ConnectionEvents 
     if (error.code !== 'login-refused' && error.code !== 'access-refused') return this.fail(error, 0);
     if (this.#capabilities.authentication_failure_close !== true) return this.#setLife('closed', error);
     const text = `Login was refused using authentication mechanism ${mechanism}. For details see the broker logfile.`;
-    this.fail(new BrokerError('login-refused', text), 0);
+    this.fail(new BrokerError('login-refused', text), 0, error);
   }
 
   #tuneOk(method: MethodArguments<'connection.tune-ok'>): void {
@@ -342,10 +342,10 @@ export class AmqpConnection implements FrameSink, ChannelHost, ConnectionEvents 
 
   // ---- the end
 
-  /** Closes the connection with an error, if it is not closing already. `method`: what failed, 0 for none. */
-  fail(error: BrokerError, method: MethodId): void {
+  /** Closes the connection with an error, if it is not closing already. `method`: what failed, 0 for none. `cause`: what is logged. */
+  fail(error: BrokerError, method: MethodId, cause: BrokerError = error): void {
     if (this.#life === 'closing' || this.#life === 'closed') return;
-    if (this.#life === 'header') return this.#setLife('closed', error);
+    if (this.#life === 'header') return this.#setLife('closed', cause);
     this.#leave();
     this.#send({
       kind: 'connection.close',
@@ -354,7 +354,7 @@ export class AmqpConnection implements FrameSink, ChannelHost, ConnectionEvents 
       classId: method >>> 16,
       methodId: method & 0xffff,
     });
-    this.#setLife('closing', error);
+    this.#setLife('closing', cause);
   }
 
   #closedByClient(): void {

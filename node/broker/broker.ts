@@ -113,6 +113,12 @@ export class Broker implements AmqpBackend, Feed {
     return this.consumers.get(number)?.nextLease ?? Number.MAX_SAFE_INTEGER;
   }
 
+  reconciled(shard: number, hasConsumer: (consumer: number) => boolean): void {
+    for (const consumer of [...this.consumers.values()])
+      if (consumer.shard === shard && consumer.attached && !consumer.cancelling && !hasConsumer(consumer.number))
+        this.consumerCancelled(shard, consumer.number);
+  }
+
   turnEnded(): void {
     if (this.#dirty.size === 0) return;
     const channels = [...this.#dirty];

@@ -5,7 +5,6 @@
 
 import {
   ConsumeFlag,
-  GetFlag,
   PublishFlag,
   type QueueRecord,
   ResultCode,
@@ -171,7 +170,10 @@ export class BrokerChannel implements ChannelBackend {
       .consume(
         { consumer: number, queue: queue.uid, unsettledMax, grantedTo, priority, flags, tag: request.tag },
         (result) => {
-          if (result?.code === ResultCode.ok) return reply({ ok: true, value: { consumer: number } });
+          if (result?.code === ResultCode.ok) {
+            consumer.attached = true;
+            return reply({ ok: true, value: { consumer: number } });
+          }
           this.#forget(consumer);
           reply({ ok: false, error: this.#consumeError(result?.code ?? null, queue) });
         },
@@ -207,7 +209,8 @@ export class BrokerChannel implements ChannelBackend {
     }
     const { number } = getter;
     this.#got = null;
-    this.broker.cluster.pipe(queue.shard).get(number, queue.uid, noAck ? GetFlag.noAck : 0, (result) => {
+    // Always a lease, also without acknowledgement: so the message can be read again whatever this node's replica skipped.
+    this.broker.cluster.pipe(queue.shard).get(number, queue.uid, 0, (result) => {
       if (result?.code === ResultCode.empty) return reply({ ok: true, value: null });
       if (result?.code === ResultCode.noQueue)
         return reply({ ok: false, error: topology.noQueue(queue.vhost, queue.name) });
@@ -218,7 +221,8 @@ export class BrokerChannel implements ChannelBackend {
       this.#readEntry(queue.shard, got.entryIndex, (payload) => {
         // Gone: the queue was purged or deleted between the lease and now.
         if (payload === null) return reply({ ok: true, value: null });
-        if (!noAck) getter.outstanding++;
+        getter.outstanding++;
+        if (noAck) this.settle('accept', number, got.leaseOrdinal, 1);
         const { leaseOrdinal, redelivered, deliveryCount } = got;
         const message = viewMessage(payload, got.ordinal);
         reply({
@@ -398,6 +402,7 @@ export class BrokerChannel implements ChannelBackend {
       outstanding: 0,
       autoSettleFirst: 0,
       autoSettleCount: 0,
+      attached: false,
       cancelling: false,
       cancelled: false,
     };

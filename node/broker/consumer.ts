@@ -22,6 +22,8 @@ export interface Consumer {
   autoSettleCount: number;
   /** Delivered to the client and not settled. */
   outstanding: number;
+  /** The machine said that it has it (a getter: never said, made by its first message). */
+  attached: boolean;
   /** Its cancel is under way, or done: leases that still come go straight back. */
   cancelling: boolean;
   cancelled: boolean;

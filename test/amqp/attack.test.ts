@@ -80,6 +80,19 @@ describe('before login', () => {
     expect(old.socket.isClosed).toBe(true);
   });
 
+  it('why a login was refused is logged and not told, and the password is neither', async () => {
+    const lines: string[] = [];
+    const write = (details: object, message: string) => void lines.push(`${message} ${JSON.stringify(details)}`);
+    broker = await harness({}, { debug: write, info: write, warn: write });
+    client = broker
+      .connect()
+      .bytes(protocolHeader)
+      .send(0, startOk('mallory', 'hunter2', fullCapabilities));
+    expect(JSON.stringify(client.take())).not.toContain('mallory');
+    expect(lines.join()).toContain("user 'mallory' is not known");
+    expect(lines.join()).not.toContain('hunter2');
+  });
+
   it('a login is answered once the broker has, and not when the client is gone', () => {
     broker.backend.later = [];
     client.bytes(protocolHeader).send(0, startOk('guest', 'guest', fullCapabilities));

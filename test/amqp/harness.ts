@@ -4,7 +4,7 @@ import type { Clock, Connection, Net, Random, Timer } from '../../cluster/index.
 import type { Arguments } from '../../node/amqp/backend.ts';
 import { encodeFrame, FrameReader, FrameType, protocolHeader } from '../../node/amqp/frames.ts';
 import { encodeMethod, type Method, readMethod } from '../../node/amqp/methods.ts';
-import { type AmqpOptions, type AmqpServer, createAmqpServer } from '../../node/amqp/server.ts';
+import { type AmqpLog, type AmqpOptions, type AmqpServer, createAmqpServer } from '../../node/amqp/server.ts';
 import { FakeBackend } from './fake-backend.ts';
 
 export class FakeClock implements Clock {
@@ -274,7 +274,7 @@ export interface Harness {
   connect(): Client;
 }
 
-export async function harness(options: Partial<AmqpOptions> = {}): Promise<Harness> {
+export async function harness(options: Partial<AmqpOptions> = {}, log: AmqpLog = quietLog): Promise<Harness> {
   const backend = new FakeBackend();
   const clock = new FakeClock();
   let accept: (socket: Connection) => void = () => {};
@@ -287,7 +287,7 @@ export async function harness(options: Partial<AmqpOptions> = {}): Promise<Harne
       throw new Error('the front-end connects to nobody');
     },
   };
-  const server = createAmqpServer(options, { net, clock, random: fakeRandom() }, backend, quietLog);
+  const server = createAmqpServer(options, { net, clock, random: fakeRandom() }, backend, log);
   await server.listen([{ host: '127.0.0.1', port: 5672 }]);
   return {
     backend,

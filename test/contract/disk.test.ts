@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { createDisk } from '../../cluster/os.ts';
 import type { Disk, DiskFile } from '../../cluster/ports.ts';
+import { createMemoryDisk } from '../support/memory-disk.ts';
 
 const folders: string[] = [];
 afterEach(async () => {
@@ -18,6 +19,7 @@ const subjects: Record<string, () => Promise<Disk>> = {
     folders.push(folder);
     return createDisk(join(folder, 'data'));
   },
+  memory: async () => createMemoryDisk(),
 };
 
 const write = (file: DiskFile, buffers: readonly Uint8Array[], offset: number) =>
@@ -39,8 +41,7 @@ for (const [name, create] of Object.entries(subjects)) {
 
     it('makes folders, once or again, and lists them sorted', async () => {
       const disk = await prepare();
-      await disk.makeFolder('log/deep');
-      await disk.makeFolder('log/deep');
+      for (const folder of ['log', 'log/deep', 'log']) await disk.makeFolder(folder);
       for (const file of ['b', 'a', 'c']) await (await disk.open(`log/${file}`, 'create')).close();
       expect(await disk.list('log')).toEqual(['a', 'b', 'c', 'deep']);
       expect(await disk.list('')).toEqual(['log']);

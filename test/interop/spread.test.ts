@@ -49,10 +49,11 @@ const rabbitmqClient: Client = {
   async publisher(url) {
     const connection = new Connection(url);
     const publisher = connection.createPublisher({ confirm: true });
-    return {
-      publish: (queue, text) => publisher.send({ routingKey: queue, durable: true }, text),
-      close: () => connection.close(),
+    const close = async () => {
+      await publisher.close();
+      await connection.close();
     };
+    return { publish: (queue, text) => publisher.send({ routingKey: queue, durable: true }, text), close };
   },
   async consumer(url, queue, received) {
     const connection = new Connection(url);

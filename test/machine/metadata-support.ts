@@ -65,6 +65,7 @@ export const openNode = (incarnation: number, node = 1, uuid = `uuid-${node}`, n
   name,
   uuid,
   incarnation,
+  contact: { pid: 1, amqp: '', http: '' },
 });
 
 export interface Told {

@@ -169,9 +169,10 @@ export class SimulatedReplica {
     return true;
   }
 
-  /** True if this entry, or a snapshot that includes it, is on the disk. */
+  /** True if this entry, or a snapshot that includes it, is on the disk, or was lost to damage (and the replica knows that). */
   isDurable(index: number, term: number): boolean {
-    const { log, snapshot, compacted } = this.disk;
+    const { log, snapshot, compacted, repairTo } = this.disk;
+    if (index <= repairTo) return true;
     return log.get(index)?.term === term || index <= Math.max(snapshot.meta.index, compacted.index);
   }
 
@@ -190,7 +191,8 @@ export class SimulatedReplica {
       this.#world.checker.readAnswered(context, index);
       this.#world.tell(this.id, index === null ? `read ${context} failed` : `read ${context} at ${index}`);
     }
-    for (const read of ready.snapshotReads) this.tasks.push(() => this.#readSnapshot(read.to, read.offset, read.bytesMax));
+    for (const read of ready.snapshotReads)
+      this.tasks.push(() => this.#readSnapshot(read.to, read.offset, read.bytesMax));
     for (const chunk of ready.snapshotWrites) this.tasks.push(() => this.#writeChunk(chunk));
     for (; this.applied < ready.commit; this.applied++) {
       const entry = this.#log.get(this.applied + 1);
@@ -200,6 +202,15 @@ export class SimulatedReplica {
       this.#world.tell(this.id, `applies ${entry.index}/${entry.term} ${describeEntry(entry)}`);
     }
     raft.applied(this.applied);
+    if (this.disk.repairTo > 0 && !raft.status().repairing) this.disk.repairTo = 0;
+  }
+
+  /** While it is down its disk loses all entries from `first` on, and notices. */
+  damage(first: number): void {
+    const { log, snapshot } = this.disk;
+    const last = Math.max(snapshot.meta.index, ...log.keys());
+    for (const index of log.keys()) if (index >= first && index > snapshot.meta.index) log.delete(index);
+    this.disk.repairTo = Math.max(this.disk.repairTo, last);
   }
 
   #gather(write: Write<string>): void {

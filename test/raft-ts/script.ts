@@ -167,12 +167,9 @@ class Interpreter {
       case 'restart':
         replica.start();
         break;
-      case 'damage': {
-        const { log } = replica.disk;
-        replica.disk.repairTo = Math.max(...log.keys());
-        for (const index of log.keys()) if (index >= number(1)) log.delete(index);
+      case 'damage':
+        replica.damage(number(1));
         break;
-      }
       case 'configure':
         replica.run((raft) => this.#result(raft.proposeConfiguration(ids(1), ids(2))));
         break;
@@ -198,7 +195,9 @@ class Interpreter {
   }
 
   #nodes(count: number, settings: string[]): void {
-    const bounds = Object.fromEntries(settings.map((word) => word.split('=')).map(([key, value]) => [key, Number(value)]));
+    const bounds = Object.fromEntries(
+      settings.map((word) => word.split('=')).map(([key, value]) => [key, Number(value)]),
+    );
     this.#world = new Simulation(() => 0, bounds as Partial<ReplicaBounds>);
     this.#world.tell = (id, text) => {
       if (!this.#loud) return;
@@ -260,7 +259,13 @@ class Interpreter {
     const { raft } = replica;
     if (raft === null) return this.#say(`${replica.id} is down`);
     const s = raft.status();
-    const members = describeEntry({ kind: 'configuration', index: 1, term: 1, bytes: 0, configuration: s.configuration });
+    const members = describeEntry({
+      kind: 'configuration',
+      index: 1,
+      term: 1,
+      bytes: 0,
+      configuration: s.configuration,
+    });
     const extra = `${s.transferee > 0 ? ` transfer to ${s.transferee}` : ''}${s.repairing ? ' repairing' : ''}`;
     this.#say(
       `${s.id} ${s.role} term ${s.term} vote ${s.vote} leader ${s.leader} applied ${s.applied} commit ${s.commit}` +

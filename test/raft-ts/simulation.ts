@@ -2,8 +2,8 @@
 
 import { type Configuration, initialConfiguration, type ReplicaId } from 'raft-ts';
 import { Checker } from './checker.ts';
-import { type NetworkMessage, type ReplicaBounds, SimulatedReplica, type World } from './replica.ts';
 import type { Draw } from './random.ts';
+import { type NetworkMessage, type ReplicaBounds, SimulatedReplica, type World } from './replica.ts';
 
 export const defaultBounds: ReplicaBounds = {
   group: 1,
@@ -129,7 +129,11 @@ export class Simulation implements World {
     return this;
   }
 
-  propose(id: ReplicaId, data: string, bytes = data.length): ReturnType<NonNullable<SimulatedReplica['raft']>['propose']> {
+  propose(
+    id: ReplicaId,
+    data: string,
+    bytes = data.length,
+  ): ReturnType<NonNullable<SimulatedReplica['raft']>['propose']> {
     let result: ReturnType<NonNullable<SimulatedReplica['raft']>['propose']> = { ok: false, reason: 'notLeader' };
     this.get(id).run((raft) => {
       result = raft.propose(data, bytes);

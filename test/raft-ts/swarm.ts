@@ -31,6 +31,7 @@ interface Weights {
   leaderLost: number;
   read: number;
   snapshot: number;
+  damage: number;
 }
 
 class Swarm {
@@ -78,9 +79,12 @@ class Swarm {
       leaderLost: some(5),
       read: 20,
       snapshot: some(20),
+      damage: 0,
     };
     this.#reorders = !calm && draw(2) === 0;
     const count = [1, 2, 3, 3, 3, 5][draw(6)]!;
+    // One damaged disk at a time is survived by a group of three or more whose members stay.
+    if (this.#weights.change === 0 && count >= 3) this.#weights.damage = fault(3);
     this.#nextId = count + 1;
     this.#world.startVoters(count);
     for (const replica of this.#world.replicas.values()) replica.diskMode = draw(4) === 0 ? 'auto' : 'manual';
@@ -164,6 +168,8 @@ class Swarm {
         if (replica.raft === null) return;
         world.checker.readAsked(++this.#reads);
         return replica.run((raft) => raft.readIndex(this.#reads));
+      case 'damage':
+        return this.#damage();
       case 'snapshot': {
         const one = this.#any();
         one.takeSnapshot(this.#draw(3) * 5);
@@ -172,6 +178,15 @@ class Swarm {
       default:
         throw new Error(`unknown action ${action}`);
     }
+  }
+
+  #damage(): void {
+    const all = [...this.#world.replicas.values()];
+    const victim = this.#any();
+    if (victim.raft !== null || all.some(({ disk }) => disk.repairTo > 0) || victim.disk.log.size === 0) return;
+    const indices = [...victim.disk.log.keys()];
+    victim.damage(indices[this.#draw(indices.length)]!);
+    this.#mark('disk damaged');
   }
 
   #any(): SimulatedReplica {
@@ -226,13 +241,28 @@ class Swarm {
       const id = pick(learners);
       const without = this.#draw(2) === 0 && voters.length > 1 ? pick(voters) : 0;
       const rest = voters.filter((voter) => voter !== without);
-      replica.run((raft) => raft.proposeConfiguration([...rest, id], learners.filter((other) => other !== id)));
+      replica.run((raft) =>
+        raft.proposeConfiguration(
+          [...rest, id],
+          learners.filter((other) => other !== id),
+        ),
+      );
     } else if (kind === 2 && voters.length > 1) {
       const id = pick(voters);
-      replica.run((raft) => raft.proposeConfiguration(voters.filter((voter) => voter !== id), [...learners, id]));
+      replica.run((raft) =>
+        raft.proposeConfiguration(
+          voters.filter((voter) => voter !== id),
+          [...learners, id],
+        ),
+      );
     } else if (kind === 3 && voters.length > 1) {
       const id = pick(voters);
-      replica.run((raft) => raft.proposeConfiguration(voters.filter((voter) => voter !== id), learners));
+      replica.run((raft) =>
+        raft.proposeConfiguration(
+          voters.filter((voter) => voter !== id),
+          learners,
+        ),
+      );
     }
   }
 
@@ -268,14 +298,16 @@ class Swarm {
     world.settle();
     const ticks = world.bounds.electionTicks * 40;
     const data = 'after all';
-    let proposed = false;
+    let proposedIn = 0;
     for (let tick = 0; tick < ticks; tick++) {
       world.tickAll();
       const leader = world.leaders().at(-1);
       if (leader === undefined || !leader.raft!.leaderReady) continue;
-      proposed = proposed || world.propose(leader.id, data).ok;
+      // A leader that ended may not have committed it.
+      const { term } = leader.raft!;
+      if (proposedIn !== term && world.propose(leader.id, data).ok) proposedIn = term;
       world.settle();
-      if (proposed && this.#agreed(leader)) return;
+      if (proposedIn === term && this.#agreed(leader)) return;
     }
     const states = [...world.replicas.values()].map(({ raft }) => JSON.stringify(raft?.status())).join('\n');
     throw new Error(`the group does not come to agree after ${ticks} ticks without faults:\n${states}`);

@@ -36,6 +36,8 @@ export interface MemoryDisk extends Disk {
   crash(random: Random): void;
   /** The process dies, the machine lives on. */
   kill(): void;
+  /** The disk as one process sees it: dead for good after the next `crash` or `kill`, whatever its code still does. */
+  mount(): Disk;
   /** Asked before every operation; an error makes it fail (a failed write leaves a part of it behind). Null: no faults. */
   fault: ((operation: DiskOperation, path: string) => Error | null) | null;
   /** While true, completions of `write` and `sync` are held back; setting it to false lets them go in order. */
@@ -229,6 +231,24 @@ class SimulatedDisk implements MemoryDisk {
   }
 
   // ---- faults ----
+
+  mount(): Disk {
+    const { life } = this;
+    const never = new Promise<never>(() => {});
+    const alive = <A extends unknown[], R>(operation: (...args: A) => Promise<R>) => {
+      const bound = operation.bind(this);
+      return (...args: A): Promise<R> => (this.life === life ? bound(...args) : never);
+    };
+    return {
+      makeFolder: alive(this.makeFolder),
+      list: alive(this.list),
+      open: alive(this.open),
+      readFile: alive(this.readFile),
+      rename: alive(this.rename),
+      remove: alive(this.remove),
+      syncFolder: alive(this.syncFolder),
+    };
+  }
 
   crash(random: Random): void {
     this.kill();

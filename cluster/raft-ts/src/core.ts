@@ -284,10 +284,11 @@ export function raiseCommit<D>(core: Core<D>, index: LogIndex): boolean {
 }
 
 /**
- * All that a damaged replica may have acknowledged is known to it again: everything up to the lost index, or anything of a later term (whose
- * leader had all that was ever committed before).
+ * All that a damaged replica may have acknowledged is known to it, and durable, again: everything up to the lost index, or anything of a later
+ * term (whose leader had all that was ever committed before).
  */
-function checkRepaired<D>(core: Core<D>): void {
+export function checkRepaired<D>(core: Core<D>): void {
   if (core.repairTo === 0) return;
-  if (core.commit >= core.repairTo || (core.log.termAt(core.commit) ?? 0) > core.repairTerm) core.repairTo = 0;
+  const index = Math.min(core.commit, core.persisted);
+  if (index >= core.repairTo || (core.log.termAt(index) ?? 0) > core.repairTerm) core.repairTo = 0;
 }

@@ -3,7 +3,7 @@
 // Writes complete in order, so "durable up to" is one number. A write's claim on the log is lowered by a truncation that follows it: when it
 // completes late, entries that replaced its own are not taken for durable (pitfall 3), even if index and term are the same again.
 
-import { type Core, hasUnwritten } from './core.ts';
+import { type Core, checkRepaired, hasUnwritten } from './core.ts';
 import { invariant } from './invariant.ts';
 import { syncPeers } from './membership.ts';
 import type { Entry, HardState, LogIndex, OutgoingMessage, Write } from './types.ts';
@@ -64,6 +64,7 @@ export function completeWrites<D>(core: Core<D>, sequence: number): OutgoingMess
     done++;
   }
   core.outstanding.splice(0, done);
+  checkRepaired(core);
   return releaseHeld(core);
 }
 

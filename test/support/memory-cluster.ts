@@ -1,0 +1,199 @@
+// Several whole nodes of the cluster in one process: the production host, log, transport and machines over a simulated network, disk and
+// clock. State owned: the nodes, dead and alive. Everything repeats from one seed.
+
+import type { Feed } from '../../cluster/host.ts';
+import {
+  type Cluster,
+  type ClusterLimits,
+  type ClusterOptions,
+  defaultLimits,
+  openCluster,
+} from '../../cluster/index.ts';
+import type { Clock, Ports } from '../../cluster/ports.ts';
+import { createMemoryClock } from './memory-clock.ts';
+import { createMemoryDisk, type MemoryDisk } from './memory-disk.ts';
+import { createMemoryNetwork } from './memory-net.ts';
+import { createMemoryRandom } from './memory-random.ts';
+
+export interface Lease {
+  readonly shard: number;
+  readonly consumer: number;
+  readonly leaseOrdinal: number;
+  readonly entryIndex: number;
+  readonly ordinal: number;
+  readonly redelivered: boolean;
+}
+
+/** What one node's sessions would have heard. */
+export class RecordingFeed implements Feed {
+  readonly leases: Lease[] = [];
+  readonly cancelled: number[] = [];
+  fencedCount = 0;
+  lease(
+    shard: number,
+    consumer: number,
+    leaseOrdinal: number,
+    entryIndex: number,
+    ordinal: number,
+    redelivered: boolean,
+  ) {
+    this.leases.push({ shard, consumer, leaseOrdinal, entryIndex, ordinal, redelivered });
+  }
+  consumerCancelled(_shard: number, consumer: number) {
+    this.cancelled.push(consumer);
+  }
+  nextLease(shard: number, consumer: number) {
+    const known = this.leases.filter((lease) => lease.shard === shard && lease.consumer === consumer);
+    return Math.max(0, ...known.map((lease) => lease.leaseOrdinal)) + 1;
+  }
+  reconciled() {}
+  turnEnded() {}
+  congestion() {}
+  fenced() {
+    this.fencedCount++;
+    this.leases.length = 0;
+  }
+}
+
+export interface MemoryNode {
+  readonly node: number;
+  readonly disk: MemoryDisk;
+  cluster: Cluster;
+  feed: RecordingFeed;
+  alive: boolean;
+  incarnation: number;
+  /** Wall clock minus the cluster's. */
+  wallOffset: number;
+  readonly logs: { readonly event: string; readonly details: Record<string, unknown> }[];
+  fatal: Error | null;
+}
+
+export class MemoryCluster {
+  readonly clock = createMemoryClock();
+  readonly random;
+  readonly network;
+  readonly nodes: MemoryNode[] = [];
+  readonly #limits: ClusterLimits;
+  readonly #count: number;
+
+  constructor(count: number, seed: number, limits: Partial<ClusterLimits> = {}) {
+    this.random = createMemoryRandom(seed);
+    this.network = createMemoryNetwork(this.clock, this.random);
+    this.#limits = { ...defaultLimits, shards: 3, ...limits };
+    this.#count = count;
+  }
+
+  /** Starts all nodes and waits until each may serve sessions. */
+  async start(): Promise<void> {
+    for (let node = 1; node <= this.#count; node++) {
+      const disk = createMemoryDisk({ schedule: (task) => this.clock.after(0.2, task) });
+      const unborn = null as unknown as Cluster;
+      const row: MemoryNode = {
+        node,
+        disk,
+        cluster: unborn,
+        feed: new RecordingFeed(),
+        alive: false,
+        incarnation: 0,
+        wallOffset: 0,
+        logs: [],
+        fatal: null,
+      };
+      this.nodes.push(row);
+      await this.restart(node);
+    }
+    if (!(await this.until(() => this.nodes.every((row) => row.cluster.isReady), 10_000)))
+      throw new Error('no cluster');
+  }
+
+  node(node: number): MemoryNode {
+    return this.nodes[node - 1]!;
+  }
+
+  async restart(node: number): Promise<void> {
+    const row = this.node(node);
+    row.alive = true;
+    row.fatal = null;
+    row.feed = new RecordingFeed();
+    const ports = this.#ports(row);
+    let opened = false;
+    const opening = openCluster(this.#options(row), ports, {
+      log: (_level, event, details) => row.logs.push({ event, details }),
+      fatal: (error) => {
+        row.fatal = error;
+      },
+    }).then((cluster) => {
+      row.cluster = cluster;
+      cluster.setFeed(row.feed);
+      void cluster.start();
+      opened = true;
+    });
+    await this.until(() => opened, 10_000);
+    await opening;
+  }
+
+  /** Power loss: what was not synced may be gone. */
+  crash(node: number): void {
+    this.#end(node);
+    this.node(node).disk.crash(this.random);
+  }
+
+  /** kill -9: what was written stays. */
+  kill(node: number): void {
+    this.#end(node);
+    this.node(node).disk.kill();
+  }
+
+  until(condition: () => boolean, milliseconds: number): Promise<boolean> {
+    return this.clock.runUntil(condition, milliseconds);
+  }
+
+  leaderOf(group: number): MemoryNode | undefined {
+    return this.nodes.find((row) => row.alive && row.cluster.status().groups[group]?.role === 'leader');
+  }
+
+  #end(node: number): void {
+    this.node(node).alive = false;
+    this.network.crash(`n${node}`);
+  }
+
+  /** A process's view: once it is dead, nothing of it runs any more. */
+  #ports(row: MemoryNode): Ports {
+    const life = ++row.incarnation;
+    const mine = (task: () => void) => () => {
+      if (row.alive && row.incarnation === life) task();
+    };
+    const clock: Clock = {
+      now: () => this.clock.now(),
+      wall: () => this.clock.wall() + row.wallOffset,
+      after: (milliseconds, task) => this.clock.after(milliseconds, mine(task)),
+      soon: (task) => this.clock.soon(mine(task)),
+    };
+    return { clock, disk: row.disk.mount(), net: this.network.endpoint(`n${row.node}`), random: this.random };
+  }
+
+  #options(row: MemoryNode): ClusterOptions {
+    const address = (node: number) => ({ host: `n${node}`, port: 25_672 });
+    let incarnation = row.incarnation + 1;
+    return {
+      clusterName: 'memory',
+      clusterId: 'c'.repeat(32),
+      node: row.node,
+      nodeName: `n${row.node}`,
+      nodeUuid: `uuid-${row.node}`,
+      contact: { pid: row.node, amqp: '', http: '' },
+      nextIncarnation: async () => {
+        incarnation += 1000;
+        return incarnation;
+      },
+      nodes: Array.from({ length: this.#count }, (_, i) => ({
+        node: i + 1,
+        name: `n${i + 1}`,
+        address: address(i + 1),
+      })),
+      peerListen: address(row.node),
+      secret: 'a secret of the test',
+      limits: this.#limits,
+    };
+  }
+}
