@@ -44,3 +44,9 @@ export class BrokerError extends Error {
     this.httpStatus = table[code][3];
   }
 }
+
+/** Does this machine lack the address (as opposed to: the port is busy)? */
+export function isMissingAddress(error: unknown): boolean {
+  const code = (error as NodeJS.ErrnoException).code;
+  return code === 'EADDRNOTAVAIL' || code === 'EAFNOSUPPORT';
+}

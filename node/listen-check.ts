@@ -2,7 +2,7 @@
 
 import { createServer } from 'node:net';
 import type { NodeConfig } from './config.ts';
-import { isMissingAddress } from './http/server.ts';
+import { isMissingAddress } from './errors.ts';
 
 export interface BusyAddress {
   readonly what: 'amqp' | 'http' | 'peer';

@@ -32,8 +32,9 @@ export function findGarbage(
 function isNeeded(file: LogFile, groups: ReadonlyMap<number, GroupLog>, isLive: IsLive): boolean {
   for (const part of file.index.groups.values()) {
     const group = groups.get(part.group);
-    if (group === undefined || group.replica !== part.replica) continue;
     // What was dropped by a record that is not durable comes back after a crash.
+    if (group !== undefined && !group.isDurable) return true;
+    if (group === undefined || group.replica !== part.replica) continue;
     if (group.installing || group.epoch !== group.durableEpoch) return true;
     if (part.runs.some((run) => run.count > 0 && file.kind === FileKind.log && run.last > group.compacted.index))
       return true;

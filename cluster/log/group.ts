@@ -53,6 +53,10 @@ export class GroupLog {
     readonly snapshotStored: boolean;
     readonly compacted: { readonly index: number; readonly term: number };
   };
+  /** The record of the group's creation is durable. */
+  isDurable = false;
+  /** The group's earlier replica here: what the manifest says until this one is durable. */
+  replaced: GroupLog | null = null;
   /** An installed snapshot's record is gathered and not yet durable. */
   installing = false;
 

@@ -61,7 +61,8 @@ export async function recover(disk: Disk, identity: Identity): Promise<Recovered
   await readKeptFiles(disk, folder, identity);
   for (const group of folder.groups.values()) finishGroup(group);
   await checkSnapshots(disk, folder);
-  if (folder.tail !== null) await sealTail(disk, folder.tail);
+  const last = folder.logs[folder.logs.length - 1];
+  if (last !== undefined && last.sequence > manifest.coveredTo) await sealTail(disk, last);
   folder.files.push(...folder.logs);
   return folder;
 }
@@ -186,10 +187,17 @@ async function readFooter(handle: DiskFile, file: LogFile): Promise<boolean> {
   return true;
 }
 
-/** Cuts off what a crash tore, then writes the footer. The sync also makes durable what so far was only in the system's cache. */
+/**
+ * Cuts off what a crash tore, then writes the footer. The sync also makes durable what so far was only in the system's cache: a footer too
+ * may have been written by a process that died before its sync.
+ */
 async function sealTail(disk: Disk, file: LogFile): Promise<void> {
   const handle = await disk.open(file.path, 'write');
   try {
+    if (file.sealed) {
+      await syncFile(handle);
+      return;
+    }
     if (handle.size > file.bytes) await handle.truncate(file.bytes);
     file.index.finish();
     const footer = file.index.encode();
@@ -317,6 +325,7 @@ function finishGroup(group: GroupLog): void {
   group.lastTerm = end === null ? group.compacted.term : end.term;
   group.durableIndex = group.lastIndex;
   group.cacheFirst = group.lastIndex + 1;
+  group.isDurable = true;
   group.settle();
   const where = logFolder;
   try {

@@ -112,8 +112,11 @@ export class Store implements Log {
     const { index, term } = snapshot;
     this.#control(RecordKind.checkpoint, id, replica, index, term, 0, payload);
     this.#writer.active.index.create(id, replica, snapshot);
-    if (known?.snapshotStored) this.#letSnapshotGo(id, known.snapshot);
-    this.#groups.set(id, new GroupLog(id, replica, snapshot));
+    // The earlier replica's snapshot file goes at the next start: until this record is durable it may be needed.
+    const group = new GroupLog(id, replica, snapshot);
+    group.replaced = known === undefined || known.isDurable ? (known ?? null) : known.replaced;
+    this.#groups.set(id, group);
+    this.#writer.mark(group);
   }
 
   append(writes: readonly GroupWrite[], done: () => void): void {
@@ -521,7 +524,8 @@ export class Store implements Log {
     const { coveredTo } = this.#captured;
     const covered = (kind: FileKind) =>
       this.#files.filter((file) => file.kind === kind && (kind === FileKind.kept || file.sequence <= coveredTo));
-    const groups = [...this.#groups.values()].map((group): ManifestGroup => {
+    const durable = [...this.#groups.values()].flatMap((group) => (group.isDurable ? group : (group.replaced ?? [])));
+    const groups = durable.map((group): ManifestGroup => {
       const captured = this.#captured.groups.get(group.group);
       const isSame = captured !== undefined && captured.replica === group.replica;
       const truncations = isSame ? neededTruncations(group, captured.truncations, this.#files) : [];

@@ -252,6 +252,8 @@ export class Writer {
   #durable(batch: Batch): void {
     if (this.#failed) return;
     for (const [group, mark] of batch.marks) {
+      group.isDurable = true;
+      group.replaced = null;
       if (group.epoch !== mark.epoch) continue;
       group.durableIndex = mark.index;
       group.durableEpoch = mark.epoch;

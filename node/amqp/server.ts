@@ -3,7 +3,7 @@
 // State owned: listeners and sessions. Invariant: every accepted socket is in `#sessions` until its `onClose`.
 
 import type { Address, Clock, Net, Random, Connection as Socket } from '../../cluster/index.ts';
-import { BrokerError } from '../errors.ts';
+import { BrokerError, isMissingAddress } from '../errors.ts';
 import type { AmqpBackend } from './backend.ts';
 import { type AmqpOptions, checkAmqpOptions, withDefaults } from './options.ts';
 import { type AmqpLog, Session, type SessionHost } from './session.ts';
@@ -12,7 +12,7 @@ export { type AmqpOptions, defaultAmqpOptions } from './options.ts';
 export type { AmqpLog } from './session.ts';
 
 export interface AmqpServer {
-  /** Listens on all addresses; resolves with the ports in their order. Fails as a whole. */
+  /** Listens on all addresses, or on those of them that this machine has; resolves with the ports. A busy port makes the whole fail. */
   listen(addresses: readonly Address[]): Promise<number[]>;
   stopAccepting(): Promise<void>;
   /** Stops accepting, asks every client to go (320), and ends what is left after `closeMilliseconds`. */
@@ -54,13 +54,18 @@ class Server implements AmqpServer, SessionHost {
   }
 
   async listen(addresses: readonly Address[]): Promise<number[]> {
-    try {
-      for (const address of addresses)
+    let missing: unknown = null;
+    for (const address of addresses) {
+      try {
         this.#listeners.push(await this.#net.listen(address, (socket) => this.#accept(socket)));
-    } catch (error) {
-      await this.stopAccepting();
-      throw error;
+      } catch (error) {
+        missing = error;
+        if (isMissingAddress(error)) continue;
+        await this.stopAccepting();
+        throw error;
+      }
     }
+    if (this.#listeners.length === 0 && missing !== null) throw missing;
     return this.#listeners.map((listener) => listener.port);
   }
 

@@ -2,6 +2,7 @@
 // Reads the status when asked and keeps nothing. Takes no bodies; a request that brings one is answered and its connection closed.
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { isMissingAddress } from '../errors.ts';
 import { type Health, healthOf, type Phase, type StatusView } from '../status.ts';
 
 export interface HttpOptions {
@@ -54,12 +55,6 @@ export async function startHttpServer(options: HttpOptions, sources: HttpSources
     }
   }
   return { unavailable, close };
-}
-
-/** Does this machine lack the address (as opposed to: the port is busy)? */
-export function isMissingAddress(error: unknown): boolean {
-  const code = (error as NodeJS.ErrnoException).code;
-  return code === 'EADDRNOTAVAIL' || code === 'EAFNOSUPPORT';
 }
 
 function listen(server: Server, host: string, port: number): Promise<void> {

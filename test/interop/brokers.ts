@@ -1,8 +1,7 @@
 // Where the tests with real clients find their brokers: a cluster of our own, or the one that WARREN_TEST_URLS names (AMQP URLs,
 // comma separated, one per node). Every expectation also holds for RabbitMQ, which is what the second way is for.
 
-import { afterAll, beforeAll, onTestFailed } from 'vitest';
-import { LocalCluster } from '../../chaos/local-cluster.ts';
+import { useCluster } from '../processes/support.ts';
 
 const given = process.env.WARREN_TEST_URLS?.split(',') ?? [];
 let names = 0;
@@ -10,22 +9,11 @@ let names = 0;
 /** The brokers are not ours: what belongs to Warren alone is left out. */
 export const isForeign = given.length > 0;
 
-/** One URL per node. Call the result inside a test. */
+/** One URL per node. Call the result when they are up. */
 export function useBrokers(settings: Readonly<Record<string, string>> = {}): () => readonly string[] {
-  let cluster: LocalCluster | null = null;
-  beforeAll(async () => {
-    if (!isForeign) cluster = await LocalCluster.start({ settings });
-  });
-  afterAll(async () => {
-    await cluster?.stop();
-  });
-  return () => {
-    if (isForeign) return given;
-    const running = cluster;
-    if (!running) throw new Error('the cluster is not up');
-    onTestFailed(() => console.error(running.output()));
-    return running.urls;
-  };
+  if (isForeign) return () => given;
+  const cluster = useCluster({ settings });
+  return () => cluster().urls;
 }
 
 /** A name that nothing on the brokers has yet. */

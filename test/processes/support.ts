@@ -1,24 +1,25 @@
 // What the tests with real processes share: a cluster that is stopped whatever happens, whose output is shown when a test fails.
 
-import { afterAll, beforeAll, expect, onTestFailed } from 'vitest';
+import { afterAll, beforeAll, beforeEach, expect } from 'vitest';
 import { explain, type Verdict } from '../../chaos/ledger.ts';
 import { LocalCluster, type LocalClusterOptions } from '../../chaos/local-cluster.ts';
 import type { DrainReport } from '../../chaos/workload.ts';
 
-/** One cluster for all tests of a file. Call the result inside a test. */
+/** One cluster for all tests of a file. Call the result when it is up. */
 export function useCluster(options: LocalClusterOptions = {}): () => LocalCluster {
   let cluster: LocalCluster | null = null;
   beforeAll(async () => {
     cluster = await LocalCluster.start(options);
   });
+  beforeEach(({ onTestFailed }) => {
+    onTestFailed(() => console.error(cluster?.output()));
+  });
   afterAll(async () => {
     await cluster?.stop();
   });
   return () => {
-    const running = cluster;
-    if (!running) throw new Error('the cluster is not up');
-    onTestFailed(() => console.error(running.output()));
-    return running;
+    if (!cluster) throw new Error('the cluster is not up');
+    return cluster;
   };
 }
 

@@ -1,0 +1,556 @@
+// Faults and crashes of the log, on the disk in memory: what was confirmed is there, nothing else comes back, damage is named.
+
+import { describe, expect, it } from 'vitest';
+import { RecordKind, readRecordHeader, viewOf } from '../../cluster/log/codec.ts';
+import { openLog } from '../../cluster/log/index.ts';
+import type { GroupWrite, Log, LogEntry, LogOptions, RecoveredGroup } from '../../cluster/log/types.ts';
+import type { Random } from '../../cluster/ports.ts';
+import { createMemoryDisk, diskError, type MemoryDisk } from '../support/memory-disk.ts';
+import { createMemoryRandom } from '../support/memory-random.ts';
+import {
+  append,
+  clock,
+  configuration,
+  drain,
+  entries,
+  entry,
+  options,
+  origin,
+  read,
+  rejection,
+  reopen,
+  turns,
+  write,
+} from './log-support.ts';
+
+async function open(changes: Partial<LogOptions> = {}) {
+  const disk = createMemoryDisk();
+  const { log } = await reopen(disk.mount(), changes);
+  log.createGroup(1, 11, origin);
+  await append(log);
+  return { disk, log };
+}
+
+/** Offsets of the records in an unsealed file, found by their headers. */
+function recordOffsets(disk: MemoryDisk, path: string): number[] {
+  const bytes = disk.contents(path);
+  const salt = bytes.readUInt32LE(8);
+  const offsets: number[] = [];
+  for (let at = bytes.readUInt16LE(6); ; ) {
+    const header = readRecordHeader(bytes, viewOf(bytes), at, salt);
+    if (header === null) return offsets;
+    if (header.kind === RecordKind.entry) offsets.push(at);
+    at += 80 + header.payloadBytes;
+  }
+}
+
+describe('torn or damaged', () => {
+  async function tail() {
+    const { disk, log } = await open();
+    await append(log, write(1, { entries: entries(1, 1, 3, 1) }));
+    await append(log, write(1, { entries: entries(1, 4, 6, 1) }));
+    const path = disk.paths().find(({ path: name, bytes }) => name.endsWith('.log') && bytes > 500)!.path;
+    disk.kill();
+    return { disk, path, offsets: recordOffsets(disk, path) };
+  }
+
+  it('cuts a torn tail off', async () => {
+    for (const place of [0, 40, 90, 179]) {
+      const { disk, path, offsets } = await tail();
+      disk.corrupt(path, offsets[4]! + place);
+      const { log, groups } = await reopen(disk);
+      expect(groups[0]!.entries.map((item) => item.index)).toEqual([1, 2, 3, 4]);
+      await append(log, write(1, { entries: [entry(1, 5, 2)] }));
+      await log.close();
+      expect((await reopen(disk)).groups[0]!.entries.map((item) => item.term)).toEqual([1, 1, 1, 1, 2]);
+    }
+  });
+
+  it('refuses damage below what was durable, and names the place', async () => {
+    for (const place of [0, 40, 90, 179]) {
+      const { disk, path, offsets } = await tail();
+      disk.corrupt(path, offsets[1]! + place);
+      const before = disk.paths();
+      expect(await rejection(reopen(disk))).toMatchObject({ code: 'corrupt', file: path, offset: offsets[1] });
+      expect(disk.paths()).toEqual(before);
+    }
+  });
+
+  it('makes durable what it found only in the cache of the system', async () => {
+    const { disk, log } = await open();
+    disk.stalled = true;
+    log.append([write(1, { entries: entries(1, 1, 3, 1) })], () => {});
+    await turns();
+    disk.stalled = false;
+    await turns();
+    disk.kill();
+    const { groups } = await reopen(disk);
+    for (let seed = 0; seed < 4; seed++) {
+      disk.crash(createMemoryRandom(seed));
+      const again = await reopen(disk);
+      expect(again.groups[0]!.entries.length).toBe(groups[0]!.entries.length);
+    }
+  });
+
+  it('finds damage in sealed files when it reads them, and in footers at once', async () => {
+    const { disk, log } = await open({ cacheBytesMax: 0, fileBytesMax: 2048 });
+    await append(log, write(1, { entries: entries(1, 1, 40, 1) }));
+    await turns();
+    const path = disk.paths().find(({ path: name }) => name.endsWith('.log'))!.path;
+    const { length } = disk.contents(path);
+    disk.corrupt(path, 700);
+    expect(await rejection(read(log, 1, 1, 20))).toMatchObject({ code: 'corrupt', file: path });
+    expect((await read(log, 1, 20, 40)).length).toBe(21);
+    await log.close();
+    disk.corrupt(path, 700);
+    disk.corrupt(path, length - 60);
+    expect(await rejection(reopen(disk))).toMatchObject({ code: 'corrupt', file: path });
+  });
+
+  it('deletes nothing because of a damaged manifest or snapshot', async () => {
+    const { disk, log } = await open();
+    await append(log, write(1, { entries: entries(1, 1, 9, 1) }));
+    await log.saveSnapshot(1, { index: 5, term: 1, configuration }, [Buffer.alloc(1000, 7)]);
+    await log.close();
+    const before = disk.paths();
+    for (const [path, offset] of [
+      ['manifest', 3],
+      ['manifest', 100],
+      ['snapshots/1-5-1', 20],
+    ] as const) {
+      disk.corrupt(path, offset);
+      expect(await rejection(reopen(disk))).toMatchObject({ code: 'corrupt', file: path });
+      disk.corrupt(path, offset);
+    }
+    disk.corrupt('snapshots/1-5-1', 500);
+    const again = await reopen(disk);
+    expect(await rejection(again.log.loadSnapshot(1))).toMatchObject({ code: 'corrupt', file: 'snapshots/1-5-1' });
+    expect(before.length).toBeGreaterThan(2);
+  });
+
+  it('scans nothing after a clean end, and reads no payloads of sealed files', async () => {
+    const { disk, log } = await open({ fileBytesMax: 300_000 });
+    for (let i = 0; i < 40; i++) await append(log, write(1, { entries: [entry(1, i + 1, 1, 50_000)] }));
+    await log.close();
+    let bytes = 0;
+    const schedule = disk.counts.read;
+    disk.fault = () => null;
+    const inner = disk.open.bind(disk);
+    disk.open = async (path, mode) => {
+      const file = await inner(path, mode);
+      const readInner = file.read.bind(file);
+      file.read = (offset, length, done) =>
+        readInner(offset, length, (error, found) => {
+          bytes += found.length;
+          done(error, found);
+        });
+      return file;
+    };
+    const { groups } = await reopen(disk, { fileBytesMax: 300_000 });
+    expect(groups[0]!.entries.length).toBe(40);
+    expect(disk.counts.read - schedule).toBeLessThan(60);
+    expect(bytes).toBeLessThan(100_000);
+  });
+});
+
+describe('one write at a time', () => {
+  it('gathers while a write is on its way, keeps the order, and keeps what is not durable in memory', async () => {
+    const { disk, log } = await open({ cacheBytesMax: 0 });
+    const order: number[] = [];
+    const writesBefore = disk.counts.write;
+    disk.stalled = true;
+    for (let i = 1; i <= 50; i++) log.append([write(1, { entries: [entry(1, i, 1)] })], () => order.push(i));
+    await turns();
+    expect(log.status().writeInFlight).toBe(true);
+    expect(order).toEqual([]);
+    expect(disk.counts.write - writesBefore).toBe(1);
+    for (let i = 1; i <= 50; i++) expect(log.cached(1, i)).toBeDefined();
+    disk.stalled = false;
+    await turns();
+    expect(order).toEqual(Array.from({ length: 50 }, (_, i) => i + 1));
+    expect(disk.counts.write - writesBefore).toBe(2);
+    expect(log.cached(1, 50)).toBeUndefined();
+    expect((await read(log, 1, 1, 50)).length).toBe(50);
+  });
+
+  it('reads at most two pieces at once and neighbours together', async () => {
+    let reading = 0;
+    let most = 0;
+    const disk = createMemoryDisk({
+      schedule: (task, operation) => {
+        if (operation !== 'read') return queueMicrotask(task);
+        most = Math.max(most, ++reading);
+        setImmediate(() => {
+          reading--;
+          task();
+        });
+      },
+    });
+    const { log } = await reopen(disk, { cacheBytesMax: 0, fileBytesMax: 8192 });
+    log.createGroup(1, 11, origin);
+    await append(log, write(1, { entries: entries(1, 1, 200, 1) }));
+    most = 0;
+    const before = disk.counts.read;
+    const all = await Promise.all([read(log, 1, 1, 200), read(log, 1, 50, 150), read(log, 1, 199, 200)]);
+    expect(all.map((found) => found.length)).toEqual([200, 101, 2]);
+    expect(most).toBe(2);
+    expect(disk.counts.read - before).toBeLessThan(15);
+  });
+
+  it.each(['write', 'sync'] as const)('ends with the first error of %s', async (operation) => {
+    const { disk, log } = await open();
+    const fatal: Error[] = [];
+    log.onFatal = (error) => fatal.push(error);
+    let done = 0;
+    disk.fault = (kind) => (kind === operation ? diskError(operation === 'write' ? 'ENOSPC' : 'EIO', 'x') : null);
+    for (let i = 1; i <= 5; i++) log.append([write(1, { entries: [entry(1, i, 1)] })], () => done++);
+    await turns();
+    disk.fault = null;
+    log.append([write(1, { entries: [entry(1, 6, 1)] })], () => done++);
+    await turns();
+    expect(fatal.length).toBe(1);
+    expect(done).toBe(0);
+    expect((await rejection(log.saveSnapshot(1, { index: 1, term: 1, configuration }, []))).code).toBe('failed');
+    await log.close();
+    disk.crash(createMemoryRandom(1));
+    expect((await reopen(disk)).groups[0]!.entries.length).toBeLessThanOrEqual(1);
+  });
+
+  it('does not delete what is being read or sent', async () => {
+    const { disk, log } = await open({ cacheBytesMax: 0, fileBytesMax: 2048 });
+    await append(log, write(1, { entries: entries(1, 1, 60, 1) }));
+    await log.saveSnapshot(1, { index: 50, term: 1, configuration }, [Buffer.from('first')]);
+    log.compactionPoint(1);
+    const reader = await log.openSnapshotStream(1, [3, 40], 0);
+    await log.saveSnapshot(1, { index: 55, term: 1, configuration }, [Buffer.from('second')]);
+    log.compactionPoint(1);
+    await log.collect(() => false);
+    expect((await drain(reader, 64)).includes('first')).toBe(true);
+    expect(disk.paths().some(({ path }) => path === 'snapshots/1-50-1')).toBe(true);
+    reader.close();
+    await turns();
+    expect(disk.paths().some(({ path }) => path === 'snapshots/1-50-1')).toBe(false);
+    const files = log.status().files;
+    await log.collect(() => false);
+    expect(log.status().files).toBe(files - 2);
+  });
+});
+
+// ---- crashes anywhere ----
+
+type Change =
+  | { readonly kind: 'create'; readonly group: number }
+  | { readonly kind: 'entry'; readonly group: number; readonly entry: LogEntry }
+  | { readonly kind: 'truncate'; readonly group: number; readonly from: number }
+  | {
+      readonly kind: 'hardState';
+      readonly group: number;
+      readonly term: number;
+      readonly vote: number;
+      readonly commit: number;
+    };
+
+interface GroupModel {
+  terms: number[];
+  bytes: number[];
+  hardState: { term: number; vote: number; commit: number };
+}
+
+/** What the log must be: the changes in the order of their records, and how many of them were confirmed. */
+class Model {
+  changes: Change[] = [];
+  confirmed = 0;
+  groups = new Map<number, GroupModel>();
+  /** Entries up to here are never truncated, as if a majority had them. */
+  committed = new Map<number, number>();
+
+  apply(change: Change, groups = this.groups): void {
+    if (change.kind === 'create') {
+      groups.set(change.group, { terms: [0], bytes: [0], hardState: { term: 0, vote: 0, commit: 0 } });
+      return;
+    }
+    const group = groups.get(change.group)!;
+    if (change.kind === 'entry') {
+      group.terms.push(change.entry.term);
+      group.bytes.push(change.entry.bytes);
+    } else if (change.kind === 'truncate') {
+      group.terms.length = change.from;
+      group.bytes.length = change.from;
+    } else group.hardState = { term: change.term, vote: change.vote, commit: change.commit };
+  }
+
+  add(change: Change): void {
+    this.changes.push(change);
+    this.apply(change);
+  }
+
+  /** Finds the point at which the recovered groups stopped, confirmed or later; throws if there is none. Goes on from there. */
+  adopt(recovered: readonly RecoveredGroup[], snapshots: ReadonlyMap<number, number>): void {
+    const groups: Model['groups'] = new Map();
+    for (let i = 0; i < this.confirmed; i++) this.apply(this.changes[i]!, groups);
+    for (let i = this.confirmed; ; i++) {
+      if (matches(groups, recovered, snapshots)) {
+        this.changes.length = i;
+        this.confirmed = i;
+        this.groups = groups;
+        return;
+      }
+      if (i === this.changes.length)
+        throw new Error('what was recovered is no state that the log was ever in since the last confirmed one');
+      this.apply(this.changes[i]!, groups);
+    }
+  }
+}
+
+function matches(
+  groups: Model['groups'],
+  recovered: readonly RecoveredGroup[],
+  snapshots: ReadonlyMap<number, number>,
+): boolean {
+  if (groups.size !== recovered.length) return false;
+  for (const found of recovered) {
+    const group = groups.get(found.group);
+    if (group === undefined || found.compacted.index > found.snapshot.index) return false;
+    const { hardState, terms, bytes } = group;
+    if (found.hardState.term !== hardState.term || found.hardState.vote !== hardState.vote) return false;
+    if (found.hardState.commit !== hardState.commit) return false;
+    if (found.snapshot.index < (snapshots.get(found.group) ?? 0)) return false;
+    if (terms[found.compacted.index] !== found.compacted.term) return false;
+    if (found.entries.length !== terms.length - 1 - found.compacted.index) return false;
+    for (const { index, term, bytes: length } of found.entries)
+      if (terms[index] !== term || bytes[index] !== length) return false;
+  }
+  return true;
+}
+
+class Run {
+  readonly random: Random;
+  readonly disk = createMemoryDisk();
+  readonly model = new Model();
+  /** Indices that stay live; and the newest snapshot whose saving was confirmed. */
+  readonly live = new Map<number, Set<number>>();
+  readonly snapshots = new Map<number, number>();
+  log!: Log;
+  readonly limits: Partial<LogOptions>;
+
+  constructor(seed: number) {
+    this.random = createMemoryRandom(seed);
+    this.limits = {
+      fileBytesMax: 1500 + this.random.integer(4000),
+      cacheBytesMax: this.random.integer(3) * 2000,
+      keptBytesMax: this.random.integer(3) * 1000,
+      pressureBytes: 4000 + this.random.integer(20_000),
+    };
+  }
+
+  async open(): Promise<void> {
+    for (;;) {
+      // Now and then the opening itself is cut short.
+      const cut = this.random.integer(4) === 0 ? this.random.integer(12) : -1;
+      const opening = openLog(this.disk.mount(), clock, options(this.limits));
+      if (cut >= 0) {
+        for (let i = 0; i < cut * 3; i++) await Promise.resolve();
+        const early = await Promise.race([opening, Promise.resolve(null)]);
+        if (early === null) {
+          this.disk.crash(this.random);
+          continue;
+        }
+      }
+      const { log, groups } = await opening;
+      this.model.adopt(groups, this.snapshots);
+      for (const { group, snapshot } of groups)
+        this.model.committed.set(group, Math.max(snapshot.index, this.model.groups.get(group)!.hardState.commit));
+      this.log = log;
+      log.onFatal = (error) => {
+        throw error;
+      };
+      return;
+    }
+  }
+
+  /** Every entry that must be there is there, with its bytes. */
+  async verify(): Promise<void> {
+    for (const [group, { terms, bytes }] of this.model.groups) {
+      for (let index = 1; index < terms.length; index++) {
+        const isLive = this.live.get(group)!.has(index);
+        if (isLive && !this.log.has(group, index)) throw new Error(`live entry ${index} of group ${group} is gone`);
+        if (!this.log.has(group, index)) continue;
+        const [found] = await read(this.log, group, index, index);
+        const expected = entry(group, index, terms[index]!, bytes[index]!);
+        if (JSON.stringify(found) !== JSON.stringify(expected))
+          throw new Error(`entry ${index} of group ${group} differs`);
+      }
+      if (this.log.has(group, terms.length)) throw new Error(`entry ${terms.length} of group ${group} came back`);
+    }
+  }
+
+  step(): void {
+    const { random } = this;
+    const choice = random.integer(20);
+    if (choice < 14) this.append();
+    else if (choice < 17) this.snapshot();
+    else this.collect();
+  }
+
+  append(): void {
+    const writes: GroupWrite[] = [];
+    const groups = [...this.model.groups.keys()].filter(() => this.random.integer(2) === 0);
+    for (const id of groups) writes.push(this.writeOf(id));
+    if (this.model.groups.size < 3 && this.random.integer(4) === 0) {
+      const id = this.model.groups.size + 1;
+      this.log.createGroup(id, id, origin);
+      this.model.add({ kind: 'create', group: id });
+      this.live.set(id, new Set());
+      this.model.committed.set(id, 0);
+    }
+    for (const { group, truncateFrom, entries: added, hardState } of writes) {
+      if (truncateFrom !== null) this.model.add({ kind: 'truncate', group, from: truncateFrom });
+      for (const item of added) this.model.add({ kind: 'entry', group, entry: item });
+      if (hardState !== null) this.model.add({ kind: 'hardState', group, ...hardState });
+    }
+    const reached = this.model.changes.length;
+    const { log } = this;
+    log.append(writes, () => {
+      if (log === this.log) this.model.confirmed = Math.max(this.model.confirmed, reached);
+    });
+  }
+
+  writeOf(id: number): GroupWrite {
+    const { random, model } = this;
+    const group = model.groups.get(id)!;
+    const live = this.live.get(id)!;
+    let last = group.terms.length - 1;
+    const committed = model.committed.get(id)!;
+    let { term } = group.hardState;
+    let truncateFrom: number | null = null;
+    if (last > committed && random.integer(4) === 0) {
+      truncateFrom = committed + 1 + random.integer(last - committed);
+      last = truncateFrom - 1;
+      term++;
+      for (const index of live) if (index > last) live.delete(index);
+    }
+    term = Math.max(term, group.terms[last]!);
+    const added: LogEntry[] = [];
+    for (let count = random.integer(5); count > 0; count--) {
+      last++;
+      added.push(entry(id, last, term, random.integer(400)));
+      if (random.integer(6) === 0) live.add(last);
+    }
+    const commit = committed + random.integer(last - committed + 1);
+    model.committed.set(id, commit);
+    const vote = term === group.hardState.term ? group.hardState.vote : random.integer(4);
+    const hardState = random.integer(2) === 0 || term > group.hardState.term ? { term, vote, commit } : null;
+    if (hardState === null) model.committed.set(id, committed);
+    return write(id, { truncateFrom, entries: added, hardState });
+  }
+
+  snapshot(): void {
+    for (const [id, { terms }] of this.model.groups) {
+      const index = this.model.committed.get(id)!;
+      if (index <= (this.snapshots.get(id) ?? 0) || this.random.integer(2) === 0) continue;
+      const meta = { index, term: terms[index]!, configuration };
+      const { log } = this;
+      log.saveSnapshot(id, meta, [Buffer.alloc(this.random.integer(3000), index)]).then(
+        () => {
+          if (log === this.log) this.snapshots.set(id, Math.max(this.snapshots.get(id) ?? 0, index));
+        },
+        (error: { code?: string }) => {
+          if (error.code !== 'closed') throw error;
+        },
+      );
+    }
+  }
+
+  collect(): void {
+    for (const id of this.model.groups.keys()) this.log.compactionPoint(id);
+    void this.log.collect((group, first, last) => {
+      for (const index of this.live.get(group)!) if (index >= first && index <= last) return true;
+      return false;
+    });
+  }
+}
+
+describe('crashes', () => {
+  const seeds = Array.from({ length: 3000 }, (_, i) => i + 1000);
+
+  it.each([0, 1, 2, 3])('lose nothing that was confirmed and bring nothing back, part %i', async (part) => {
+    for (const seed of seeds.filter((candidate) => candidate % 4 === part)) {
+      const run = new Run(seed);
+      try {
+        await run.open();
+        for (let life = 0; life < 6; life++) {
+          for (let steps = run.random.integer(40); steps > 0; steps--) {
+            run.step();
+            for (let pause = run.random.integer(4) * run.random.integer(12); pause > 0; pause--)
+              await Promise.resolve();
+          }
+          const end = run.random.integer(8);
+          if (end === 0) await run.log.close();
+          else if (end === 1) run.disk.kill();
+          else run.disk.crash(run.random);
+          await run.open();
+          await run.verify();
+        }
+      } catch (error) {
+        throw new Error(`seed ${seed}`, { cause: error });
+      }
+    }
+  });
+
+  it('leave the old or the new state when a snapshot is being installed', async () => {
+    const source = await open({ fileBytesMax: 2000 });
+    await append(source.log, write(1, { entries: entries(1, 1, 40, 2) }));
+    await append(source.log, write(1, { entries: entries(1, 41, 60, 4), hardState: { term: 4, vote: 0, commit: 60 } }));
+    const meta = { index: 55, term: 4, configuration };
+    await source.log.saveSnapshot(1, meta, [Buffer.alloc(2000, 5)]);
+    const reader = await source.log.openSnapshotStream(1, [20, 35, 50], 30);
+    const bytes = await drain(reader, 1 << 20);
+    let before = 0;
+    let after = 0;
+    for (let cut = 0; cut < 120; cut += 1) {
+      const target = await open({ fileBytesMax: 2000 });
+      await append(target.log, write(1, { entries: entries(1, 1, 30, 2) }));
+      await append(
+        target.log,
+        write(1, { entries: entries(1, 31, 70, 3), hardState: { term: 4, vote: 2, commit: 30 } }),
+      );
+      const staging = await target.log.createSnapshotStaging(1, meta);
+      staging.write(0, bytes, () => {});
+      let installed = false;
+      // The disk dies after so many operations.
+      let left = cut;
+      const random = createMemoryRandom(cut);
+      target.disk.fault = () => {
+        if (left-- === 0) queueMicrotask(() => target.disk.crash(random));
+        return null;
+      };
+      void staging.install().then(() => {
+        installed = true;
+      });
+      await turns(4);
+      target.disk.fault = null;
+      if (left >= 0) target.disk.crash(random);
+      const { log, groups } = await reopen(target.disk, { fileBytesMax: 2000 });
+      const [group] = groups;
+      if (group!.snapshot.index === 55) {
+        after++;
+        expect(group!.entries).toEqual([]);
+        expect([30, 35, 50].map((index) => log.has(1, index))).toEqual([true, true, true]);
+        expect([31, 36, 56].map((index) => log.has(1, index))).toEqual([false, false, false]);
+        expect((await read(log, 1, 50, 50))[0]!.term).toBe(4);
+        expect((await log.loadSnapshot(1))!.state.length).toBe(2000);
+        await append(log, write(1, { entries: entries(1, 56, 58, 5) }));
+      } else {
+        before++;
+        expect(installed).toBe(false);
+        expect(group!.entries.map((item) => item.term)).toEqual([...Array(30).fill(2), ...Array(40).fill(3)]);
+        expect(target.disk.paths().some(({ path }) => path.endsWith('.kept'))).toBe(false);
+      }
+      expect(group!.hardState).toEqual({ term: 4, vote: 2, commit: 30 });
+      await log.close();
+      await (await reopen(target.disk, { fileBytesMax: 2000 })).log.close();
+    }
+    expect(before).toBeGreaterThan(10);
+    expect(after).toBeGreaterThan(10);
+  });
+});
