@@ -194,7 +194,7 @@ export class Group {
 
   /** What is left of a `Ready` after write and messages: snapshots, and applying. */
   finishReady(ready: Ready<EntryData>): void {
-    for (const request of ready.snapshotReads) this.#readSnapshot(request.to, request.offset, request.bytesMax);
+    for (const request of ready.snapshotReads) this.#readSnapshot(request);
     for (const chunk of ready.snapshotWrites) this.#writeSnapshot(chunk);
     this.apply();
   }
@@ -308,14 +308,13 @@ export class Group {
   }
 
   /** Leader: one piece of the latest snapshot for a follower that is too far behind. */
-  #readSnapshot(to: number, offset: number, bytesMax: number): void {
+  #readSnapshot({ to, match, offset, bytesMax }: Ready<EntryData>['snapshotReads'][number]): void {
     const { log } = this.#host;
     let open = this.#readers.get(to);
     if (offset === 0 || open === undefined) {
       open?.reader.then((reader) => reader.close()).catch(ignore);
       const index = this.#snapshotIndex;
       const live = this.machine.liveEntries(1, index);
-      const match = this.raft.status().progress.find((row) => row.id === to)?.match ?? 0;
       open = { index, reader: log.openSnapshotStream(this.id, live, match) };
       this.#readers.set(to, open);
     }
@@ -401,13 +400,21 @@ export class Group {
 
 function ignore(): void {}
 
-/** Entries of an outgoing append, or null when some have to be read from disk first. */
-export function cachedEntries(log: Log, message: Extract<OutgoingMessage, { kind: 'append' }>): LogEntry[] | null {
+/** Entries of an outgoing append; null: some have to be read from disk first; `stale`: the log was truncated since, drop the message. */
+export function cachedEntries(
+  log: Log,
+  message: Extract<OutgoingMessage, { kind: 'append' }>,
+): LogEntry[] | 'stale' | null {
   const entries: LogEntry[] = [];
   for (let index = message.first; index <= message.last; index++) {
     const entry = log.cached(message.group, index);
     if (entry === undefined) return null;
     entries.push(entry);
   }
-  return entries;
+  return isStale(message, entries) ? 'stale' : entries;
+}
+
+export function isStale(message: Extract<OutgoingMessage, { kind: 'append' }>, entries: readonly LogEntry[]): boolean {
+  const last = entries[entries.length - 1];
+  return last !== undefined && last.term !== message.lastTerm;
 }

@@ -9,7 +9,7 @@
 import { crc32 } from 'node:zlib';
 import type { OutgoingMessage, Ready } from 'raft-ts';
 import { initialConfiguration } from 'raft-ts';
-import { cachedEntries, Group, type GroupHost } from './group.ts';
+import { cachedEntries, Group, type GroupHost, isStale } from './group.ts';
 import type { EntryData, GroupWrite, Log, RecoveredGroup } from './log/types.ts';
 import { BatchBuilder, type BatchHeader, OriginKind, ResultCode } from './machine/commands.ts';
 import type { PipeSink } from './machine/machine.ts';
@@ -314,6 +314,7 @@ export class Host {
       return;
     }
     const entries = cachedEntries(this.#log, message);
+    if (entries === 'stale') return;
     if (entries !== null)
       this.#transport.send(message.to, 'bulk', wire.FrameKind.append, wire.encodeAppend(message, entries));
     else {
@@ -339,7 +340,7 @@ export class Host {
     }
     this.#log.read(message.group, message.first, message.last, Number.MAX_SAFE_INTEGER, (error, entries) => {
       // Entries that are gone (compacted, or truncated after a lost term) make a lost message; the core finds out and asks anew.
-      if (error === null)
+      if (error === null && !isStale(message, entries))
         this.#transport.send(message.to, 'bulk', wire.FrameKind.append, wire.encodeAppend(message, entries));
       next();
     });

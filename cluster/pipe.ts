@@ -91,6 +91,8 @@ export class Pipe {
   #nextSequence = 1;
   /** Batches before this sequence were handed to a leader; later ones wait for one. */
   #handedTo = 1;
+  #rewoundTo = 0;
+  #rewoundUntil = 0;
   #congested = false;
   #resendAt = 0;
   /** Set while the group does not apply within the deadline. */
@@ -207,9 +209,7 @@ export class Pipe {
     if (reply.incarnation !== this.#origin.incarnation) return;
     switch (reply.answer) {
       case 'expected':
-        // Only ever back: what was applied here needs no sending, and a leader cannot expect what was never sealed.
-        if (reply.sequence < this.#handedTo)
-          this.#handedTo = Math.max(reply.sequence, this.#sent[0]?.sequence ?? this.#nextSequence);
+        this.#rewind(reply.sequence);
         break;
       case 'notLeader':
       case 'full':
@@ -226,6 +226,16 @@ export class Pipe {
         return;
     }
     this.#host.dirty();
+  }
+
+  /** Sends again from `sequence`. Every batch behind a lost one is answered alike, so only the first answer counts. */
+  #rewind(sequence: number): void {
+    const now = this.#host.now();
+    if (sequence >= this.#handedTo || (sequence === this.#rewoundTo && now < this.#rewoundUntil)) return;
+    this.#rewoundTo = sequence;
+    this.#rewoundUntil = now + this.#options.resendMilliseconds / 10;
+    // What was applied here needs no sending, and a leader cannot expect what was never sealed.
+    this.#handedTo = Math.max(sequence, this.#sent[0]?.sequence ?? this.#nextSequence);
   }
 
   /** Another node leads now, or the connection to the leader is new: everything that was not applied goes there, from the first. */

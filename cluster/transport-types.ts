@@ -46,7 +46,8 @@ export interface TransportEvents {
   /** A lane's buffer drained after `send` had answered false. */
   drained(node: number, lane: Lane): void;
   /**
-   * A peer that must not be talked to (other cluster, other UUID under a known name, wrong secret, older incarnation), or that refused us.
+   * A peer that must not be talked to (other cluster, other UUID under a known name, wrong secret, older incarnation), that refused us,
+   * that broke the rules, or whose lane fell silent.
    * For the log; the same reason from the same host is told once in ten seconds.
    */
   refused(address: string, reason: string): void;

@@ -9,7 +9,7 @@
 import { crc32 } from 'node:zlib';
 import type { Disk, DiskFile } from '../ports.ts';
 import { decodeFileHeader, decodeTrailer, encodeTrailer, type FileHeader, FileKind, trailerBytes } from './codec.ts';
-import { LogError } from './errors.ts';
+import { assert, LogError } from './errors.ts';
 import { type FileGroup, FileIndex, truncateRuns } from './file-index.ts';
 import { LogFile, logFilePath, logFolder, parseLogFileName, snapshotFolder } from './files.ts';
 import { GroupLog } from './group.ts';
@@ -29,6 +29,8 @@ export interface Recovered {
   /** Paths that hold nothing any more: to be removed once a manifest that does not name them is durable. */
   readonly garbage: string[];
   nextSequence: number;
+  /** Never goes back, also when the files that it counted are gone: the manifest's truncations are named by their place. */
+  coveredTo: number;
 }
 
 interface Folder extends Recovered {
@@ -51,6 +53,7 @@ export async function recover(disk: Disk, identity: Identity): Promise<Recovered
     groups: restoreGroups(manifest),
     garbage: [],
     nextSequence: manifest.nextSequence,
+    coveredTo: manifest.coveredTo,
     logs: [],
     tail: null,
     keptPaths: new Map(),
@@ -64,6 +67,7 @@ export async function recover(disk: Disk, identity: Identity): Promise<Recovered
   const last = folder.logs[folder.logs.length - 1];
   if (last !== undefined && last.sequence > manifest.coveredTo) await sealTail(disk, last);
   folder.files.push(...folder.logs);
+  folder.coveredTo = Math.max(manifest.coveredTo, last?.sequence ?? 0);
   return folder;
 }
 
@@ -251,6 +255,7 @@ function replay({ manifest, groups, logs, keptWanted }: Folder): void {
     }
   }
   truncateUpTo(manifest.coveredTo);
+  assert(next === truncations.length, 'truncations of the manifest lie in what it covers');
 }
 
 function replayControl(

@@ -84,7 +84,7 @@ export class Store implements Log {
     this.#nextSequence = recovered.nextSequence;
     this.#openFiles = new OpenFiles(disk, openFilesMax);
     this.#reads = new Reads(this.#openFiles);
-    this.#captured = this.#capture(this.#lastLogFile());
+    this.#captured = this.#capture(recovered.coveredTo);
     this.#writer = new Writer(disk, clock, options, options.fileBytesMax, () => this.#nextSequence++, {
       rotating: (file) => this.#capture(file.sequence),
       sealed: (file, captured) => this.#sealed(file, captured as Captured),

@@ -183,7 +183,9 @@ describe('transport: connections', () => {
       connection.close = () => void clock.after(1_000, () => close.call(connection));
     });
     const a = create({ net: first, clock, random }, optionsOf(1, [1, 2], port));
-    const b = create({ net: second, clock, random }, optionsOf(2, [1, 2], port));
+    // So node 1 is up again first, and then hears of the new lanes before it hears of the old ones' end.
+    const late = { ...optionsOf(2, [1, 2], port), redialMilliseconds: 300 };
+    const b = create({ net: second, clock, random }, late);
     await a.transport.start();
     await b.transport.start();
     clock.advance(500);
@@ -229,17 +231,24 @@ describe('transport: connections', () => {
     const a = create({ net: network.endpoint('node1'), clock, random }, { ...deaf, peers });
     await a.transport.start();
     const members: Member[] = [];
+    const dialled: Connection[] = [];
     for (const incarnation of [1, 2]) {
       const options = optionsOf(2, [1, 2], (peer) => 7000 + peer);
       const listen = { host: '127.0.0.1', port: 7990 + incarnation };
-      const net = network.endpoint(`place${incarnation}`);
+      const net = createNetThat(network.endpoint(`place${incarnation}`), (connection) => {
+        // The old process closes nothing itself, and of the new one's lanes only the first comes to anything.
+        if (incarnation === 1) connection.close = () => {};
+        else if (dialled.length > 2) connection.write = () => true;
+        dialled.push(connection);
+      });
       const member = create({ net, clock, random }, { ...options, incarnation, listen });
       await member.transport.start();
       members.push(member);
       clock.advance(5);
     }
     clock.advance(5);
-    expect(members.map(({ news }) => news)).toEqual([['up 1.1', 'down 1'], ['up 1.1']]);
+    expect(members.map(({ news }) => news)).toEqual([['up 1.1', 'down 1'], []]);
+    expect(dialled.map((connection) => connection.write([Buffer.alloc(0)]))).toEqual([false, false, true, true]);
     expect([a.news, a.transport.incarnationOf(2)]).toEqual([[], 2]);
   });
 

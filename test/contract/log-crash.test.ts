@@ -378,7 +378,7 @@ class Run {
         const [found] = await read(this.log, group, index, index);
         const expected = entry(group, index, terms[index]!, bytes[index]!);
         if (JSON.stringify(found) !== JSON.stringify(expected))
-          throw new Error(`entry ${index} of group ${group} differs`);
+          throw new Error(`entry ${index} of group ${group} differs: ${JSON.stringify({ ...found, data: null })} expected ${JSON.stringify({ ...expected, data: null })}`);
       }
       if (this.log.has(group, terms.length)) throw new Error(`entry ${terms.length} of group ${group} came back`);
     }
@@ -486,7 +486,7 @@ describe('crashes', () => {
           }
           const end = run.random.integer(8);
           if (end === 0) await run.log.close();
-          else if (end === 1) run.disk.kill();
+          else if (end === 1) run.disk.kill(run.random);
           else run.disk.crash(run.random);
           await run.open();
           await run.verify();

@@ -378,7 +378,7 @@ class Run {
         const [found] = await read(this.log, group, index, index);
         const expected = entry(group, index, terms[index]!, bytes[index]!);
         if (JSON.stringify(found) !== JSON.stringify(expected))
-          throw new Error(`entry ${index} of group ${group} differs`);
+          throw new Error(`entry ${index} of group ${group} differs: ${JSON.stringify({ ...found, data: null })} expected ${JSON.stringify({ ...expected, data: null })}`);
       }
       if (this.log.has(group, terms.length)) throw new Error(`entry ${terms.length} of group ${group} came back`);
     }
@@ -471,7 +471,7 @@ class Run {
 }
 
 describe('crashes', () => {
-  const seeds = Array.from({ length: 3000 }, (_, i) => i + 1000);
+  const seeds = Array.from({ length: 3200 }, (_, i) => i + 2000);
 
   it.each([0, 1, 2, 3])('lose nothing that was confirmed and bring nothing back, part %i', async (part) => {
     for (const seed of seeds.filter((candidate) => candidate % 4 === part)) {
@@ -486,7 +486,7 @@ describe('crashes', () => {
           }
           const end = run.random.integer(8);
           if (end === 0) await run.log.close();
-          else if (end === 1) run.disk.kill();
+          else if (end === 1) run.disk.kill(run.random);
           else run.disk.crash(run.random);
           await run.open();
           await run.verify();

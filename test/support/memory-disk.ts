@@ -34,8 +34,8 @@ export interface MemoryDiskOptions {
 export interface MemoryDisk extends Disk {
   /** Power loss: everything that is not durable is lost in part or whole. Usable again at once, by new handles. */
   crash(random: Random): void;
-  /** The process dies, the machine lives on. */
-  kill(): void;
+  /** The process dies, the machine lives on. Writes on their way were done or not, by `random`; without it none was. */
+  kill(random?: Random): void;
   /** The disk as one process sees it: dead for good after the next `crash` or `kill`, whatever its code still does. */
   mount(): Disk;
   /** Asked before every operation; an error makes it fail (a failed write leaves a part of it behind). Null: no faults. */
@@ -59,6 +59,8 @@ interface PendingWrite {
   readonly offset: number;
   /** Null: the file was cut to `offset`. */
   readonly bytes: Buffer | null;
+  /** Readers see it. */
+  seen: boolean;
 }
 
 /** Bytes that grow. */
@@ -66,7 +68,7 @@ class Image {
   bytes = Buffer.alloc(0);
   size = 0;
 
-  apply({ offset, bytes }: PendingWrite): void {
+  apply({ offset, bytes }: Pick<PendingWrite, 'offset' | 'bytes'>): void {
     if (bytes === null) {
       if (offset < this.size) this.bytes.fill(0, offset, this.size);
       this.#reserve(offset);
@@ -251,7 +253,7 @@ class SimulatedDisk implements MemoryDisk {
   }
 
   crash(random: Random): void {
-    this.kill();
+    this.#end();
     for (const folder of this.#folders.values()) crashFolder(folder, random);
     const inodes = new Set<Inode>();
     for (const folder of this.#folders.values())
@@ -270,7 +272,21 @@ class SimulatedDisk implements MemoryDisk {
       }
   }
 
-  kill(): void {
+  kill(random?: Random): void {
+    this.#end();
+    for (const folder of this.#folders.values())
+      for (const inode of folder.seen.values()) {
+        if (!(inode instanceof Inode)) continue;
+        inode.pending = inode.pending.filter((change) => {
+          if (change.seen || random === undefined || random.integer(2) === 0) return change.seen;
+          inode.seen.apply(change);
+          change.seen = true;
+          return true;
+        });
+      }
+  }
+
+  #end(): void {
     this.life++;
     this.#held = [];
     this.#stalled = false;
@@ -360,14 +376,14 @@ class Handle implements DiskFile {
   write(buffers: readonly Uint8Array[], offset: number, done: (error: Error | null) => void): void {
     if (this.#isDead()) return;
     const bytes = Buffer.concat(buffers);
-    const change: PendingWrite = { offset, bytes };
+    const change: PendingWrite = { offset, bytes, seen: false };
     // From now on a crash may find any part of it on the platter.
     this.#inode.pending.push(change);
     this.#disk.begin('write', this.#path, bytes.length, (error) => {
       const refused = this.#refusal(true);
       if (error !== null || refused !== null) {
         this.#inode.pending = this.#inode.pending.filter((other) => other !== change);
-        const part = { offset, bytes: bytes.subarray(0, bytes.length >> 1) };
+        const part = { offset, bytes: bytes.subarray(0, bytes.length >> 1), seen: true };
         if (refused === null) {
           this.#inode.pending.push(part);
           this.#inode.seen.apply(part);
@@ -375,13 +391,14 @@ class Handle implements DiskFile {
         return done(error ?? refused);
       }
       this.#inode.seen.apply(change);
+      change.seen = true;
       done(null);
     });
   }
 
   sync(done: (error: Error | null) => void): void {
     if (this.#isDead()) return;
-    const covered = [...this.#inode.pending];
+    const covered = this.#inode.pending.filter((change) => change.seen);
     this.#disk.begin('sync', this.#path, 0, (error) => {
       const failure = error ?? this.#syncError ?? this.#refusal(false);
       if (failure !== null) {
@@ -410,7 +427,7 @@ class Handle implements DiskFile {
       this.#disk.begin('truncate', this.#path, 0, (error) => {
         const failure = error ?? this.#refusal(true);
         if (failure !== null) return reject(failure);
-        const change = { offset: length, bytes: null };
+        const change = { offset: length, bytes: null, seen: true };
         this.#inode.pending.push(change);
         this.#inode.seen.apply(change);
         resolve();

@@ -1,0 +1,204 @@
+// The origin's end of a pipe, against a leader that loses, refuses and repeats.
+
+import { describe, expect, test } from 'vitest';
+import { ResultCode, readBatchHeader } from '../../cluster/machine/commands.ts';
+import { defaultLimits } from '../../cluster/options.ts';
+import { type ConfirmTarget, nodeOrigin, Pipe, type PipeOptions } from '../../cluster/pipe.ts';
+import type { BatchAnswer } from '../../cluster/wire.ts';
+
+const key = Buffer.from([0, 1, 0x71]);
+const properties = Buffer.alloc(2);
+const body = [Buffer.from('body')];
+
+function harness(options: Partial<PipeOptions> = {}) {
+  const state = { now: 0, accepts: true, congestions: 0, sent: [] as number[] };
+  const told: string[] = [];
+  const target: ConfirmTarget = {
+    confirmed: (first, last, ok) => told.push(`${ok ? 'ok' : 'no'} ${first}-${last}`),
+    unroutable: (tag) => told.push(`returned ${tag}`),
+  };
+  const pipe = new Pipe(
+    3,
+    nodeOrigin(1, 7),
+    { ...defaultLimits.pipe, ...options },
+    {
+      now: () => state.now,
+      dirty: () => {},
+      metadataVersion: () => 5,
+      send: (_group, payload) => {
+        if (state.accepts) state.sent.push(readBatchHeader(payload).sequence);
+        return state.accepts;
+      },
+      congestion: () => state.congestions++,
+    },
+  );
+  const publish = (tag: number, to: ConfirmTarget | null = target) =>
+    pipe.publish([1], 0, 0, 0xffff_ffff, key, properties, body, 4, to, tag);
+  const answer = (what: BatchAnswer, sequence: number, incarnation = 7) =>
+    pipe.answered({ group: 3, answer: what, incarnation, sequence, leader: 0 });
+  return { pipe, state, told, target, publish, answer };
+}
+
+describe('pipe', () => {
+  test('publishes of a turn leave as one batch and are confirmed as one run when it was applied', () => {
+    const { pipe, state, told, publish } = harness();
+    for (let tag = 1; tag <= 5; tag++) publish(tag);
+    pipe.flush();
+    expect(state.sent).toEqual([1]);
+    expect(told).toEqual([]);
+    pipe.applied(1);
+    expect(told).toEqual(['ok 1-5']);
+    expect(pipe.unappliedBytes).toBe(0);
+  });
+
+  test('a batch that no leader took waits, and goes to the next leader first', () => {
+    const { pipe, state, publish } = harness();
+    state.accepts = false;
+    publish(1);
+    pipe.flush();
+    publish(2);
+    pipe.flush();
+    expect(state.sent).toEqual([]);
+    state.accepts = true;
+    pipe.leaderChanged();
+    pipe.flush();
+    expect(state.sent).toEqual([1, 2]);
+  });
+
+  test('after a change of leader everything not applied is sent again, in order, and nothing else', () => {
+    const { pipe, state, publish } = harness();
+    for (let tag = 1; tag <= 4; tag++) {
+      publish(tag);
+      pipe.flush();
+    }
+    pipe.applied(2);
+    pipe.leaderChanged();
+    pipe.flush();
+    expect(state.sent).toEqual([1, 2, 3, 4, 3, 4]);
+  });
+
+  test('`expected` rewinds once, however many batches behind the gap are answered', () => {
+    const { pipe, state, publish, answer } = harness();
+    for (let tag = 1; tag <= 4; tag++) {
+      publish(tag);
+      pipe.flush();
+    }
+    for (let i = 0; i < 3; i++) {
+      answer('expected', 2);
+      pipe.flush();
+    }
+    expect(state.sent).toEqual([1, 2, 3, 4, 2, 3, 4]);
+    // Lost again: an answer after a while counts anew.
+    state.now += 500;
+    answer('expected', 2);
+    pipe.flush();
+    expect(state.sent).toEqual([1, 2, 3, 4, 2, 3, 4, 2, 3, 4]);
+  });
+
+  test('an answer about an earlier incarnation changes nothing', () => {
+    const { pipe, state, publish, answer } = harness();
+    publish(1);
+    pipe.flush();
+    answer('expected', 1, 6);
+    pipe.flush();
+    expect(state.sent).toEqual([1]);
+  });
+
+  test('a batch without any answer is sent again after a while', () => {
+    const { pipe, state, publish } = harness();
+    publish(1);
+    pipe.flush();
+    state.now = defaultLimits.pipe.resendMilliseconds + 1;
+    pipe.tick();
+    pipe.flush();
+    expect(state.sent).toEqual([1, 1]);
+  });
+
+  test('results split a run: no queue is returned and confirmed, a refusal is nacked alone', () => {
+    const { pipe, told, publish } = harness();
+    for (let tag = 11; tag <= 16; tag++) publish(tag);
+    pipe.flush();
+    pipe.result(1, 4, ResultCode.rejected, 0, 0);
+    pipe.result(1, 1, ResultCode.noQueue, 0, 0);
+    pipe.applied(1);
+    expect(told).toEqual(['returned 12', 'ok 11-14', 'no 15-15', 'ok 16-16']);
+  });
+
+  test('a result told twice, after a snapshot was installed, counts once', () => {
+    const { pipe, told, publish } = harness();
+    publish(1);
+    pipe.flush();
+    for (let i = 0; i < 2; i++) pipe.result(1, 0, ResultCode.rejected, 0, 0);
+    pipe.applied(1);
+    expect(told).toEqual(['no 1-1']);
+  });
+
+  test('replies get their result, or a plain ok', () => {
+    const { pipe } = harness();
+    const replies: unknown[] = [];
+    pipe.purge(4, (result) => replies.push(result));
+    pipe.cancel(9, 0, (result) => replies.push(result));
+    pipe.flush();
+    pipe.result(1, 0, ResultCode.ok, 17, 0);
+    pipe.applied(1);
+    expect(replies).toEqual([
+      { ordinal: 0, code: ResultCode.ok, value: 17, extra: 0 },
+      { code: ResultCode.ok, value: 0, extra: 0 },
+    ]);
+  });
+
+  test('past the deadline publishes are nacked once, the batch goes on, and the group may recover', () => {
+    const { pipe, state, told, publish } = harness();
+    publish(1);
+    pipe.flush();
+    publish(2);
+    state.now = defaultLimits.pipe.deadlineMilliseconds + 1;
+    pipe.tick();
+    expect(told).toEqual(['no 1-1', 'no 2-2']);
+    expect(pipe.isStalled).toBe(true);
+    pipe.flush();
+    pipe.applied(2);
+    expect(told).toHaveLength(2);
+    expect(pipe.isStalled).toBe(false);
+  });
+
+  test('a full window congests, and half of it applied relieves', () => {
+    const { pipe, state, target } = harness({ windowBytes: 512 * 1024 });
+    const large = [Buffer.alloc(100 * 1024)];
+    for (let tag = 1; tag <= 6; tag++) {
+      pipe.publish([1], 0, 0, 0xffff_ffff, key, properties, large, large[0]!.length, target, tag);
+      pipe.flush();
+    }
+    expect(pipe.isCongested).toBe(true);
+    expect(state.congestions).toBe(1);
+    pipe.applied(2);
+    expect(pipe.isCongested).toBe(true);
+    pipe.applied(4);
+    expect(pipe.isCongested).toBe(false);
+    expect(state.congestions).toBe(2);
+  });
+
+  test('while enough batches are under way the next one gathers', () => {
+    const { pipe, state, publish } = harness({ batchesInFlightMax: 2 });
+    for (let tag = 1; tag <= 10; tag++) {
+      publish(tag);
+      pipe.flush();
+    }
+    expect(state.sent).toEqual([1, 2]);
+    pipe.applied(1);
+    pipe.flush();
+    expect(state.sent).toEqual([1, 2, 3]);
+  });
+
+  test('the end of an incarnation tells everybody "unknown" and starts a new count', () => {
+    const { pipe, state, told, publish } = harness();
+    publish(1);
+    pipe.flush();
+    publish(2);
+    pipe.restart(nodeOrigin(1, 8));
+    expect(told).toEqual(['no 1-1', 'no 2-2']);
+    publish(3);
+    pipe.flush();
+    expect(state.sent).toEqual([1, 1]);
+  });
+});

@@ -1,0 +1,119 @@
+// Peer frames: every message survives the way, and nothing malformed gets through.
+
+import { initialConfiguration, type OutgoingMessage } from 'raft-ts';
+import { describe, expect, test } from 'vitest';
+import type { LogEntry } from '../../cluster/log/types.ts';
+import * as wire from '../../cluster/wire.ts';
+
+const envelope = { group: 7, groupIncarnation: 3, from: 1, to: 2, term: 0x1_0000_0005 };
+const messages: OutgoingMessage[] = [
+  { ...envelope, kind: 'preVote', lastIndex: 10, lastTerm: 4 },
+  { ...envelope, kind: 'preVoteReply', granted: true },
+  { ...envelope, kind: 'vote', lastIndex: 2 ** 40, lastTerm: 4, transfer: true },
+  { ...envelope, kind: 'voteReply', granted: false },
+  { ...envelope, kind: 'appendReply', session: 9, success: false, index: 8, hintIndex: 6, hintTerm: 2 },
+  { ...envelope, kind: 'heartbeat', session: 9, commit: 5, readContext: 77 },
+  { ...envelope, kind: 'heartbeatReply', session: 9, readContext: 77 },
+  { ...envelope, kind: 'timeoutNow' },
+  { ...envelope, kind: 'snapshotReply', session: 9, index: 12, offset: 4096, ok: true },
+];
+
+const payload = Buffer.from('payload of an entry');
+const entries: LogEntry[] = [
+  { kind: 'noop', index: 21, term: 4, bytes: 0 },
+  {
+    kind: 'data',
+    index: 22,
+    term: 5,
+    bytes: payload.length,
+    data: { stamp: 1_900_000_000_123, machineVersion: 1, stateHash: 0xdead_beef, payload, checksum: 0xfeed_f00d },
+  },
+];
+const append = {
+  ...envelope,
+  kind: 'append' as const,
+  session: 9,
+  previousIndex: 20,
+  previousTerm: 4,
+  first: 21,
+  last: 22,
+  lastTerm: 5,
+  commit: 19,
+};
+
+describe('peer frames', () => {
+  test('messages come back as they were, several in one frame', () => {
+    expect(wire.decodeMessages(wire.encodeMessages(messages))).toEqual(messages);
+  });
+
+  test('an append comes back with its entries, the payload a view of the frame', () => {
+    const frame = Buffer.concat(wire.encodeAppend(append, entries));
+    const { first: _first, last: _last, lastTerm: _lastTerm, ...fields } = append;
+    expect(wire.decodeAppend(frame)).toEqual({ ...fields, entries });
+  });
+
+  test('a configuration entry and an empty append too', () => {
+    const configuration = initialConfiguration([1, 2, 3]);
+    const frame = Buffer.concat(
+      wire.encodeAppend(append, [{ kind: 'configuration', index: 21, term: 4, bytes: 0, configuration }]),
+    );
+    const decoded = wire.decodeAppend(frame);
+    expect(
+      decoded?.kind === 'append' && decoded.entries[0]?.kind === 'configuration' && decoded.entries[0].configuration,
+    ).toEqual(configuration);
+    const empty = wire.decodeAppend(Buffer.concat(wire.encodeAppend({ ...append, last: 20 }, [])));
+    expect(empty?.kind === 'append' && empty.entries).toEqual([]);
+  });
+
+  test('a snapshot chunk comes back with its bytes', () => {
+    const chunk = {
+      ...envelope,
+      kind: 'snapshotChunk' as const,
+      session: 3,
+      snapshot: { index: 50, term: 4, configuration: initialConfiguration([1, 2]) },
+      offset: 1 << 20,
+      bytes: Buffer.from('chunk'),
+      done: true,
+    };
+    expect(wire.decodeSnapshotChunk(Buffer.concat(wire.encodeSnapshotChunk(chunk)))).toEqual(chunk);
+  });
+
+  test('batches and replies', () => {
+    expect(wire.decodeBatch(Buffer.concat(wire.encodeBatch(5, 0xffff_ffff, payload)))).toEqual({
+      group: 5,
+      checksum: 0xffff_ffff,
+      payload,
+    });
+    const reply = { group: 5, answer: 'expected', incarnation: 2 ** 33, sequence: 12, leader: 3 } as const;
+    expect(wire.decodeReply(wire.encodeReply(reply))).toEqual(reply);
+    expect(wire.decodeApplied(wire.encodeApplied(2 ** 41))).toBe(2 ** 41);
+  });
+
+  test('every shortened frame is refused', () => {
+    const frame = Buffer.concat(wire.encodeAppend(append, entries));
+    for (let length = 0; length < frame.length; length++)
+      expect(wire.decodeAppend(frame.subarray(0, length))).toBeNull();
+    const control = wire.encodeMessages(messages);
+    for (let length = 0; length < control.length; length++)
+      expect(wire.decodeMessages(control.subarray(0, length))).toBeNull();
+    expect(wire.decodeReply(Buffer.alloc(27))).toBeNull();
+  });
+
+  test('the bytes of a heartbeat, as written down', () => {
+    const frame = wire.encodeMessages([{ ...envelope, kind: 'heartbeat', session: 1, commit: 2, readContext: 3 }]);
+    expect(frame.toString('hex')).toBe(
+      '0100' +
+        '06000000' +
+        '07000000' +
+        '0300000000000000' +
+        '01000000' +
+        '02000000' +
+        '0500000001000000' +
+        '0100000000000000' +
+        '0200000000000000' +
+        '0300000000000000' +
+        '0000000000000000' +
+        '0000000000000000',
+    );
+  });
+});
