@@ -381,8 +381,37 @@ export function createClock(): Clock {
     now: () => performance.now(),
     wall: () => Date.now(),
     after: (milliseconds, task) => new OsTimer(milliseconds, task),
-    // Runs in the check phase: everything that this turn's poll found readable has been read by then.
-    soon: (task) => void setImmediate(task),
+    soon: createTurnEnd(),
+  };
+}
+
+/** Tasks may ask for tasks: so often within one turn, then the sockets come first again. */
+const roundsPerTurn = 4;
+
+/**
+ * Runs tasks in the check phase: everything that this turn's poll found readable has been read by then. What a task asks for runs in the
+ * same turn: what a host's flush gives to transport and sessions leaves with it, not a turn later.
+ */
+function createTurnEnd(): Clock['soon'] {
+  let tasks: (() => void)[] = [];
+  let planned = false;
+  const run = () => {
+    try {
+      for (let round = 0; round < roundsPerTurn && tasks.length > 0; round++) {
+        const now = tasks;
+        tasks = [];
+        for (let i = 0; i < now.length; i++) now[i]!();
+      }
+    } finally {
+      planned = tasks.length > 0;
+      if (planned) setImmediate(run);
+    }
+  };
+  return (task) => {
+    tasks.push(task);
+    if (planned) return;
+    planned = true;
+    setImmediate(run);
   };
 }
 

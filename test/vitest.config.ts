@@ -15,13 +15,17 @@ export default defineConfig({
     root,
     projects: [
       project('style', ['test/style.test.ts']),
-      project('unit', [
-        'test/raft-ts/**/*.test.ts',
-        'test/machine/**/*.test.ts',
-        'test/amqp/**/*.test.ts',
-        'test/cluster/**/*.test.ts',
-        'test/node/**/*.test.ts',
-      ]),
+      project(
+        'unit',
+        [
+          'test/raft-ts/**/*.test.ts',
+          'test/machine/**/*.test.ts',
+          'test/amqp/**/*.test.ts',
+          'test/cluster/**/*.test.ts',
+          'test/node/**/*.test.ts',
+        ],
+        { testTimeout: 30_000 },
+      ),
       project('contract', ['test/contract/**/*.test.ts'], { testTimeout: 60_000 }),
       project('interop', ['test/interop/**/*.test.ts'], {
         testTimeout: 120_000,

@@ -68,7 +68,10 @@ export interface Log {
   ): void;
   /** True if the entry can be read: it follows the compaction point, or lives on behind it. */
   has(group: number, index: number): boolean;
-  /** Writes a snapshot durably (temporary file, sync, rename, folder sync), notes it in the manifest, lets older ones go. */
+  /**
+   * Writes a snapshot durably (temporary file, sync, rename, folder sync), notes it in the manifest, lets older ones go. The pieces must
+   * not change until it resolves. Does nothing if the group has this or a newer one by then.
+   */
   saveSnapshot(group: number, meta: SnapshotMeta, pieces: readonly Buffer[]): Promise<void>;
   /** The newest snapshot's whole machine state, checked, or null if the group has none. */
   loadSnapshot(group: number): Promise<{ meta: SnapshotMeta; state: Buffer } | null>;
@@ -84,7 +87,10 @@ export interface Log {
    * [first, last] is live, and the manifest covers their control records. Called by the host after snapshots and now and then.
    */
   collect(isLive: (group: number, first: number, last: number) => boolean): Promise<void>;
-  /** The highest index up to which the group may forget whole entries (behind its snapshot by `keptBytesMax`). */
+  /**
+   * The highest index up to which the group forgets whole entries (behind its snapshot by `keptBytesMax`, by less when they lie in files
+   * beyond `pressureBytes`). `collect` deletes up to what was answered last, so tell the core before; ask before every `collect`.
+   */
   compactionPoint(group: number): { index: number; term: number };
   /** Asked of a group whose entries after its snapshot pin old files. */
   onPressure: (group: number) => void;
@@ -112,7 +118,8 @@ export interface SnapshotStaging {
   write(offset: number, bytes: Uint8Array, done: (error: Error | null) => void): void;
   /**
    * Verifies the whole stream, then installs it as one atomic step: live entries become readable, the group's log restarts behind the
-   * snapshot (entries after it are kept if the chain fits), snapshot and manifest are durable. Resolves with the machine state.
+   * snapshot (entries after it are kept if the chain fits), snapshot and manifest are durable. Resolves with the machine state, which is to
+   * be restored in the same turn: from the next one on `collect` may ask about what it brought.
    */
   install(): Promise<Buffer>;
   abort(): Promise<void>;
