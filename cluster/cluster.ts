@@ -1,7 +1,7 @@
 // One node's part in the cluster, as the broker sees it.
 
 import { type Feed, Host, type HostEvents, metadataGroup } from './host.ts';
-import { openLog } from './log/index.ts';
+import { LogError, openLog } from './log/index.ts';
 import type { Log } from './log/types.ts';
 import type { QueueStatus } from './machine/machine.ts';
 import type { MetadataCommand, MetadataView } from './machine/metadata-types.ts';
@@ -157,7 +157,9 @@ class NodeCluster implements Cluster {
     if (!this.#log.has(shard, entryIndex)) return done(null);
     this.#log.read(shard, entryIndex, entryIndex, 1, (error, entries) => {
       const entry = entries[0];
-      if (error !== null) this.#host.groups[shard]!.halt(error);
+      // Missing: settled and collected since. Anything else is damage.
+      if (error !== null && !(error instanceof LogError && error.code === 'missing'))
+        this.#host.groups[shard]!.halt(error);
       done(error === null && entry?.kind === 'data' ? entry.data.payload : null);
     });
   }

@@ -10,6 +10,7 @@
 
 import { crc32 } from 'node:zlib';
 import { createRaft, type OutgoingMessage, type Raft, type Ready, type Restored, type SnapshotMeta } from 'raft-ts';
+import { LogError } from './log/index.ts';
 import type { EntryData, GroupWrite, Log, LogEntry, SnapshotReader, SnapshotStaging } from './log/types.ts';
 import { type BatchHeader, checkBatch, OriginKind, readBatchHeader } from './machine/commands.ts';
 import type { Machine } from './machine/machine.ts';
@@ -347,7 +348,7 @@ export class Group {
     const write = (staging: SnapshotStaging) =>
       staging.write(offset, bytes, (error) => {
         if (error !== null || !done) return answer(error === null);
-        this.#install(meta, staging, () => answer(true));
+        this.#install(meta, staging, answer);
       });
     if (offset > 0) {
       if (this.#staging?.meta.index === meta.index) write(this.#staging.staging);
@@ -375,7 +376,7 @@ export class Group {
     );
   }
 
-  #install(meta: SnapshotMeta, staging: SnapshotStaging, done: () => void): void {
+  #install(meta: SnapshotMeta, staging: SnapshotStaging, done: (ok: boolean) => void): void {
     this.#installing = true;
     this.#staging = null;
     staging.install().then(
@@ -388,12 +389,17 @@ export class Group {
         }
         this.#snapshotIndex = meta.index;
         this.#snapshotBytes = 0;
-        done();
+        done(true);
         this.raft.snapshotInstalled(meta);
         this.#host.applied(this);
         this.#host.dirty(this);
       },
-      (error: Error) => this.#host.log.onFatal(error),
+      (error: Error) => {
+        this.#installing = false;
+        // A stream that came damaged, or too late, is asked for again; a disk that fails has told so itself.
+        if (error instanceof LogError) return done(false);
+        this.#host.log.onFatal(error);
+      },
     );
   }
 }

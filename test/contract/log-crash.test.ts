@@ -3,6 +3,7 @@
 import { describe, expect, it } from 'vitest';
 import { RecordKind, readRecordHeader, viewOf } from '../../cluster/log/codec.ts';
 import { openLog } from '../../cluster/log/index.ts';
+import type { Store } from '../../cluster/log/store.ts';
 import type { GroupWrite, Log, LogEntry, LogOptions, RecoveredGroup } from '../../cluster/log/types.ts';
 import type { Random } from '../../cluster/ports.ts';
 import { createMemoryDisk, diskError, type MemoryDisk } from '../support/memory-disk.ts';
@@ -378,7 +379,9 @@ class Run {
         const [found] = await read(this.log, group, index, index);
         const expected = entry(group, index, terms[index]!, bytes[index]!);
         if (JSON.stringify(found) !== JSON.stringify(expected))
-          throw new Error(`entry ${index} of group ${group} differs: ${JSON.stringify({ ...found, data: null })} expected ${JSON.stringify({ ...expected, data: null })}`);
+          throw new Error(
+            `entry ${index} of group ${group} differs: ${JSON.stringify({ ...found, data: null })} expected ${JSON.stringify({ ...expected, data: null })}`,
+          );
       }
       if (this.log.has(group, terms.length)) throw new Error(`entry ${terms.length} of group ${group} came back`);
     }
@@ -481,6 +484,7 @@ describe('crashes', () => {
         for (let life = 0; life < 6; life++) {
           for (let steps = run.random.integer(40); steps > 0; steps--) {
             run.step();
+            (run.log as Store).check();
             for (let pause = run.random.integer(4) * run.random.integer(12); pause > 0; pause--)
               await Promise.resolve();
           }

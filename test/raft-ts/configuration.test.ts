@@ -2,14 +2,10 @@
 
 import { type Configuration, decodeConfiguration, encodeConfiguration, initialConfiguration, majority } from 'raft-ts';
 import { describe, expect, test } from 'vitest';
-import {
-  configurationProblem,
-  enterConfiguration,
-  hasQuorum,
-  leaveConfiguration,
-  quorumValue,
-  voteResult,
-} from '../../cluster/raft-ts/src/configuration.ts';
+import { configurationPart } from './inner.ts';
+
+const { configurationProblem, enterConfiguration, hasQuorum, leaveConfiguration, quorumValue, voteResult } =
+  configurationPart;
 
 const joint: Configuration = { voters: [1, 2, 3], outgoing: [3, 4], learners: [9], learnersNext: [4], autoLeave: true };
 

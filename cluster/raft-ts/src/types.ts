@@ -62,9 +62,9 @@ export interface Restored {
     readonly configuration?: Configuration;
   }[];
   /**
-   * The highest index that was once durable here and is lost to damage. Until the replica knows as committed all that it may have
-   * acknowledged, it neither votes nor campaigns; its leader sends it the missing entries anew. The host must remember it until then
-   * (`RaftStatus.repairing`), across restarts.
+   * The highest index that was once durable here and is lost to damage. Until the replica has again, durably and as committed, all that it
+   * may have acknowledged, it neither votes nor campaigns; its leader sends it the missing entries anew. The host must remember it until
+   * then (`RaftStatus.repairing`), across restarts.
    */
   readonly repairTo?: LogIndex;
 }
