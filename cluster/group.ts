@@ -300,12 +300,18 @@ export class Group {
         this.#snapshotRunning = false;
         this.#snapshotIndex = Math.max(this.#snapshotIndex, index);
         this.raft.snapshotTaken(meta);
-        this.raft.compacted(this.#host.log.compactionPoint(this.id).index);
+        this.compact();
         this.#host.dirty(this);
         this.#host.snapshotSaved(this);
       },
       (error: Error) => this.#host.log.onFatal(error),
     );
+  }
+
+  /** Forgets whole entries as far as the log may. Not while a snapshot is under way: the log would know of it before the core does. */
+  compact(): void {
+    if (this.#snapshotRunning || this.#installing) return;
+    this.raft.compacted(this.#host.log.compactionPoint(this.id).index);
   }
 
   /** Leader: one piece of the latest snapshot for a follower that is too far behind. */

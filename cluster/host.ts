@@ -621,7 +621,7 @@ export class Host {
     if (this.#collecting) return;
     this.#collecting = true;
     // An idle group's whole entries, kept for slow followers, must not hold old files for ever.
-    for (const group of this.groups) group.raft.compacted(this.#log.compactionPoint(group.id).index);
+    for (const group of this.groups) group.compact();
     const isLive = (group: number, first: number, last: number) =>
       this.groups[group]?.machine.hasLiveEntries(first, last) ?? true;
     this.#log.collect(isLive).then(
