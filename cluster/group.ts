@@ -59,6 +59,9 @@ export class Group {
   #waiting: Waiting[] = [];
   #lastStamp = 0;
   #reading = false;
+  /** Leading: per node, the last entry that it waits for, and the commit index that it was told. */
+  readonly #awaited = new Map<number, number>();
+  readonly #told = new Map<number, number>();
   #snapshotIndex: number;
   #snapshotBytes = 0;
   #snapshotWanted = false;
@@ -122,6 +125,16 @@ export class Group {
     if (!this.#take(payload, checksum, header, from)) this.#waiting.push({ payload, checksum, header, from });
   }
 
+  /** Does somebody on that node wait for a commit to be told at once: a publisher of a batch, or consumers? */
+  isAwaited(node: number): boolean {
+    if ((this.#awaited.get(node) ?? 0) > (this.#told.get(node) ?? 0)) return true;
+    return this.machine.concerns(node);
+  }
+
+  told(node: number, commit: number): void {
+    this.#told.set(node, commit);
+  }
+
   /** What a batch waited for may have come. */
   retryWaiting(): void {
     const waiting = this.#waiting;
@@ -168,6 +181,7 @@ export class Group {
     if (header.sequence > expected) return refuse('expected', expected);
     if (host.prepare(this, header) === 'wait') return false;
     if (!this.propose(payload, checksum)) return refuse(this.raft.role === 'leader' ? 'full' : 'notLeader');
+    this.#awaited.set(header.id, this.raft.lastIndex);
     this.#expected.set(key, expected + 1);
     return true;
   }
@@ -361,7 +375,7 @@ export class Group {
       else answer(false);
       return;
     }
-    if (this.#stagingOpening || this.#installing) return;
+    if (this.#stagingOpening || this.#installing) return answer(false);
     this.#stagingOpening = true;
     const previous = this.#staging;
     this.#staging = null;

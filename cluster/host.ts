@@ -62,6 +62,8 @@ interface Peer {
   /** Ticks since the connection came up; 0 while it is down. */
   upTicks: number;
   metadataApplied: number;
+  /** Ticks for which raft messages are dropped after the connection broke: what was still in its buffers is from a dead leader. */
+  mutedTicks: number;
   control: OutgoingMessage[];
 }
 
@@ -81,6 +83,8 @@ export class Host {
   readonly #peers = new Map<number, Peer>();
   readonly #dirtyGroups = new Set<Group>();
   readonly #dirtyPipes = new Set<Pipe>();
+  /** Empty appends that can wait, the newest per group and follower. */
+  readonly #lazy = new Map<string, Extract<OutgoingMessage, { kind: 'append' }>>();
   readonly #cold = new Map<string, ColdQueue>();
   /** Per shard that this node leads: rows of the metadata appended up to this version, in this term. */
   readonly #rows = new Map<number, { term: number; version: number; sequence: number }>();
@@ -120,7 +124,7 @@ export class Host {
     this.shards = Array.from({ length: shards }, (_, i) => new ShardMachine(i + 1));
     for (const { node } of options.nodes)
       if (node !== options.node)
-        this.#peers.set(node, { node, silentTicks: 0, upTicks: 0, metadataApplied: 0, control: [] });
+        this.#peers.set(node, { node, silentTicks: 0, upTicks: 0, metadataApplied: 0, mutedTicks: 0, control: [] });
     const origin = nodeOrigin(options.node, incarnation);
     const pipeHost = {
       now: () => ports.clock.now(),
@@ -313,6 +317,14 @@ export class Host {
       queue.push(message);
       return;
     }
+    const group = this.groups[message.group]!;
+    if (message.last < message.first && !group.isAwaited(message.to)) {
+      // Only the commit index, and nobody over there waits for it: it goes with the next entries, or by the timer.
+      this.#lazy.set(key, message);
+      return;
+    }
+    this.#lazy.delete(key);
+    group.told(message.to, message.commit);
     const entries = cachedEntries(this.#log, message);
     if (entries === 'stale') return;
     if (entries !== null)
@@ -321,6 +333,12 @@ export class Host {
       this.#cold.set(key, [message]);
       this.#readCold(key);
     }
+  }
+
+  #sendLazy(): void {
+    for (const message of this.#lazy.values())
+      this.#transport.send(message.to, 'bulk', wire.FrameKind.append, wire.encodeAppend(message, []));
+    this.#lazy.clear();
   }
 
   #readCold(key: string): void {
@@ -385,6 +403,7 @@ export class Host {
     const peer = this.#peers.get(node);
     if (peer === undefined || this.#stopped) return;
     peer.silentTicks = 0;
+    if (peer.mutedTicks > 0 && (kind === wire.FrameKind.messages || kind === wire.FrameKind.append)) return;
     switch (kind) {
       case wire.FrameKind.messages: {
         const messages = wire.decodeMessages(body);
@@ -456,6 +475,7 @@ export class Host {
     if (peer === undefined) return;
     this.#events.log('info', 'peer connected', { node, incarnation });
     peer.upTicks = 1;
+    peer.mutedTicks = 0;
     peer.silentTicks = 0;
     this.#sendApplied(node);
     const up = 1 + [...this.#peers.values()].filter((other) => other.upTicks > 0).length;
@@ -476,6 +496,7 @@ export class Host {
     if (peer === undefined) return;
     this.#events.log('info', 'peer disconnected', { node });
     peer.upTicks = 0;
+    peer.mutedTicks = 2;
     for (const group of this.groups) {
       if (group.raft.leader !== node) continue;
       const next = this.#preferred(group.id, node);
@@ -529,7 +550,9 @@ export class Host {
     for (const peer of this.#peers.values()) {
       peer.silentTicks++;
       if (peer.upTicks > 0) peer.upTicks++;
+      if (peer.mutedTicks > 0) peer.mutedTicks--;
     }
+    this.#sendLazy();
     this.#checkVisibility();
     this.#checkDisk();
     const every = (milliseconds: number) =>

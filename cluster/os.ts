@@ -48,7 +48,10 @@ export function createDisk(root: string): Disk {
     async open(file, mode) {
       const flags = mode === 'read' ? 'r' : mode === 'write' ? 'r+' : 'wx+';
       const descriptor = await openDescriptor(resolve(file), flags);
-      return new OsFile(descriptor, fs.fstatSync(descriptor).size);
+      // A second descriptor for writes that are durable when they return: one trip through the thread pool instead of two.
+      const { O_WRONLY, O_DSYNC } = fs.constants;
+      const durable = mode === 'create' ? await openDescriptor(resolve(file), O_WRONLY | O_DSYNC) : null;
+      return new OsFile(descriptor, durable, fs.fstatSync(descriptor).size);
     },
     async readFile(file) {
       try {
@@ -89,7 +92,7 @@ function resolveInside(base: string, relative: string): string {
   return path.join(base, relative);
 }
 
-function openDescriptor(file: string, flags: string): Promise<number> {
+function openDescriptor(file: string, flags: string | number): Promise<number> {
   return new Promise((resolve, reject) => {
     fs.open(file, flags, 0o640, (error, descriptor) => (error ? reject(error) : resolve(descriptor)));
   });
@@ -97,6 +100,7 @@ function openDescriptor(file: string, flags: string): Promise<number> {
 
 class OsFile implements DiskFile {
   readonly #descriptor: number;
+  readonly #durable: number | null;
   #size: number;
   /** Operations under way; `close` waits for them. */
   #pending = 0;
@@ -104,8 +108,9 @@ class OsFile implements DiskFile {
   #whenIdle: (() => void) | null = null;
   #syncError: Error | null = null;
 
-  constructor(descriptor: number, size: number) {
+  constructor(descriptor: number, durable: number | null, size: number) {
     this.#descriptor = descriptor;
+    this.#durable = durable;
     this.#size = size;
   }
 
@@ -117,25 +122,43 @@ class OsFile implements DiskFile {
   write(buffers: readonly Uint8Array[], offset: number, done: (error: Error | null) => void): void {
     if (this.#closed) return void process.nextTick(done, closedError());
     this.#pending++;
-    this.#writeFrom(buffers, 0, offset, done);
+    this.#writeFrom(this.#descriptor, buffers, 0, offset, done);
+  }
+
+  writeDurably(buffers: readonly Uint8Array[], offset: number, done: (error: Error | null) => void): void {
+    if (this.#durable === null || this.#syncError !== null)
+      return this.write(buffers, offset, (error) => (error === null ? this.sync(done) : done(error)));
+    if (this.#closed) return void process.nextTick(done, closedError());
+    this.#pending++;
+    this.#writeFrom(this.#durable, buffers, 0, offset, (error) => {
+      // A failed one may have lost what it wrote: no later sync of this file can be believed.
+      if (error) this.#syncError ??= error;
+      done(error);
+    });
   }
 
   /** Writes buffers[first..] in as few calls as the kernel takes. */
-  #writeFrom(buffers: readonly Uint8Array[], first: number, offset: number, done: (error: Error | null) => void): void {
+  #writeFrom(
+    descriptor: number,
+    buffers: readonly Uint8Array[],
+    first: number,
+    offset: number,
+    done: (error: Error | null) => void,
+  ): void {
     if (first === buffers.length) return void process.nextTick(() => this.#finish(done, null));
     const whole = first === 0 && buffers.length <= writevBuffersMax;
     const round = whole ? buffers : buffers.slice(first, first + writevBuffersMax);
     let bytes = 0;
     for (let i = 0; i < round.length; i++) bytes += round[i]!.byteLength;
-    fs.writev(this.#descriptor, round, offset, (error, written) => {
+    fs.writev(descriptor, round, offset, (error, written) => {
       if (error) return this.#finish(done, error);
       this.#size = Math.max(this.#size, offset + written);
       const next = first + round.length;
       if (written === bytes && next === buffers.length) return this.#finish(done, null);
-      if (written === bytes) return this.#writeFrom(buffers, next, offset + written, done);
+      if (written === bytes) return this.#writeFrom(descriptor, buffers, next, offset + written, done);
       if (written === 0) return this.#finish(done, new Error('the operating system wrote nothing and gave no error'));
       // A short write: a full disk, a signal or more than 2 GiB. The next call goes on, or brings the reason.
-      this.#writeFrom(remainder(buffers, first, written), 0, offset + written, done);
+      this.#writeFrom(descriptor, remainder(buffers, first, written), 0, offset + written, done);
     });
   }
 
@@ -179,7 +202,10 @@ class OsFile implements DiskFile {
     if (this.#closed) return Promise.resolve();
     this.#closed = true;
     return new Promise((resolve, reject) => {
-      const close = () => fs.close(this.#descriptor, (error) => (error ? reject(error) : resolve()));
+      const close = () => {
+        if (this.#durable !== null) fs.closeSync(this.#durable);
+        fs.close(this.#descriptor, (error) => (error ? reject(error) : resolve()));
+      };
       if (this.#pending === 0) close();
       else this.#whenIdle = close;
     });

@@ -5,6 +5,8 @@
 export interface DiskFile {
   /** Appends the buffers at `offset` with one gathered write. The buffers must not change until `done`. */
   write(buffers: readonly Uint8Array[], offset: number, done: (error: Error | null) => void): void;
+  /** Like `write`, and durable when `done` is called: one operation where the system has it. Earlier plain writes are not covered. */
+  writeDurably(buffers: readonly Uint8Array[], offset: number, done: (error: Error | null) => void): void;
   /** Makes every completed write of this file durable (fdatasync). */
   sync(done: (error: Error | null) => void): void;
   /** Reads up to `length` bytes; fewer only at the end of the file. */

@@ -237,15 +237,12 @@ export class Writer {
     const started = this.#clock.now();
     batch.closeSlice();
     this.#writing = true;
-    handle.write(batch.buffers, batch.offset, (error) => {
+    handle.writeDurably(batch.buffers, batch.offset, (error) => {
       if (error !== null) return this.#fail(error);
-      handle.sync((failure) => {
-        if (failure !== null) return this.#fail(failure);
-        this.#writing = false;
-        this.syncs++;
-        this.lastSyncMilliseconds = this.#clock.now() - started;
-        this.#durable(batch);
-      });
+      this.#writing = false;
+      this.syncs++;
+      this.lastSyncMilliseconds = this.#clock.now() - started;
+      this.#durable(batch);
     });
   }
 

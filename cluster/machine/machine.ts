@@ -60,6 +60,8 @@ export interface Machine {
   hasLiveEntries(first: number, last: number): boolean;
   /** Indices of entries in [first, last] that hold live messages, ascending. */
   liveEntries(first: number, last: number): number[];
+  /** Do sessions of this node hear of what others do in this group? Else only answers to its own batches matter to it. */
+  concerns(node: number): boolean;
   /** A hash of the state, equal on all replicas at the same index. */
   stateHash(): number;
 }

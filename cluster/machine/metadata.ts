@@ -295,6 +295,11 @@ export class MetadataMachine implements Machine, MetadataView {
     return [];
   }
 
+  /** Every node routes by it. */
+  concerns(_node: number): boolean {
+    return true;
+  }
+
   stateHash(): number {
     let hash = foldHash(foldHash(0, this.#appliedIndex), this.#topology.lastUid);
     hash = foldHash(foldHash(hash, this.#topology.sum), this.#nodeSum);

@@ -234,6 +234,11 @@ export class ShardMachine implements Machine {
     return this.#store.live.list(first, last);
   }
 
+  /** It has consumers here. */
+  concerns(node: number): boolean {
+    return (this.#store.owners.get(node)?.consumers.size ?? 0) > 0;
+  }
+
   stateHash(): number {
     return this.#hash;
   }

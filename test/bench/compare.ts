@@ -145,8 +145,9 @@ async function stallVerdicts(options: Options, progress: ProgressLine): Promise<
   const verdicts: Verdict[] = [];
   for (const { work, limit, pauseSeconds } of lines) {
     const promise = `at most ${count(limit)} ms`;
-    if (!options.disrupt || options.http.length < 3) {
-      verdicts.push({ work, promise, found: 'needs --disrupt and --http of every node', reached: null });
+    const { http } = options;
+    if (!options.disrupt || http === null) {
+      verdicts.push({ work, promise, found: 'needs --disrupt and --http', reached: null });
       continue;
     }
     const result = await measureStall(
@@ -159,7 +160,7 @@ async function stallVerdicts(options: Options, progress: ProgressLine): Promise<
         rate: options.rate,
         onProgress: (left, gap) => progress.show(`${work} · ${left.toFixed(0)} s left · ${milliseconds(gap)} ms`),
       },
-      () => harm(options.http, pauseSeconds),
+      () => harm(http, options.warren[0]!, pauseSeconds),
     );
     const found = `${count(result.longestGapMilliseconds)} ms, ${result.refused} refused, ${result.unanswered} unanswered`;
     verdicts.push({ work, promise, found, reached: result.longestGapMilliseconds <= limit });
@@ -167,11 +168,14 @@ async function stallVerdicts(options: Options, progress: ProgressLine): Promise<
   return verdicts;
 }
 
-/** Kills, or pauses for a while, that node other than the first which leads most shards. */
-async function harm(http: readonly string[], pauseSeconds: number): Promise<void> {
+/** Kills, or pauses for a while, the node that leads most groups; never the one at `url`, through which is published. */
+async function harm(http: string, url: string, pauseSeconds: number): Promise<void> {
   await new Promise((resolve) => setTimeout(resolve, 3000));
   const nodes = await readCluster(http);
-  const victim = nodes.slice(1).reduce((a, b) => (a.leaderships >= b.leaderships ? a : b));
+  const { port } = new URL(url);
+  const victim = nodes
+    .filter(({ amqp }) => !amqp.endsWith(`:${port}`))
+    .reduce((a, b) => (a.leaderships >= b.leaderships ? a : b));
   if (pauseSeconds === 0) {
     process.kill(victim.pid, 'SIGKILL');
     return;
@@ -184,6 +188,6 @@ async function harm(http: readonly string[], pauseSeconds: number): Promise<void
   }
 }
 
-async function warrenProcesses(http: readonly string[]): Promise<number[]> {
-  return http.length === 0 ? [] : (await readCluster(http)).map((node) => node.pid);
+async function warrenProcesses(http: string | null): Promise<number[]> {
+  return http === null ? [] : (await readCluster(http)).map((node) => node.pid);
 }

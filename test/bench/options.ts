@@ -25,7 +25,7 @@ export interface Options {
   readonly warren: readonly string[];
   readonly rabbitmq: readonly string[];
   readonly ceiling: string | null;
-  readonly http: readonly string[];
+  readonly http: string | null;
   readonly disrupt: boolean;
 }
 
@@ -57,7 +57,7 @@ Options
 
 Only for compare
   --warren URL  --rabbitmq URL   repeat for each node;  --ceiling URL
-  --http URL       HTTP address of each Warren node, for process ids and leaders; repeatable
+  --http URL       HTTP address of the first Warren node, for process ids and leaders
   --disrupt        allows to kill and to pause (25 s) Warren's processes for the lines about failures
 `;
 
@@ -84,7 +84,7 @@ export function parseOptions(args: readonly string[]): Options | null {
       warren: { type: 'string', multiple: true },
       rabbitmq: { type: 'string', multiple: true, default: [] },
       ceiling: { type: 'string' },
-      http: { type: 'string', multiple: true, default: [] },
+      http: { type: 'string' },
       disrupt: { type: 'boolean', default: false },
       help: { type: 'boolean', short: 'h', default: false },
     },
@@ -111,7 +111,7 @@ export function parseOptions(args: readonly string[]): Options | null {
     warren: values.warren ?? urls,
     rabbitmq: values.rabbitmq,
     ceiling: values.ceiling ?? null,
-    http: values.http,
+    http: values.http ?? null,
     disrupt: values.disrupt,
   };
 }

@@ -24,6 +24,10 @@ const subjects: Record<string, () => Promise<Disk>> = {
 
 const write = (file: DiskFile, buffers: readonly Uint8Array[], offset: number) =>
   new Promise<void>((resolve, reject) => file.write(buffers, offset, (error) => (error ? reject(error) : resolve())));
+const writeDurably = (file: DiskFile, buffers: readonly Uint8Array[], offset: number) =>
+  new Promise<void>((resolve, reject) =>
+    file.writeDurably(buffers, offset, (error) => (error ? reject(error) : resolve())),
+  );
 const sync = (file: DiskFile) =>
   new Promise<void>((resolve, reject) => file.sync((error) => (error ? reject(error) : resolve())));
 const read = (file: DiskFile, offset: number, length: number) =>
@@ -81,6 +85,20 @@ for (const [name, create] of Object.entries(subjects)) {
       await write(again, [Buffer.from('!')], 11);
       await again.close();
       expect((await disk.readFile('file'))!.toString()).toBe('hello World!');
+    });
+
+    it('writes durably, in any file that can be written', async () => {
+      const disk = await prepare();
+      const created = await disk.open('file', 'create');
+      await writeDurably(created, [Buffer.from('first '), Buffer.from('and ')], 0);
+      await writeDurably(created, [Buffer.from('second')], 10);
+      expect(created.size).toBe(16);
+      await created.close();
+      const opened = await disk.open('file', 'write');
+      await writeDurably(opened, [Buffer.from('!')], 16);
+      expect((await read(opened, 0, 100)).toString()).toBe('first and second!');
+      await opened.close();
+      await expect(writeDurably(opened, [Buffer.from('x')], 0)).rejects.toMatchObject({ code: 'EBADF' });
     });
 
     it('takes more buffers than one call of the system does', async () => {

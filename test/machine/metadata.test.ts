@@ -439,7 +439,7 @@ describe('nodes', () => {
     bench.run(declareQueue('mine', { exclusive: owner(5) }), declareQueue('other', { exclusive: owner(5, 1, 2) }));
     const { index } = bench;
     bench.runAs(1, 4, [openNode(4)]);
-    expect(bench.machine.node(1)).toEqual({ node: 1, name: 'n1', uuid: 'uuid-1', incarnation: 4, fencedTo: 3 });
+    expect(bench.machine.node(1)).toMatchObject({ node: 1, name: 'n1', uuid: 'uuid-1', incarnation: 4, fencedTo: 3 });
     expect(bench.machine.queue('/', 'mine')).toBeUndefined();
     expect(bench.machine.queue('/', 'other')).toBeDefined();
     for (const shard of [0, 1])

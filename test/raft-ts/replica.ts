@@ -102,9 +102,12 @@ export class SimulatedReplica {
     this.pump();
   }
 
-  /** The power fails. The first `writesKept` of the writes under way had reached the disk. */
-  crash(writesKept = 0): void {
+  /** The power fails. The first `writesKept` of the writes under way had reached the disk; of the next one, if not null, its first entries. */
+  crash(writesKept = 0, tornEntries: number | null = null): void {
     for (const write of this.writes.slice(0, writesKept)) this.#store(write);
+    const torn = this.writes[writesKept];
+    if (torn !== undefined && tornEntries !== null)
+      this.#store({ ...torn, entries: torn.entries.slice(0, tornEntries), hardState: null });
     this.raft = null;
     this.writes = [];
     this.tasks = [];

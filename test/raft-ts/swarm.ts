@@ -135,7 +135,8 @@ class Swarm {
         return;
       case 'crash': {
         const replica = this.#any();
-        if (replica.raft !== null) replica.crash(this.#draw(replica.writes.length + 1));
+        if (replica.raft !== null)
+          replica.crash(this.#draw(replica.writes.length + 1), this.#draw(2) === 0 ? this.#draw(4) : null);
         return;
       }
       case 'restart': {

@@ -396,6 +396,10 @@ class Handle implements DiskFile {
     });
   }
 
+  writeDurably(buffers: readonly Uint8Array[], offset: number, done: (error: Error | null) => void): void {
+    this.write(buffers, offset, (error) => (error === null ? this.sync(done) : done(error)));
+  }
+
   sync(done: (error: Error | null) => void): void {
     if (this.#isDead()) return;
     const covered = this.#inode.pending.filter((change) => change.seen);

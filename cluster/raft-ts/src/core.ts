@@ -133,14 +133,15 @@ export function createCore<D>(options: RaftOptions, restored: Restored): Core<D>
     if (configuration !== undefined && index > snapshot.index && index <= log.lastIndex)
       configurations.append(index, configuration);
   }
-  invariant(hardState.term >= log.lastTerm, 'the restored term is not behind the log');
   invariant(compacted.index <= snapshot.index, 'whole entries follow the snapshot without a gap');
   const commit = Math.min(Math.max(hardState.commit, snapshot.index), log.lastIndex);
+  // Entries whose write was torn before its hard state: nothing was said in their term yet, so it is free to be entered without a vote.
+  const isTorn = hardState.term < log.lastTerm;
   const core: Core<D> = {
     options,
     id: options.id,
-    term: hardState.term,
-    vote: hardState.vote,
+    term: isTorn ? log.lastTerm : hardState.term,
+    vote: isTorn ? 0 : hardState.vote,
     log,
     configurations,
     snapshot,
@@ -148,7 +149,7 @@ export function createCore<D>(options: RaftOptions, restored: Restored): Core<D>
     applied: snapshot.index,
     persisted: log.lastIndex,
     repairTo: restored.repairTo ?? 0,
-    repairTerm: hardState.term,
+    repairTerm: Math.max(hardState.term, log.lastTerm),
     role: 'follower',
     leader: 0,
     leading: null,
@@ -162,7 +163,7 @@ export function createCore<D>(options: RaftOptions, restored: Restored): Core<D>
     lastReadRound: 0,
     entries: [],
     truncateFrom: null,
-    hardStateDirty: false,
+    hardStateDirty: isTorn,
     writtenCommit: hardState.commit,
     handed: log.lastIndex,
     lastSequence: 0,

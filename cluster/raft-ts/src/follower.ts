@@ -4,7 +4,14 @@
 // this very append has verified (pitfall 6), or to what the leader says this replica has acknowledged (pitfall 7). The log is truncated only
 // where a term contradicts, never because an append is short or late (pitfall 8).
 
-import { type Core, type Received, raiseCommit, sendAfterHardState, sendAfterWrites } from './core.ts';
+import {
+  type Core,
+  type Received,
+  raiseCommit,
+  restartElectionClock,
+  sendAfterHardState,
+  sendAfterWrites,
+} from './core.ts';
 import { invariant } from './invariant.ts';
 import { appendEntry, truncateLog } from './persistence.ts';
 import { becomeFollower } from './roles.ts';
@@ -15,7 +22,8 @@ import type { Entry, LogIndex, ReplicaId } from './types.ts';
 export function hearLeader<D>(core: Core<D>, from: ReplicaId): void {
   invariant(core.role !== 'leader', 'a term has one leader');
   invariant(core.leader === 0 || core.leader === from, 'a term has one leader');
-  becomeFollower(core, core.term, from);
+  if (core.role === 'follower' && core.leader === from) restartElectionClock(core);
+  else becomeFollower(core, core.term, from);
 }
 
 export function handleAppend<D>(core: Core<D>, append: Received<D, 'append'>): void {

@@ -8,6 +8,8 @@ import { invariant } from './invariant.ts';
 import { syncPeers } from './membership.ts';
 import type { Entry, HardState, LogIndex, OutgoingMessage, Write } from './types.ts';
 
+const nothing: readonly never[] = Object.freeze([]);
+
 /** Appends to the log in memory; the next write carries it. A configuration is in force from here on. */
 export function appendEntry<D>(core: Core<D>, entry: Entry<D>): void {
   invariant(entry.index === core.log.lastIndex + 1, 'entries are appended without a gap');
@@ -54,21 +56,23 @@ export function takeWrite<D>(core: Core<D>): Write<D> | null {
 }
 
 /** Every write up to `sequence` is durable. Returns what was said to itself (votes), to be stepped by the caller. */
-export function completeWrites<D>(core: Core<D>, sequence: number): OutgoingMessage[] {
+export function completeWrites<D>(core: Core<D>, sequence: number): readonly OutgoingMessage[] {
   invariant(sequence <= core.lastSequence, 'only a write that was handed out completes');
-  if (sequence <= core.persistedSequence) return [];
+  if (sequence <= core.persistedSequence) return nothing;
   core.persistedSequence = sequence;
   let done = 0;
   while (done < core.outstanding.length && core.outstanding[done]!.sequence <= sequence) {
     core.persisted = Math.max(core.persisted, core.outstanding[done]!.lastIndex);
     done++;
   }
-  core.outstanding.splice(0, done);
+  if (done === core.outstanding.length) core.outstanding = [];
+  else core.outstanding.splice(0, done);
   checkRepaired(core);
   return releaseHeld(core);
 }
 
-function releaseHeld<D>(core: Core<D>): OutgoingMessage[] {
+function releaseHeld<D>(core: Core<D>): readonly OutgoingMessage[] {
+  if (core.held.length === 0) return nothing;
   const own: OutgoingMessage[] = [];
   let kept = 0;
   for (const item of core.held) {
@@ -76,6 +80,7 @@ function releaseHeld<D>(core: Core<D>): OutgoingMessage[] {
     else if (item.message.to === core.id) own.push(item.message);
     else core.messages.push(item.message);
   }
-  core.held.length = kept;
+  if (kept === 0) core.held = [];
+  else core.held.length = kept;
   return own;
 }

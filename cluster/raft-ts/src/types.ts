@@ -171,8 +171,8 @@ export type IncomingMessage<D> = Envelope & (CommonMessage | IncomingAppend<D> |
 export type MessageBody = CommonMessage | OutgoingAppend | SnapshotChunk;
 
 /**
- * One unit of durable work. The host applies the parts in this order: truncate, append, hard state; makes them durable; then calls
- * `persisted(sequence)`. Writes of one group complete in the order of their sequences.
+ * One unit of durable work. The host applies the parts in this order: truncate, append, hard state (a crash may leave an earlier part without a
+ * later one); makes them durable; then calls `persisted(sequence)`. Writes of one group complete in the order of their sequences.
  */
 export interface Write<D> {
   readonly sequence: number;
