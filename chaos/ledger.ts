@@ -19,7 +19,11 @@ export type LedgerEvent =
   /** Written down before the message is sent. `session`: one publishing channel; a new one after every reconnect. */
   | { readonly kind: 'attempt'; readonly id: string; readonly session: string }
   /** `attempt`: the place of its event. */
-  | { readonly kind: 'outcome'; readonly attempt: number; readonly outcome: Outcome }
+  | {
+      readonly kind: 'outcome';
+      readonly attempt: number;
+      readonly outcome: Outcome;
+    }
   | {
       readonly kind: 'delivery';
       readonly id: string;
@@ -41,7 +45,12 @@ export type Fault =
     }
   | { readonly kind: 'phantom'; readonly id: string }
   | { readonly kind: 'corrupt'; readonly id: string }
-  | { readonly kind: 'duplicate'; readonly id: string; readonly deliveries: number; readonly attempts: number }
+  | {
+      readonly kind: 'duplicate';
+      readonly id: string;
+      readonly deliveries: number;
+      readonly attempts: number;
+    }
   | {
       readonly kind: 'order';
       readonly id: string;
@@ -137,7 +146,12 @@ export function verify(
   if (drained) faults.push(...findLost(messages));
   for (const [id, message] of messages) {
     if (message.attempts > 0 && message.unflagged > message.attempts) {
-      faults.push({ kind: 'duplicate', id, deliveries: message.unflagged, attempts: message.attempts });
+      faults.push({
+        kind: 'duplicate',
+        id,
+        deliveries: message.unflagged,
+        attempts: message.attempts,
+      });
     }
   }
   faults.push(...findDisorder(events, messages));
@@ -182,7 +196,14 @@ function gather(events: readonly LedgerEvent[], faults: Fault[]): Map<string, Me
 }
 
 function newHistory(firstAttempt: number, session: string): MessageHistory {
-  return { attempts: 1, firstAttempt, confirmedAt: -1, session, deliveries: 0, unflagged: 0 };
+  return {
+    attempts: 1,
+    firstAttempt,
+    confirmedAt: -1,
+    session,
+    deliveries: 0,
+    unflagged: 0,
+  };
 }
 
 function findLost(messages: ReadonlyMap<string, MessageHistory>): Fault[] {
@@ -222,12 +243,21 @@ function findDisorder(events: readonly LedgerEvent[], messages: ReadonlyMap<stri
     seen.add(event.id);
     const message = messages.get(event.id);
     if (!message || repeated || event.redelivered || message.attempts > 1) continue;
-    const consumer = consumers.get(event.session) ?? { latest: null, channels: new Map<string, Reached>() };
+    const consumer = consumers.get(event.session) ?? {
+      latest: null,
+      channels: new Map<string, Reached>(),
+    };
     consumers.set(event.session, consumer);
     const { latest, channels } = consumer;
     const before = channels.get(message.session);
     const disorder = (overtaker: string, rule: 'channel' | 'confirmed first') =>
-      faults.push({ kind: 'order', id: event.id, overtaker, session: event.session, rule });
+      faults.push({
+        kind: 'order',
+        id: event.id,
+        overtaker,
+        session: event.session,
+        rule,
+      });
     if (before && before.message.firstAttempt > message.firstAttempt) disorder(before.id, 'channel');
     else if (latest && message.confirmedAt >= 0 && message.confirmedAt < latest.message.firstAttempt) {
       disorder(latest.id, 'confirmed first');
@@ -240,7 +270,12 @@ function findDisorder(events: readonly LedgerEvent[], messages: ReadonlyMap<stri
 }
 
 function countEvents(events: readonly LedgerEvent[]): Counts {
-  const outcomes: Record<Outcome, number> = { confirmed: 0, refused: 0, unknown: 0, returned: 0 };
+  const outcomes: Record<Outcome, number> = {
+    confirmed: 0,
+    refused: 0,
+    unknown: 0,
+    returned: 0,
+  };
   const delivered = new Set<string>();
   const acked = new Set<string>();
   let [attempts, deliveries, redelivered, afterAck] = [0, 0, 0, 0];
@@ -261,7 +296,15 @@ function countEvents(events: readonly LedgerEvent[]): Counts {
     }
   }
   const open = attempts - answered.size;
-  return { attempts, ...outcomes, open, deliveries, delivered: delivered.size, redelivered, afterAck };
+  return {
+    attempts,
+    ...outcomes,
+    open,
+    deliveries,
+    delivered: delivered.size,
+    redelivered,
+    afterAck,
+  };
 }
 
 const shownPerKind = 10;

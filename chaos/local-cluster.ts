@@ -27,8 +27,16 @@ export interface LocalClusterOptions {
 export interface ClusterView {
   readonly node: number;
   readonly ready: boolean;
-  readonly nodes: readonly { readonly node: number; readonly name: string; readonly up: boolean }[];
-  readonly groups: readonly { readonly name: string; readonly leader: number; readonly term: number }[];
+  readonly nodes: readonly {
+    readonly node: number;
+    readonly name: string;
+    readonly up: boolean;
+  }[];
+  readonly groups: readonly {
+    readonly name: string;
+    readonly leader: number;
+    readonly term: number;
+  }[];
 }
 
 const startMillisecondsMax = 30_000;

@@ -121,14 +121,22 @@ class Stream {
 export interface MemoryResult {
   readonly messages: number;
   readonly bodyBytes: number;
-  readonly processes: readonly { readonly pid: number; readonly before: number; readonly after: number }[];
+  readonly processes: readonly {
+    readonly pid: number;
+    readonly before: number;
+    readonly after: number;
+  }[];
 }
 
 /** Resident megabytes of each process before and after a queue was filled and nobody consumed. */
 export async function measureMemory(
   url: string,
   pids: readonly number[],
-  options: { readonly messages: number; readonly bodyBytes: number; readonly queueType: string },
+  options: {
+    readonly messages: number;
+    readonly bodyBytes: number;
+    readonly queueType: string;
+  },
   onProgress: (done: number) => void,
 ): Promise<MemoryResult> {
   const queues = queueNames(1);
@@ -148,10 +156,18 @@ export async function measureMemory(
   await sleep(3000);
   const ready = await setup.countReady(queues[0]!);
   if (ready !== options.messages) throw new Error(`${ready} messages are ready, not ${options.messages}`);
-  const processes = pids.map((pid, i) => ({ pid, before: before[i]!, after: residentMegabytes(pid) }));
+  const processes = pids.map((pid, i) => ({
+    pid,
+    before: before[i]!,
+    after: residentMegabytes(pid),
+  }));
   await client.close();
   await removeQueues(setup, queues);
-  return { messages: options.messages, bodyBytes: options.bodyBytes, processes };
+  return {
+    messages: options.messages,
+    bodyBytes: options.bodyBytes,
+    processes,
+  };
 }
 
 function residentMegabytes(pid: number): number {

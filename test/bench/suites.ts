@@ -18,10 +18,20 @@ export type Shape = Omit<LoadOptions, 'urls' | 'onProgress' | 'prefetch' | 'queu
 export interface Measurement {
   readonly title: string;
   readonly shape: Shape;
-  readonly sides: readonly { readonly target: Target; readonly runs: readonly LoadResult[] }[];
+  readonly sides: readonly {
+    readonly target: Target;
+    readonly runs: readonly LoadResult[];
+  }[];
 }
 
-const single: Shape = { bodyBytes: 1024, messages: 100_000, window: 2000, publishers: 1, consumers: 1, queues: 1 };
+const single: Shape = {
+  bodyBytes: 1024,
+  messages: 100_000,
+  window: 2000,
+  publishers: 1,
+  consumers: 1,
+  queues: 1,
+};
 
 export const shapes = {
   throughput16: { ...single, bodyBytes: 16, messages: 200_000 },
@@ -87,7 +97,11 @@ export async function measure(
     }
   }
   progress.clear();
-  return { title: name, shape, sides: targets.map((target, i) => ({ target, runs: runs[i]! })) };
+  return {
+    title: name,
+    shape,
+    sides: targets.map((target, i) => ({ target, runs: runs[i]! })),
+  };
 }
 
 /** Messages a second when one queue, declared through the first node, is published to through each node in turn. */

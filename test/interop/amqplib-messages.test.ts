@@ -21,7 +21,10 @@ beforeEach(async () => {
   const channels = await Promise.all([0, 1, 2].map((i) => connections[i % connections.length]!.createConfirmChannel()));
   [first, second, third] = channels as [ConfirmChannel, ConfirmChannel, ConfirmChannel];
   queue = uniqueName('messages');
-  await first.assertQueue(queue, { durable: true, arguments: { 'x-queue-type': 'quorum' } });
+  await first.assertQueue(queue, {
+    durable: true,
+    arguments: { 'x-queue-type': 'quorum' },
+  });
 });
 
 afterEach(async () => {
@@ -69,9 +72,16 @@ describe('publishing', () => {
 
   test('a mandatory message without a queue is returned before it is confirmed', async () => {
     const events: string[] = [];
-    second.on('return', (message: ConsumeMessage & { fields: { replyCode: number; replyText: string } }) => {
-      events.push(`${message.fields.replyCode} ${message.fields.replyText} ${message.content}`);
-    });
+    second.on(
+      'return',
+      (
+        message: ConsumeMessage & {
+          fields: { replyCode: number; replyText: string };
+        },
+      ) => {
+        events.push(`${message.fields.replyCode} ${message.fields.replyText} ${message.content}`);
+      },
+    );
     const note = (name: string) => (error: Error | null) => events.push(error ? 'nack' : `confirm ${name}`);
     second.publish('', 'no-such-queue', Buffer.from('back'), { mandatory: true, messageId: 'm1' }, note('a'));
     second.publish('', 'no-such-queue', Buffer.from('gone'), {}, note('b'));
@@ -119,7 +129,12 @@ describe('publishing', () => {
     const [message] = messages;
     expect(message!.properties).toMatchObject(properties);
     expect(message!.properties.headers).toEqual(headers);
-    expect(message!.fields).toMatchObject({ exchange: '', routingKey: queue, redelivered: false, deliveryTag: 1 });
+    expect(message!.fields).toMatchObject({
+      exchange: '',
+      routingKey: queue,
+      redelivered: false,
+      deliveryTag: 1,
+    });
     third.ack(message!);
   });
 
@@ -199,8 +214,14 @@ describe('consuming', () => {
   test('a consumer tag of the client is kept; an exclusive consumer is alone', async () => {
     const own = uniqueName('alone');
     // RabbitMQ's quorum queues know no exclusive consumers.
-    await first.assertQueue(own, { durable: true, arguments: { 'x-queue-type': 'classic' } });
-    const { consumerTag } = await first.consume(own, () => {}, { consumerTag: 'mine', exclusive: true });
+    await first.assertQueue(own, {
+      durable: true,
+      arguments: { 'x-queue-type': 'classic' },
+    });
+    const { consumerTag } = await first.consume(own, () => {}, {
+      consumerTag: 'mine',
+      exclusive: true,
+    });
     expect(consumerTag).toBe('mine');
     const other = await connections[1]!.createChannel();
     const closed = new Promise<number>((resolve) => {
@@ -293,7 +314,11 @@ describe('giving back', () => {
     connection.on('error', () => {});
     const held = await collect(await connection.createChannel());
     await until(() => held.messages.length === 3);
-    (connection.connection as unknown as { readonly stream: { destroy(): void } }).stream.destroy();
+    (
+      connection.connection as unknown as {
+        readonly stream: { destroy(): void };
+      }
+    ).stream.destroy();
     const again = await collect(third);
     await until(() => again.messages.length === 3);
     expect(texts(again.messages)).toEqual(numbers(3));

@@ -1,3 +1,5 @@
+// Settings from flags, environment and file: each kind of mistake, and the one line that it leads to.
+
 import { describe, expect, it } from 'vitest';
 import { defaultLimits } from '../../cluster/options.ts';
 import { defaultAmqpOptions } from '../../node/amqp/options.ts';

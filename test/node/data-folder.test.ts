@@ -1,3 +1,5 @@
+// Who may use a data folder: identity, the one living process, incarnation numbers that are never given twice.
+
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {

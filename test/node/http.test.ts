@@ -1,3 +1,5 @@
+// The HTTP port: health, status, and everything else that somebody may ask for.
+
 import { createServer, type Server } from 'node:http';
 import { connect } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';

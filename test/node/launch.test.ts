@@ -1,3 +1,5 @@
+// The local launcher, with scripts in place of nodes.
+
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';

@@ -1,3 +1,5 @@
+// Start and stop of one node, with parts that fail or hang at every step.
+
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -1,3 +1,5 @@
+// Frames however the stream is cut, and what a reader must not keep alive.
+
 import { describe, expect, it } from 'vitest';
 import { FrameReader, FrameWriter, frameHeaderBytes } from '../../../cluster/transport/frames.ts';
 import { createMemoryRandom } from '../../support/memory-random.ts';

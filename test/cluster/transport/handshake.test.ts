@@ -1,3 +1,5 @@
+// The handshake: golden bytes, and every way in which an introduction can be wrong.
+
 import { describe, expect, it } from 'vitest';
 import {
   createAcceptHandshake,
