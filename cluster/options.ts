@@ -85,7 +85,7 @@ export const defaultLimits: ClusterLimits = {
   handOverMilliseconds: 2_000,
   pipe: {
     batchBytesMax: 256 * kib,
-    batchesInFlightMax: 8,
+    batchesInFlightMax: 3,
     windowBytes: 16 * mib,
     deadlineMilliseconds: 15_000,
     resendMilliseconds: 1_000,

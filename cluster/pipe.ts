@@ -1,8 +1,11 @@
 // The origin's end of a pipe: the ordered stream of batches from this node's incarnation to one group.
 //
-//   open batch → sealed (sequence given, bytes final) → sent to the leader → applied by the node's own replica → forgotten
+//   open batches → sealed (sequence given, bytes final) → sent to the leader → applied by the node's own replica → forgotten
 //
-// State owned: the open batch, and every sealed batch until it was applied here. Whatever becomes of leaders and connections, a sealed
+// Publishes gather in the last open batch, settlements in the first: at most a few batches are under way, and what frees consumers and
+// queues is in the next one to leave, however many publishes wait.
+//
+// State owned: the open batches, and every sealed batch until it was applied here. Whatever becomes of leaders and connections, a sealed
 // batch keeps its bytes and its place, and is sent again until it was applied or this incarnation was fenced. So a failover neither
 // loses, nor repeats, nor reorders what was published.
 //
@@ -12,20 +15,22 @@ import { crc32 } from 'node:zlib';
 import type { MessageView } from './machine/commands.ts';
 import {
   BatchBuilder,
+  batchHeaderBytes,
   type ConsumeCommand,
   commandsPerBatchMax,
   type Origin,
   OriginKind,
   ResultCode,
   type SettleOperation,
+  settleRecordBytes,
   viewMessage,
 } from './machine/commands.ts';
 import type { BatchReply } from './wire.ts';
 
 export interface PipeOptions {
-  /** A batch is sealed at this many bytes also when others are under way. */
+  /** An open batch takes no further publish beyond this. */
   readonly batchBytesMax: number;
-  /** Sealed batches under way at once; beyond it the open batch gathers up to `batchBytesMax`. */
+  /** Sealed batches under way at once; what comes meanwhile gathers. Few: settlements wait for those under way, and larger batches cost less. */
   readonly batchesInFlightMax: number;
   /** Bytes sealed or open and not applied, beyond which publishers are paused. */
   readonly windowBytes: number;
@@ -76,15 +81,27 @@ interface SentBatch {
   results: { readonly ordinal: number; readonly code: ResultCode; readonly value: number; readonly extra: number }[];
 }
 
+/** Places in a full open batch for the credits that may still join it. */
+const creditsReserved = 4096;
+
+/** Gathering: no sequence yet. */
+interface OpenBatch {
+  readonly builder: BatchBuilder;
+  runs: Run[];
+  replies: SentBatch['replies'];
+}
+const openBatch = (builder: BatchBuilder): OpenBatch => ({ builder, runs: [], replies: [] });
+
 export class Pipe {
   readonly group: number;
   readonly #options: PipeOptions;
   readonly #host: PipeHost;
   #origin: Origin;
-  #builder = new BatchBuilder();
-  #runs: Run[] = [];
-  #replies: SentBatch['replies'] = [];
-  #openedAt = 0;
+  /** Never empty. The first is sealed next and takes settlements; the last takes everything else. */
+  #open: OpenBatch[] = [openBatch(new BatchBuilder())];
+  #last: OpenBatch = this.#open[0]!;
+  #openBytes = 0;
+  #spare: BatchBuilder | null = null;
   /** Sealed and not applied, by sequence. `#sent[0]` has `#firstSequence`. */
   #sent: SentBatch[] = [];
   #sentBytes = 0;
@@ -113,7 +130,7 @@ export class Pipe {
     return this.#stalled;
   }
   get unappliedBytes(): number {
-    return this.#sentBytes + (this.#builder.isEmpty ? 0 : this.#builder.bytes);
+    return this.#sentBytes + this.#openBytes;
   }
   get unappliedBatches(): number {
     return this.#sent.length;
@@ -131,9 +148,12 @@ export class Pipe {
     target: ConfirmTarget | null,
     tag: number,
   ): void {
-    const ordinal = this.#builder.addPublish(queues, flags, priority, expiration, key, properties, body, bodyBytes);
+    const { builder, runs } = this.#tail();
+    const before = builder.bytes;
+    const ordinal = builder.addPublish(queues, flags, priority, expiration, key, properties, body, bodyBytes);
+    this.#openBytes += builder.bytes - before;
     if (target !== null) {
-      const last = this.#runs.length > 0 ? this.#runs[this.#runs.length - 1]! : null;
+      const last = runs.length > 0 ? runs[runs.length - 1]! : null;
       if (
         last !== null &&
         last.target === target &&
@@ -141,40 +161,46 @@ export class Pipe {
         last.ordinal + last.count === ordinal
       )
         last.count++;
-      else this.#runs.push({ target, first: tag, ordinal, count: 1 });
+      else runs.push({ target, first: tag, ordinal, count: 1 });
     }
     this.#added();
   }
 
   consume(command: ConsumeCommand, reply: CommandReply): void {
-    this.#command(this.#builder.addConsume(command), reply);
+    this.#command((builder) => builder.addConsume(command), reply);
   }
   cancel(consumer: number, flags: number, reply: CommandReply | null): void {
-    this.#command(this.#builder.addCancel(consumer, flags), reply);
-  }
-  credit(consumer: number, unsettledMax: number, grantedTo: number): void {
-    this.#command(this.#builder.addCredit(consumer, unsettledMax, grantedTo), null);
+    this.#command((builder) => builder.addCancel(consumer, flags), reply);
   }
   get(consumer: number, queue: number, flags: number, reply: CommandReply): void {
-    this.#command(this.#builder.addGet(consumer, queue, flags), reply);
+    this.#command((builder) => builder.addGet(consumer, queue, flags), reply);
   }
   purge(queue: number, reply: CommandReply): void {
-    this.#command(this.#builder.addPurge(queue), reply);
+    this.#command((builder) => builder.addPurge(queue), reply);
   }
   remove(queue: number, flags: number, reply: CommandReply): void {
-    this.#command(this.#builder.addRemove(queue, flags), reply);
+    this.#command((builder) => builder.addRemove(queue, flags), reply);
   }
   metadata(json: string, reply: CommandReply | null): void {
-    this.#command(this.#builder.addMetadata(json), reply);
+    this.#command((builder) => builder.addMetadata(json), reply);
+  }
+  /** Like a settlement it does not wait behind publishes: its consumer is known to the machine, or it would not have delivered. */
+  credit(consumer: number, unsettledMax: number, grantedTo: number): void {
+    const { builder } = this.#open[0]!;
+    const before = builder.bytes;
+    builder.addCredit(consumer, unsettledMax, grantedTo);
+    this.#openBytes += builder.bytes - before;
+    this.#added();
   }
   settle(operation: SettleOperation, flags: number, consumer: number, first: number, count: number): void {
-    this.#builder.addSettle(operation, flags, consumer, first, count);
+    this.#open[0]!.builder.addSettle(operation, flags, consumer, first, count);
+    this.#openBytes += settleRecordBytes;
     this.#added();
   }
 
   /** At the end of a turn: seals what may be sealed and sends what a leader has not been handed yet. */
   flush(): void {
-    if (!this.#builder.isEmpty && this.#sent.length < this.#options.batchesInFlightMax) this.#seal();
+    while (this.#openBytes > 0 && this.#sent.length < this.#options.batchesInFlightMax) this.#seal();
     this.#sendWaiting();
   }
 
@@ -192,7 +218,7 @@ export class Pipe {
     this.#resendAt = this.#host.now() + this.#options.resendMilliseconds;
     this.#stalled = false;
     this.#measureCongestion();
-    if (!this.#builder.isEmpty) this.#host.dirty();
+    if (this.#openBytes > 0) this.#host.dirty();
   }
 
   /** A result that is not plainly ok; comes before `applied` of its batch. */
@@ -252,20 +278,22 @@ export class Pipe {
       this.#resendAt = now + this.#options.resendMilliseconds;
       this.leaderChanged();
     }
-    const since = oldest?.sealedAt ?? (this.#builder.isEmpty ? now : this.#openedAt);
+    const since = oldest?.sealedAt ?? now;
     if (now - since > this.#options.deadlineMilliseconds) {
       this.#stalled = true;
       for (const batch of this.#sent) abandon(batch);
-      if (!this.#builder.isEmpty) this.#abandonOpen();
+      for (const batch of this.#open) abandon(batch);
     }
   }
 
   /** This incarnation ended: everybody who waits is told "unknown", and the pipe starts anew under the next one. */
   restart(origin: Origin): void {
     for (const batch of this.#sent) abandon(batch);
-    this.#abandonOpen();
+    for (const batch of this.#open) abandon(batch);
     this.#origin = origin;
-    this.#builder = new BatchBuilder();
+    this.#last = openBatch(new BatchBuilder());
+    this.#open = [this.#last];
+    this.#openBytes = 0;
     this.#sent = [];
     this.#sentBytes = 0;
     this.#nextSequence = 1;
@@ -274,43 +302,50 @@ export class Pipe {
     this.#measureCongestion();
   }
 
-  #command(ordinal: number, reply: CommandReply | null): void {
-    if (reply !== null) this.#replies.push({ ordinal, reply });
+  #command(add: (builder: BatchBuilder) => number, reply: CommandReply | null): void {
+    const { builder, replies } = this.#tail();
+    const before = builder.bytes;
+    const ordinal = add(builder);
+    this.#openBytes += builder.bytes - before;
+    if (reply !== null) replies.push({ ordinal, reply });
     this.#added();
   }
 
+  /** The open batch for the next command; a full one stays as it is. */
+  #tail(): OpenBatch {
+    const { builder } = this.#last;
+    if (builder.bytes >= this.#options.batchBytesMax || builder.commandCount >= commandsPerBatchMax - creditsReserved) {
+      this.#last = openBatch(this.#spare ?? new BatchBuilder());
+      this.#spare = null;
+      this.#open.push(this.#last);
+    }
+    return this.#last;
+  }
+
   #added(): void {
-    if (this.#builder.bytes >= this.#options.batchBytesMax || this.#builder.commandCount >= commandsPerBatchMax) {
-      this.#seal();
-      this.#sendWaiting();
-    }
-    if (this.#openedAt === 0) {
-      this.#openedAt = this.#host.now();
-      this.#host.dirty();
-    }
+    this.#host.dirty();
     if (!this.#congested && this.unappliedBytes > this.#options.windowBytes) this.#measureCongestion();
   }
 
   #seal(): void {
+    const batch = this.#open[0]!;
     const sequence = this.#nextSequence++;
     // Results are read as they come, by the node's own replica: all before the oldest unapplied batch have been.
     const acknowledged = (this.#sent[0]?.sequence ?? sequence) - 1;
-    const payload = this.#builder.seal(this.#origin, sequence, this.#host.metadataVersion(), acknowledged);
+    this.#openBytes -= batch.builder.bytes - batchHeaderBytes;
+    const payload = batch.builder.seal(this.#origin, sequence, this.#host.metadataVersion(), acknowledged);
     const now = this.#host.now();
     if (this.#sent.length === 0) this.#resendAt = now + this.#options.resendMilliseconds;
-    this.#sent.push({
-      sequence,
-      payload,
-      checksum: crc32(payload),
-      sealedAt: now,
-      runs: this.#runs,
-      replies: this.#replies,
-      results: [],
-    });
+    const { runs, replies } = batch;
+    this.#sent.push({ sequence, payload, checksum: crc32(payload), sealedAt: now, runs, replies, results: [] });
     this.#sentBytes += payload.length;
-    this.#runs = [];
-    this.#replies = [];
-    this.#openedAt = 0;
+    if (this.#open.length > 1) {
+      this.#open.shift();
+      this.#spare = batch.builder;
+    } else {
+      batch.runs = [];
+      batch.replies = [];
+    }
   }
 
   #sendWaiting(): void {
@@ -321,13 +356,6 @@ export class Pipe {
       if (!this.#host.send(this.group, batch.payload, batch.checksum)) return;
       this.#handedTo = batch.sequence + 1;
     }
-  }
-
-  #abandonOpen(): void {
-    const waiting = { runs: this.#runs, replies: this.#replies };
-    this.#runs = [];
-    this.#replies = [];
-    abandon(waiting);
   }
 
   #measureCongestion(): void {

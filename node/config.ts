@@ -203,7 +203,7 @@ export const keys = {
     1 * MiB,
     'size at which a batch of commands to a shard is sealed',
   ),
-  'publish.batches.inflight.max': integer(8, 1, 1024, 'batches on their way to one shard'),
+  'publish.batches.inflight.max': integer(3, 1, 1024, 'batches on their way to one shard'),
   'publish.window.bytes': bytes(16 * MiB, 1 * MiB, 1 * GiB, 'bytes waiting for one shard before publishers pause'),
   'publish.deadline.milliseconds': integer(
     15_000,

@@ -327,6 +327,9 @@ export function readSettle(payload: Buffer, at: number): SettleRecord {
   };
 }
 
+/** A gathering buffer that one huge message made larger than this is not kept. */
+const keptBytesMax = 1024 * 1024;
+
 /**
  * Gathers the open batch of one pipe in one growing buffer. After `seal` the builder is empty again and the sealed bytes never change.
  * Every `add` method returns the ordinal of the command.
@@ -471,15 +474,13 @@ export class BatchBuilder {
     let at = tableOffset;
     for (let i = 0; i < this.#count; i++, at += 4) this.#view.setUint32(at, this.#offsets[i]!, true);
     this.#settle.copy(bytes, at, 0, this.#settleEnd);
-    // A batch that fills its buffer takes it along; a small one is copied out, so that no small entry pins a large buffer.
-    let sealed: Buffer;
-    if (total * 2 > bytes.length) {
-      sealed = bytes.subarray(0, total);
+    // Copied out to its exact size: the gathering buffer stays, grown to what batches need, and every byte that the collector of
+    // garbage has to account for is a byte of some entry. (Handing the buffer itself over cost more in collections than this copy.)
+    const sealed = Buffer.allocUnsafeSlow(total);
+    bytes.copy(sealed, 0, 0, total);
+    if (bytes.length > keptBytesMax) {
       this.#bytes = Buffer.allocUnsafeSlow(this.#startBytes);
       this.#view = viewOf(this.#bytes);
-    } else {
-      sealed = Buffer.allocUnsafeSlow(total);
-      bytes.copy(sealed, 0, 0, total);
     }
     this.#end = batchHeaderBytes;
     this.#count = 0;
