@@ -90,6 +90,7 @@ export interface QueueRecord {
   readonly uid: number;
   readonly vhost: string;
   readonly name: string;
+  /** From 1: the number of the group that holds it. */
   readonly shard: number;
   readonly durable: boolean;
   readonly autoDelete: boolean;

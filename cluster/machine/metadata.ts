@@ -194,7 +194,7 @@ export class MetadataMachine implements Machine, MetadataView {
     const version = this.#appliedIndex;
     this.#pipes.fence(node, fenceTo);
     for (const record of this.#topology.deleteExclusiveOfNode(node, fenceTo)) this.#queueDeleted(record);
-    for (let shard = 0; shard < this.#rows.length; shard++)
+    for (let shard = 1; shard <= this.#rows.length; shard++)
       this.#push(shard, { kind: 'fence', version, node, incarnation: fenceTo });
   }
 
@@ -208,11 +208,11 @@ export class MetadataMachine implements Machine, MetadataView {
   }
 
   #push(shard: number, row: ShardChange): void {
-    this.#rows[shard]!.push(row);
+    this.#rows[shard - 1]!.push(row);
   }
 
   #shardApplied(shard: number, version: number): Outcome {
-    const rows = this.#rows[shard];
+    const rows = this.#rows[shard - 1];
     // Nobody can have applied what is not committed before this entry.
     if (rows === undefined || version >= this.#appliedIndex) return refused;
     rows.prune(version);
@@ -280,7 +280,7 @@ export class MetadataMachine implements Machine, MetadataView {
     }
     for (const [shard, { appliedTo, rows }] of state.shards.entries()) {
       this.#rows[shard]!.prune(appliedTo);
-      for (const row of rows) this.#push(shard, row);
+      for (const row of rows) this.#push(shard + 1, row);
     }
     this.#pipes.restore(pipes);
     this.#appliedIndex = state.appliedIndex;
@@ -381,12 +381,12 @@ export class MetadataMachine implements Machine, MetadataView {
   }
 
   changes(shard: number, after: number, upTo: number): ShardChange[] {
-    return this.#rows[shard]?.between(after, upTo) ?? [];
+    return this.#rows[shard - 1]?.between(after, upTo) ?? [];
   }
 
   /** The version up to which a shard has said that it applied its rows. */
   shardAppliedTo(shard: number): number {
-    return this.#rows[shard]?.appliedTo ?? 0;
+    return this.#rows[shard - 1]?.appliedTo ?? 0;
   }
 
   status(): {

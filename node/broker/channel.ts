@@ -175,6 +175,8 @@ export class BrokerChannel implements ChannelBackend {
             return reply({ ok: true, value: { consumer: number } });
           }
           this.#forget(consumer);
+          // Its fate is unknown: if it is attached after all, what it was given goes back.
+          if (result === null) dropConsumer(this.broker, consumer);
           reply({ ok: false, error: this.#consumeError(result?.code ?? null, queue) });
         },
       );
@@ -214,6 +216,7 @@ export class BrokerChannel implements ChannelBackend {
       if (result?.code === ResultCode.empty) return reply({ ok: true, value: null });
       if (result?.code === ResultCode.noQueue)
         return reply({ ok: false, error: topology.noQueue(queue.vhost, queue.name) });
+      if (result === null) this.#abandonGetter(getter);
       const got = this.#got;
       this.#got = null;
       if (result?.code !== ResultCode.leased || got === null)
@@ -416,6 +419,14 @@ export class BrokerChannel implements ChannelBackend {
     if (consumer.outstanding > 0 || this.#closed || !this.broker.consumers.has(consumer.number)) return;
     this.#consumers.delete(consumer);
     dropConsumer(this.broker, consumer);
+  }
+
+  /** What it may still be given goes back; the next `get` begins with a new one. */
+  #abandonGetter(getter: Consumer): void {
+    this.#getters.delete(getter.queue);
+    getter.cancelling = true;
+    getter.cancelled = true;
+    this.#dropWhenSettled(getter);
   }
 
   #forget(consumer: Consumer): void {

@@ -193,7 +193,7 @@ export class Topology {
     const { record } = queue;
     this.#vhosts.get(record.vhost)!.queues.delete(record.name);
     this.#queues.delete(uid);
-    this.#queuesPerShard[record.shard]!--;
+    this.#queuesPerShard[record.shard - 1]!--;
     if (record.exclusive !== null) this.#disown(record.exclusive, uid);
     this.#change(-textHash(queueText(record)));
     this.#endBindings([...(queue.incoming ?? [])]);
@@ -275,7 +275,7 @@ export class Topology {
 
   /** Takes over a queue from a snapshot. Uids must ascend. */
   restoreQueue(record: QueueRecord): void {
-    if (record.uid <= this.#lastUid || !this.#vhosts.has(record.vhost) || record.shard >= this.#queuesPerShard.length)
+    if (record.uid <= this.#lastUid || !this.#vhosts.has(record.vhost) || record.shard < 1 || record.shard > this.#queuesPerShard.length)
       throw new Error(`snapshot holds a queue out of place: uid ${record.uid}`);
     this.#lastUid = record.uid;
     this.#putQueue({ ...record, arguments: shareEmpty(record.arguments) });
@@ -335,7 +335,7 @@ export class Topology {
     const queue: QueueNode = { record, incoming: undefined };
     this.#vhosts.get(record.vhost)!.queues.set(record.name, queue);
     this.#queues.set(record.uid, queue);
-    this.#queuesPerShard[record.shard]!++;
+    this.#queuesPerShard[record.shard - 1]!++;
     if (record.exclusive !== null) this.#own(record.exclusive, record.uid);
     this.#change(textHash(queueText(record)));
   }
@@ -356,7 +356,7 @@ export class Topology {
       const shard = (uid + i) % shards;
       if (this.#queuesPerShard[shard]! < this.#queuesPerShard[best]!) best = shard;
     }
-    return best;
+    return best + 1;
   }
 
   #source(command: BindCommand): ExchangeNode | ResultCode {
