@@ -15,6 +15,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { request } from 'undici';
 
+/** As the `warren` command itself is run. */
+const nodeFlags = ['--single-threaded-gc', '--no-incremental-marking'];
+
 export interface LocalClusterOptions {
   readonly nodes?: number;
   /** Settings of every node, by their keys: `{ 'node.dead.milliseconds': '3000' }`. */
@@ -173,7 +176,7 @@ export class LocalNode {
   start(): void {
     if (this.#child) throw new Error(`${this.name} runs already`);
     const output = openSync(this.#outputFile, 'a');
-    const child = spawn(process.execPath, [programPath(), 'node'], {
+    const child = spawn(process.execPath, [...nodeFlags, programPath(), 'node'], {
       env: environmentOf(this.#settings),
       stdio: ['ignore', output, output, 'ipc'],
     });

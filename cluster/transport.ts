@@ -44,7 +44,9 @@ class PeerTransport implements Transport {
   #closed = false;
 
   constructor(ports: Pick<Ports, 'net' | 'clock' | 'random'>, options: TransportOptions, events: TransportEvents) {
-    if (options.secret === '') throw new Error('a transport needs the secret of the cluster');
+    // A node alone needs none: whoever calls is no peer, and is sent away.
+    if (options.secret === '' && options.peers.some((peer) => peer.node !== options.node))
+      throw new Error('a transport between nodes needs the secret of the cluster');
     this.#ports = ports;
     this.#options = options;
     this.#events = events;

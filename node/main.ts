@@ -1,5 +1,5 @@
-#!/usr/bin/env node
-// The `warren` command. Dispatches, and loads only what the command needs.
+#!/usr/bin/env -S node --single-threaded-gc --no-incremental-marking
+// The `warren` command. Dispatches, and loads only what the command needs. `launch.ts` says why these flags.
 
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';

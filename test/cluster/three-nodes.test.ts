@@ -105,6 +105,27 @@ describe('three nodes over in-memory ports', () => {
     expect(bodies.map(Number).sort((a, b) => a - b)).toEqual(Array.from({ length: 30 }, (_, i) => i + 1));
   });
 
+  test('queues of every shard, declared, filled and drained through different nodes: metadata and groups number shards alike', async () => {
+    const shards = 5;
+    const cluster = await started(8, { shards });
+    const queues: Awaited<ReturnType<typeof declare>>[] = [];
+    for (let i = 0; i < 3 * shards; i++) queues.push(await declare(cluster, 1 + (i % 3), `q${i}`));
+    const perShard = Array.from({ length: shards }, (_, i) => queues.filter((queue) => queue.shard === i + 1).length);
+    expect(perShard).toEqual(Array.from({ length: shards }, () => 3));
+    const publisher = new Publisher();
+    for (const [i, queue] of queues.entries())
+      publisher.publish(cluster.node(1 + ((i + 1) % 3)), queue.shard, queue.uid);
+    expect(await cluster.until(() => publisher.confirmedTags.size === queues.length, 2_000)).toBe(true);
+    for (const [i, queue] of queues.entries())
+      expect(await drain(cluster, 1 + ((i + 2) % 3), queue, 1), queue.name).toEqual([String(i + 1)]);
+    const isEmpty = ({ shard, uid }: (typeof queues)[number]) =>
+      cluster.nodes.every((row) => {
+        const status = row.cluster.queueStatus(shard, uid);
+        return status?.ready === 0 && status.unsettled === 0;
+      });
+    expect(await cluster.until(() => queues.every(isEmpty), 2_000)).toBe(true);
+  });
+
   test('leaders are spread evenly, also after a node was away', async () => {
     const cluster = await started(2, { shards: 6 });
     const spread = () =>

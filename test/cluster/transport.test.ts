@@ -456,10 +456,22 @@ describe('transport: identity', () => {
     }
   });
 
-  it('needs a secret', () => {
-    const { clock, network, random } = simulate([1]);
-    const options = { ...optionsOf(1, [1], () => 1), secret: '' };
-    expect(() => create({ net: network.endpoint('x'), clock, random }, options)).toThrow('secret');
+  it('needs a secret, unless a node is alone', async () => {
+    const { clock, network, random } = simulate([1, 2]);
+    const ports = { net: network.endpoint('x'), clock, random };
+    expect(() => create(ports, { ...optionsOf(1, [1, 2], (node) => node), secret: '' })).toThrow('secret');
+    const alone = create(ports, { ...optionsOf(1, [1], () => 1), secret: '' });
+    await alone.transport.start();
+    await alone.transport.close();
+  });
+
+  it('lets nobody in who is not configured, although he knows the secret', async () => {
+    const { start, clock } = simulate([1, 2]);
+    const alone = await start(1, { peers: [] });
+    const other = await start(2);
+    clock.advance(3_000);
+    expect([alone.news, other.news, alone.frames, other.frames]).toEqual([[], [], [], []]);
+    expect(alone.refusals).toEqual(['127.0.0.1 node 2 is not known here']);
   });
 
   it('asks the metadata about a peer, and lets it in when that changes its mind', async () => {

@@ -40,7 +40,7 @@ function richBench(): Bench {
     bind('auto', 'b', '', { 'x-match': 'any', p: 1, __proto__: null }),
     bind('amq.fanout', 'e'),
     bind('amq.fanout', 'none'),
-    { kind: 'shardApplied', shard: 1, version: 1 },
+    { kind: 'shardApplied', shard: 2, version: 1 },
     declareQueue('b'),
   ];
   bench.runAs(2, 1, rest);
@@ -64,7 +64,7 @@ describe('snapshots', () => {
       (b: Bench) => [...b.machine.exchanges()],
       (b: Bench) => [...b.machine.bindings()],
       (b: Bench) => [...b.machine.nodes()],
-      (b: Bench) => [0, 1, 2].map((shard) => b.machine.changes(shard, 0, 99)),
+      (b: Bench) => [1, 2, 3].map((shard) => b.machine.changes(shard, 0, 99)),
       (b: Bench) => b.route('x', 'k.h', { p: 1 }),
       (b: Bench) => b.route('x', 'nobody'),
       (b: Bench) => b.machine.status().queuesPerShard,
@@ -157,7 +157,7 @@ describe('the state hash', () => {
       bind('n', 'a'),
       unbind('n', 'a'),
       deleteExchange('n'),
-      { kind: 'shardApplied', shard: 0, version: 1 },
+      { kind: 'shardApplied', shard: 1, version: 1 },
     ];
     for (const change of changes) {
       bench.runAs(100 + bench.index, 1, [change]);
@@ -195,7 +195,7 @@ describe('the state hash', () => {
         () => unbind(exchange(), to, key, table()),
         () => openNode(1 + random(8), random(3)),
         () => ({ kind: 'fenceNode', node: random(3), incarnation: random(6) }),
-        () => ({ kind: 'shardApplied', shard: random(3), version: random(100) }),
+        () => ({ kind: 'shardApplied', shard: 1 + random(3), version: random(100) }),
       ];
       return commands[random(commands.length)]!();
     };

@@ -88,12 +88,12 @@ describe('queues', () => {
     for (let i = 0; i < 12; i++) bench.run(declareQueue(`q${i}`));
     expect(bench.machine.status().queuesPerShard).toEqual([3, 3, 3, 3]);
     const shards = Array.from(bench.machine.queues(), (queue) => queue.shard);
-    expect(shards.slice(0, 4)).toEqual([1, 2, 3, 0]);
-    const lost = [...bench.machine.queues()].filter((queue) => queue.shard === 2).slice(0, 2);
+    expect(shards.slice(0, 4)).toEqual([2, 3, 4, 1]);
+    const lost = [...bench.machine.queues()].filter((queue) => queue.shard === 3).slice(0, 2);
     for (const { uid } of lost) bench.run({ kind: 'deleteQueue', uid });
     bench.run(declareQueue('x'), declareQueue('y'));
-    expect(bench.machine.queue('/', 'x')?.shard).toBe(2);
-    expect(bench.machine.queue('/', 'y')?.shard).toBe(2);
+    expect(bench.machine.queue('/', 'x')?.shard).toBe(3);
+    expect(bench.machine.queue('/', 'y')?.shard).toBe(3);
   });
 
   it('of one that comes and goes spread too', () => {
@@ -104,8 +104,40 @@ describe('queues', () => {
       shards.push(bench.machine.queue('/', 'q')!.shard);
       bench.run({ kind: 'deleteQueue', uid });
     }
-    expect(shards.sort()).toEqual([0, 1, 2, 3]);
+    expect(shards.sort()).toEqual([1, 2, 3, 4]);
   });
+
+  it.each([1, 2, 3, 12])(
+    'of %i shards lie in shards 1 to that, whatever comes and goes, and so do their rows',
+    (count) => {
+      const bench = new Bench(count);
+      const seen = new Set<number>();
+      for (let uid = 1; uid <= 5 * count; uid++) {
+        bench.run(declareQueue(`q${uid}`, uid % 3 === 0 ? { exclusive: owner(uid % 2) } : {}));
+        if (uid % 4 === 0) bench.run({ kind: 'deleteQueue', uid: uid - 2 });
+        if (uid % 7 === 0) bench.run({ kind: 'deleteExclusive', owner: owner(1) });
+        for (const { shard } of bench.machine.queues()) {
+          expect(shard).toBeGreaterThanOrEqual(1);
+          expect(shard).toBeLessThanOrEqual(count);
+          seen.add(shard);
+        }
+      }
+      expect(seen.size).toBe(count);
+      const created: number[] = [];
+      for (let shard = 1; shard <= count; shard++)
+        for (const row of bench.machine.changes(shard, 0, bench.index)) {
+          if (row.kind !== 'create') continue;
+          created.push(row.uid);
+          expect(bench.machine.queueByUid(row.uid)?.shard ?? shard).toBe(shard);
+        }
+      expect(created).toHaveLength(5 * count);
+      // Group 0 is the metadata's own.
+      for (const shard of [0, count + 1]) {
+        expect(bench.machine.changes(shard, 0, bench.index)).toEqual([]);
+        expect(bench.code({ kind: 'shardApplied', shard, version: 1 })).toBe(refused);
+      }
+    },
+  );
 
   it('of a connection go with it, and no others', () => {
     const bench = new Bench();
@@ -393,12 +425,12 @@ describe('rows for the shards', () => {
     const create = { kind: 'create', vhost: '/', autoDelete: false, arguments: {} };
     const first = { ...create, version: 1, uid: 1, name: 'a', autoDelete: true, arguments: { 'x-expires': 7 } };
     const second = { ...create, version: 3, uid: 2, name: 'b' };
-    expect(bench.machine.changes(0, 0, 9)).toEqual([first, second, { kind: 'delete', version: 3, uid: 1 }]);
-    expect(bench.machine.changes(0, 0, 2)).toEqual([first]);
-    expect(bench.machine.changes(0, 1, 2)).toEqual([]);
-    expect(bench.machine.changes(0, 1, 3)).toHaveLength(2);
-    expect(bench.machine.changes(0, 3, 9)).toEqual([]);
-    expect(bench.machine.changes(0, 9, 3)).toEqual([]);
+    expect(bench.machine.changes(1, 0, 9)).toEqual([first, second, { kind: 'delete', version: 3, uid: 1 }]);
+    expect(bench.machine.changes(1, 0, 2)).toEqual([first]);
+    expect(bench.machine.changes(1, 1, 2)).toEqual([]);
+    expect(bench.machine.changes(1, 1, 3)).toHaveLength(2);
+    expect(bench.machine.changes(1, 3, 9)).toEqual([]);
+    expect(bench.machine.changes(1, 9, 3)).toEqual([]);
     expect(bench.machine.changes(5, 0, 9)).toEqual([]);
   });
 
@@ -406,25 +438,25 @@ describe('rows for the shards', () => {
     const bench = new Bench(2);
     for (let i = 0; i < 8; i++) bench.run(declareQueue(`q${i}`));
     expect(bench.machine.status().rowsPerShard).toEqual([4, 4]);
-    expect(bench.code({ kind: 'shardApplied', shard: 1, version: 5 })).toBe(ok);
-    expect(bench.machine.changes(1, 0, 99).map((row) => row.version)).toEqual([7]);
-    expect(bench.machine.changes(0, 0, 99)).toHaveLength(4);
-    expect(bench.machine.shardAppliedTo(1)).toBe(5);
+    expect(bench.code({ kind: 'shardApplied', shard: 2, version: 5 })).toBe(ok);
+    expect(bench.machine.changes(2, 0, 99).map((row) => row.version)).toEqual([7]);
+    expect(bench.machine.changes(1, 0, 99)).toHaveLength(4);
+    expect(bench.machine.shardAppliedTo(2)).toBe(5);
     // Late and repeated news change nothing.
-    expect(bench.code({ kind: 'shardApplied', shard: 1, version: 3 })).toBe(ok);
-    expect(bench.machine.shardAppliedTo(1)).toBe(5);
+    expect(bench.code({ kind: 'shardApplied', shard: 2, version: 3 })).toBe(ok);
+    expect(bench.machine.shardAppliedTo(2)).toBe(5);
     // What is not committed cannot have been applied.
-    expect(bench.code({ kind: 'shardApplied', shard: 1, version: bench.index + 1 })).toBe(refused);
-    expect(bench.code({ kind: 'shardApplied', shard: 2, version: 1 })).toBe(refused);
-    expect(bench.machine.changes(1, 0, 99)).toHaveLength(1);
+    expect(bench.code({ kind: 'shardApplied', shard: 2, version: bench.index + 1 })).toBe(refused);
+    expect(bench.code({ kind: 'shardApplied', shard: 3, version: 1 })).toBe(refused);
+    expect(bench.machine.changes(2, 0, 99)).toHaveLength(1);
   });
 
   it('survive much coming and going', () => {
     const bench = new Bench(1);
     for (let uid = 1; uid <= 2_000; uid++) {
       bench.run(declareQueue('q'), { kind: 'deleteQueue', uid });
-      if (uid % 7 === 0) bench.run({ kind: 'shardApplied', shard: 0, version: bench.index - 3 });
-      const rows = bench.machine.changes(0, 0, bench.index);
+      if (uid % 7 === 0) bench.run({ kind: 'shardApplied', shard: 1, version: bench.index - 3 });
+      const rows = bench.machine.changes(1, 0, bench.index);
       expect(rows.length).toBeLessThan(30);
       expect(rows[rows.length - 1]).toMatchObject({ kind: 'delete', uid });
     }
@@ -435,14 +467,14 @@ describe('nodes', () => {
   it('end their earlier incarnations when they open a new one', () => {
     const bench = new Bench(2);
     expect(bench.code(openNode(1))).toBe(ok);
-    expect(bench.machine.changes(0, 0, 99)).toEqual([]);
+    expect(bench.machine.changes(1, 0, 99)).toEqual([]);
     bench.run(declareQueue('mine', { exclusive: owner(5) }), declareQueue('other', { exclusive: owner(5, 1, 2) }));
     const { index } = bench;
     bench.runAs(1, 4, [openNode(4)]);
     expect(bench.machine.node(1)).toMatchObject({ node: 1, name: 'n1', uuid: 'uuid-1', incarnation: 4, fencedTo: 3 });
     expect(bench.machine.queue('/', 'mine')).toBeUndefined();
     expect(bench.machine.queue('/', 'other')).toBeDefined();
-    for (const shard of [0, 1])
+    for (const shard of [1, 2])
       expect(bench.machine.changes(shard, index, 99).filter((row) => row.kind === 'fence')).toEqual([
         { kind: 'fence', version: index + 1, node: 1, incarnation: 3 },
       ]);
@@ -457,7 +489,7 @@ describe('nodes', () => {
   it('are fenced once for each incarnation', () => {
     const bench = new Bench(2);
     bench.run(openNode(3, 2), declareQueue('q', { exclusive: owner(1, 3, 2) }));
-    const rows = () => bench.machine.changes(0, 0, 99).filter((row) => row.kind === 'fence');
+    const rows = () => bench.machine.changes(1, 0, 99).filter((row) => row.kind === 'fence');
     expect(rows()).toHaveLength(1);
     expect(bench.code({ kind: 'fenceNode', node: 2, incarnation: 3 })).toBe(ok);
     expect(bench.code({ kind: 'fenceNode', node: 2, incarnation: 3 })).toBe(ok);

@@ -5,6 +5,7 @@ import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { freeBasePort } from '../node/ports.ts';
@@ -66,13 +67,21 @@ async function healthy(httpPort = port + 10_000): Promise<boolean> {
   }
 }
 
-const untilHealthy = () => expect.poll(() => healthy(), { timeout: 20_000 }).toBe(true);
+/** Fails at once, with what the node said, when it has ended. */
+async function untilHealthy(run: Run): Promise<void> {
+  const until = performance.now() + 20_000;
+  while (!(await healthy())) {
+    if (run.child.exitCode !== null || run.child.signalCode !== null || performance.now() > until)
+      expect.fail(`not healthy; it wrote:\n${run.output}${run.errors}`);
+    await sleep(50);
+  }
+}
 const pidFile = () => join(root, 'n1', 'pid');
 
 describe('warren node', () => {
   it('runs until SIGTERM, with its pid in the data folder, and goes on where it stopped', async () => {
     const first = warren(nodeFlags());
-    await untilHealthy();
+    await untilHealthy(first);
     expect(readFileSync(pidFile(), 'utf8')).toBe(`${first.child.pid}\n`);
     const status = (await (await fetch(`http://127.0.0.1:${port + 10_000}/cluster`)).json()) as {
       groups: { name: string }[];
@@ -100,12 +109,12 @@ describe('warren node', () => {
     expect(existsSync(pidFile())).toBe(false);
 
     const again = warren(nodeFlags());
-    await untilHealthy();
+    await untilHealthy(again);
     again.child.kill('SIGKILL');
     expect(await again.end).toBe('SIGKILL');
     expect(existsSync(pidFile())).toBe(true);
     const last = warren(nodeFlags());
-    await untilHealthy();
+    await untilHealthy(last);
     last.child.kill('SIGINT');
     expect(await last.end).toBe(0);
     expect(readdirSync(join(root, 'n1')).filter((name) => name.startsWith('incarnation'))).toHaveLength(1);
@@ -126,7 +135,7 @@ describe('warren node', () => {
 
   it('stops cleanly when its launcher is gone, and leaves Ctrl-C to a living one', async () => {
     const run = warren(nodeFlags(), 'ipc');
-    await untilHealthy();
+    await untilHealthy(run);
     run.child.kill('SIGINT');
     // Nobody reads the output of a node whose launcher was killed.
     run.child.stdout?.destroy();

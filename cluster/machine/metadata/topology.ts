@@ -275,7 +275,12 @@ export class Topology {
 
   /** Takes over a queue from a snapshot. Uids must ascend. */
   restoreQueue(record: QueueRecord): void {
-    if (record.uid <= this.#lastUid || !this.#vhosts.has(record.vhost) || record.shard < 1 || record.shard > this.#queuesPerShard.length)
+    if (
+      record.uid <= this.#lastUid ||
+      !this.#vhosts.has(record.vhost) ||
+      record.shard < 1 ||
+      record.shard > this.#queuesPerShard.length
+    )
       throw new Error(`snapshot holds a queue out of place: uid ${record.uid}`);
     this.#lastUid = record.uid;
     this.#putQueue({ ...record, arguments: shareEmpty(record.arguments) });
