@@ -50,7 +50,7 @@ export interface Feed {
 }
 
 export interface HostEvents {
-  log(level: 'info' | 'warn' | 'error', event: string, details: Record<string, unknown>): void;
+  log(level: 'debug' | 'info' | 'warn' | 'error', event: string, details: Record<string, unknown>): void;
   /** The process has to end: the disk failed. */
   fatal(error: Error): void;
 }
@@ -61,6 +61,10 @@ interface Peer {
   silentTicks: number;
   /** Ticks since the connection came up; 0 while it is down. */
   upTicks: number;
+  /** It said something that it says as soon as it can reach us: from now on what we ask is answered. */
+  hears: boolean;
+  /** It is about to stop. */
+  leaving: boolean;
   metadataApplied: number;
   /** Ticks for which raft messages are dropped after the connection broke: what was still in its buffers is from a dead leader. */
   mutedTicks: number;
@@ -104,6 +108,7 @@ export class Host {
   #collecting = false;
   #stopped = false;
   #rejoining = false;
+  #leaving = false;
 
   constructor(
     options: ClusterOptions,
@@ -122,9 +127,7 @@ export class Host {
     const { shards } = options.limits;
     this.metadata = new MetadataMachine({ shards });
     this.shards = Array.from({ length: shards }, (_, i) => new ShardMachine(i + 1));
-    for (const { node } of options.nodes)
-      if (node !== options.node)
-        this.#peers.set(node, { node, silentTicks: 0, upTicks: 0, metadataApplied: 0, mutedTicks: 0, control: [] });
+    for (const { node } of options.nodes) if (node !== options.node) this.#peers.set(node, newPeer(node));
     const origin = nodeOrigin(options.node, incarnation);
     const pipeHost = {
       now: () => ports.clock.now(),
@@ -215,12 +218,19 @@ export class Host {
     });
   }
 
-  /** Hands all leaderships over, as far as the others take them in time. */
+  /**
+   * Hands all leaderships over, as far as others that stay take them in time. It says so first: when all nodes stop at once they hear it
+   * of each other before anything was handed over, and nobody balances a group back to a node that is about to go.
+   */
   async handOver(): Promise<void> {
     const { clock } = this.#ports;
     const until = clock.now() + this.#options.limits.handOverMilliseconds;
-    while (clock.now() < until) {
-      let leading = 0;
+    this.#leaving = true;
+    for (const node of this.#peers.keys()) this.#sendLeaving(node);
+    let leading = 0;
+    do {
+      await new Promise<void>((resolve) => clock.after(10, resolve));
+      leading = 0;
       for (const group of this.groups) {
         if (group.raft.role !== 'leader') continue;
         const target = this.#successor(group);
@@ -229,9 +239,7 @@ export class Host {
         group.raft.transferLeadership(target);
         this.#dirty(group);
       }
-      if (leading === 0) return;
-      await new Promise<void>((resolve) => clock.after(10, resolve));
-    }
+    } while (leading > 0 && clock.now() < until);
   }
 
   async stop(): Promise<void> {
@@ -438,19 +446,26 @@ export class Host {
       }
       case wire.FrameKind.applied: {
         const version = wire.decodeApplied(body);
+        if (!peer.hears) {
+          peer.hears = true;
+          this.#campaignWhereNobodyLeads();
+        }
         if (version !== null && version > peer.metadataApplied) {
           peer.metadataApplied = version;
           this.#checkVisibility();
         }
         return;
       }
+      case wire.FrameKind.leaving:
+        peer.leaving = true;
+        return;
       default:
         return this.#malformed(node, kind);
     }
   }
 
-  #malformed(node: number, kind: number): void {
-    this.#events.log('error', 'frame not understood', { node, kind });
+  #malformed(peer: number, kind: number): void {
+    this.#events.log('error', 'frame not understood', { peer, kind });
   }
 
   #step(node: number, message: Parameters<Group['raft']['step']>[0]): void {
@@ -473,20 +488,26 @@ export class Host {
   #peerUp(node: number, incarnation: number): void {
     const peer = this.#peers.get(node);
     if (peer === undefined) return;
-    this.#events.log('info', 'peer connected', { node, incarnation });
+    this.#events.log('info', 'peer connected', { peer: node, incarnation });
     peer.upTicks = 1;
+    peer.leaving = false;
     peer.mutedTicks = 0;
     peer.silentTicks = 0;
     this.#sendApplied(node);
-    const up = 1 + [...this.#peers.values()].filter((other) => other.upTicks > 0).length;
+    if (this.#leaving) this.#sendLeaving(node);
+    for (const group of this.groups) if (group.raft.leader === node) this.pipes[group.id]!.leaderChanged();
+    this.#campaignWhereNobodyLeads();
+  }
+
+  /** A cluster that starts does not wait for its election timeouts: each node asks for its groups once a majority hears and answers. */
+  #campaignWhereNobodyLeads(): void {
+    const hearing = 1 + [...this.#peers.values()].filter((peer) => peer.upTicks > 0 && peer.hears).length;
+    if (this.#leaving || hearing * 2 <= this.#options.nodes.length) return;
     for (const group of this.groups) {
-      if (group.raft.leader === node) this.pipes[group.id]!.leaderChanged();
-      // A fresh cluster does not wait for its election timeouts.
-      const nobody = group.raft.leader === 0 && group.raft.role === 'follower';
-      if (nobody && up * 2 > this.#options.nodes.length && this.#preferred(group.id) === this.#options.node) {
-        group.raft.campaign();
-        this.#dirty(group);
-      }
+      if (group.raft.leader !== 0 || group.raft.role !== 'follower' || group.halted !== null) continue;
+      if (this.#preferred(group.id) !== this.#options.node) continue;
+      group.raft.campaign();
+      this.#dirty(group);
     }
   }
 
@@ -494,13 +515,14 @@ export class Host {
   #peerDown(node: number): void {
     const peer = this.#peers.get(node);
     if (peer === undefined) return;
-    this.#events.log('info', 'peer disconnected', { node });
+    this.#events.log('info', 'peer disconnected', { peer: node });
     peer.upTicks = 0;
+    peer.hears = false;
     peer.mutedTicks = 2;
     for (const group of this.groups) {
       if (group.raft.leader !== node) continue;
-      const next = this.#preferred(group.id, node);
-      group.raft.leaderLost(next === this.#options.node ? 0 : this.#options.limits.hintDelayTicks);
+      const isNext = !this.#leaving && this.#preferred(group.id, node) === this.#options.node;
+      group.raft.leaderLost(isNext ? 0 : this.#options.limits.hintDelayTicks);
       this.#dirty(group);
     }
     this.#checkVisibility();
@@ -512,12 +534,13 @@ export class Host {
     return nodes[(group + this.#options.nodes.length - 1) % nodes.length]!.node;
   }
 
-  /** Whom to hand a group to: the connected node that has most of its log. */
+  /** Whom to hand a group to: the connected node that stays and has most of its log; 0: none. */
   #successor(group: Group): number {
     let best = 0;
     let match = -1;
     for (const row of group.raft.status().progress) {
       if (row.learner || !row.active || !this.#transport.isUp(row.id) || row.match <= match) continue;
+      if (this.#peers.get(row.id)?.leaving === true) continue;
       best = row.id;
       match = row.match;
     }
@@ -577,11 +600,12 @@ export class Host {
 
   /** Hands one group at a time to the node that should lead it, once that node has caught up. */
   #balance(): void {
+    if (this.#leaving) return;
     for (const group of this.groups) {
       if (!group.leads) continue;
       const preferred = this.#preferred(group.id);
       const peer = this.#peers.get(preferred);
-      if (peer === undefined || peer.upTicks * this.#options.limits.tickMilliseconds < 1_000) continue;
+      if (peer === undefined || peer.leaving || peer.upTicks * this.#options.limits.tickMilliseconds < 1_000) continue;
       const status = group.raft.status();
       const row = status.progress.find(({ id }) => id === preferred);
       if (status.transferee !== 0 || row === undefined || !row.active || row.state !== 'replicate') continue;
@@ -611,7 +635,7 @@ export class Host {
       if (peer.silentTicks < deadTicks) continue;
       this.#fencing.add(key);
       this.#events.log('warn', 'node is gone, its sessions end', {
-        node: record.node,
+        peer: record.node,
         incarnation: record.incarnation,
       });
       const command: MetadataCommand = { kind: 'fenceNode', node: record.node, incarnation: record.incarnation };
@@ -675,7 +699,8 @@ export class Host {
       applied: (group) => this.#groupApplied(group),
       roleChanged: (group) => {
         const { role, term, leader } = group.raft;
-        this.#events.log('info', 'role', { group: group.id, role, term, leader });
+        // For people the leaders are enough: three nodes would tell of one election a dozen times.
+        this.#events.log(role === 'leader' ? 'info' : 'debug', 'role', { group: group.id, role, term, leader });
         this.pipes[group.id]!.leaderChanged();
       },
       halted: (group, error) =>
@@ -818,8 +843,25 @@ export class Host {
     }
   }
 
+  #sendLeaving(node: number): void {
+    this.#transport.send(node, 'control', wire.FrameKind.leaving, []);
+  }
+
   #sendApplied(node: number): void {
     const version = this.groups[metadataGroup]!.appliedIndex;
     this.#transport.send(node, 'control', wire.FrameKind.applied, [wire.encodeApplied(version)]);
   }
+}
+
+function newPeer(node: number): Peer {
+  return {
+    node,
+    silentTicks: 0,
+    upTicks: 0,
+    hears: false,
+    leaving: false,
+    metadataApplied: 0,
+    mutedTicks: 0,
+    control: [],
+  };
 }

@@ -6,6 +6,7 @@
 //   batch     u32 group, u32 checksum, payload: a pipe's batch on its way to the group's leader
 //   reply     what became of a batch that was not appended
 //   applied   u64: the metadata index that the sender has applied
+//   leaving   empty: the sender is about to stop, nobody should hand it a leadership
 //
 // Payloads are never copied: an encoder returns the pieces to send, a decoder returns views of the frame.
 
@@ -19,7 +20,7 @@ import {
 } from 'raft-ts';
 import type { EntryData, LogEntry } from './log/types.ts';
 
-export const FrameKind = { messages: 1, append: 2, snapshot: 3, batch: 4, reply: 5, applied: 6 } as const;
+export const FrameKind = { messages: 1, append: 2, snapshot: 3, batch: 4, reply: 5, applied: 6, leaving: 7 } as const;
 
 const messageKinds = [
   'preVote',

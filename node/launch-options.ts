@@ -32,7 +32,8 @@ Runs a whole cluster on this machine until Ctrl-C, and starts a node again when 
   --port PORT    AMQP port of the first node; default 5672. Node i takes PORT+i-1 for AMQP, PORT+${httpPortOffset}+i-1 for HTTP
                  and PORT+${peerPortOffset}+i-1 for its peers.
 
-Other settings of the nodes can be given as WARREN_* environment variables: see "warren node --help".`;
+Other settings of the nodes can be given as WARREN_* environment variables: see "warren node --help". Of the nodes' logs only warnings
+and errors are shown; WARREN_LOG_LEVEL=info shows more.`;
 
 export function parseLaunchFlags(flags: readonly string[]): LaunchOptionsResult {
   const fail = (error: string): LaunchOptionsResult => ({ ok: false, error });
@@ -80,8 +81,9 @@ export function planNodes(
   | { readonly ok: false; readonly error: string } {
   const numbers = Array.from({ length: options.nodesCount }, (_, at) => at + 1);
   const members = numbers.map((node) => `${node}=n${node}@127.0.0.1:${options.port + peerPortOffset + node - 1}`);
-  // In the environment and not among the flags: those can be read by every user of the machine.
-  const given = { WARREN_CLUSTER_SECRET: secret, ...environment };
+  // The secret is in the environment and not among the flags: those can be read by every user of the machine. Of what the nodes log only
+  // trouble is shown, unless asked for: the launcher itself tells who lives and who died.
+  const given = { WARREN_CLUSTER_SECRET: secret, WARREN_LOG_LEVEL: 'warn', ...environment };
   const nodes: PlannedNode[] = [];
   for (const node of numbers) {
     const values = {

@@ -2,7 +2,14 @@
 // hand and nothing depends on the machine's speed.
 
 import { describe, expect, test } from 'vitest';
-import { CancelFlag, type ConfirmTarget, ResultCode, SettleOperation, viewMessage } from '../../cluster/index.ts';
+import {
+  CancelFlag,
+  type ConfirmTarget,
+  defaultLimits,
+  ResultCode,
+  SettleOperation,
+  viewMessage,
+} from '../../cluster/index.ts';
 import { MemoryCluster, type MemoryNode } from '../support/memory-cluster.ts';
 
 const key = Buffer.from([0, 1, 0x71]);
@@ -141,6 +148,55 @@ describe('three nodes over in-memory ports', () => {
     expect(await cluster.until(() => spread()[0]! + spread()[2]! === 6, 3_000)).toBe(true);
     await cluster.restart(2);
     expect(await cluster.until(() => spread().join() === '2,2,2', 10_000)).toBe(true);
+  });
+
+  test('a new cluster has its leaders where they belong before any election timeout, whatever the delays', async () => {
+    for (let seed = 20; seed < 24; seed++) {
+      const cluster = await started(seed, { shards: 6 });
+      const { tickMilliseconds, electionTicks } = defaultLimits;
+      expect(cluster.clock.now(), `seed ${seed}`).toBeLessThan(tickMilliseconds * electionTicks);
+      const leaders = Array.from({ length: 7 }, (_, group) => cluster.leaderOf(group)?.node);
+      expect(leaders, `seed ${seed}`).toEqual([3, 1, 2, 3, 1, 2, 3]);
+    }
+  });
+
+  test('a node that stops hands over all that it leads, and is handed nothing back while its clients go', async () => {
+    const cluster = await started(9, { shards: 6 });
+    const led = () =>
+      cluster
+        .node(3)
+        .cluster.status()
+        .groups.filter(({ role }) => role === 'leader').length;
+    expect(led()).toBe(3);
+    let handed = false;
+    void cluster
+      .node(3)
+      .cluster.handOver()
+      .then(() => {
+        handed = true;
+      });
+    expect(await cluster.until(() => handed, 200)).toBe(true);
+    expect(led()).toBe(0);
+    for (let i = 0; i < 300; i++) {
+      await cluster.clock.run(10);
+      expect(led()).toBe(0);
+    }
+    cluster.kill(3);
+    await cluster.restart(3);
+    expect(await cluster.until(() => led() === 3, 10_000)).toBe(true);
+  });
+
+  test('nodes that stop together hand nothing to each other', async () => {
+    const cluster = await started(10, { shards: 6 });
+    const terms = () => cluster.nodes.map((row) => row.cluster.status().groups.map(({ term }) => term));
+    const before = terms();
+    let stopped = 0;
+    for (const row of cluster.nodes) {
+      void row.cluster.handOver().then(() => stopped++);
+      await cluster.clock.run(2);
+    }
+    expect(await cluster.until(() => stopped === 3, 100)).toBe(true);
+    expect(terms()).toEqual(before);
   });
 
   test('a leader that dies loses, repeats and reorders nothing of a publisher at another node', async () => {

@@ -9,7 +9,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { readConfig } from '../../node/config-sources.ts';
 import { openDataFolder } from '../../node/data-folder.ts';
 import { type Launch, type LaunchTimes, launch } from '../../node/launch.ts';
-import { type LaunchOptions, parseLaunchFlags } from '../../node/launch-options.ts';
+import { type LaunchOptions, parseLaunchFlags, planNodes } from '../../node/launch-options.ts';
 import { freeBasePort } from './ports.ts';
 
 const script = fileURLToPath(new URL('fake-node.mjs', import.meta.url));
@@ -97,6 +97,17 @@ describe('the flags of warren start', () => {
   ])('refuse %o', (flags, message) => {
     const parsed = parseLaunchFlags(flags);
     expect(parsed.ok ? '' : parsed.error).toContain(message);
+  });
+});
+
+describe('the settings of the nodes', () => {
+  it.each([
+    [{}, 'warn'],
+    [{ WARREN_LOG_LEVEL: 'debug' }, 'debug'],
+  ])('given %o, show log lines from %s on', (environment, level) => {
+    const plan = planNodes({ nodesCount: 1, dataFolder: '.', port: 5672 }, '.', 'x'.repeat(16), environment);
+    expect(plan.ok && plan.nodes[0]?.config.settings['log.level']).toBe(level);
+    expect(plan.ok && plan.environment).toMatchObject({ WARREN_LOG_LEVEL: level });
   });
 });
 
