@@ -66,7 +66,7 @@ const mib = 1024 * kib;
 export const defaultLimits: ClusterLimits = {
   shards: 12,
   tickMilliseconds: 50,
-  electionTicks: 16,
+  electionTicks: 12,
   heartbeatTicks: 2,
   hintDelayTicks: 3,
   appendBytesMax: mib,

@@ -149,7 +149,7 @@ export const keys = {
 
   shards: integer(12, 1, 1024, 'Raft groups that hold the queues; fixed once the cluster is formed'),
   'tick.milliseconds': integer(50, 5, 1000, 'unit of election and heartbeat times'),
-  'election.ticks': integer(16, 4, 1000, 'ticks without a leader before an election (up to twice as many)'),
+  'election.ticks': integer(12, 4, 1000, 'ticks without a leader before an election (up to twice as many)'),
   'heartbeat.ticks': integer(2, 1, 100, 'ticks between heartbeats'),
   'hint.delay.ticks': integer(
     3,

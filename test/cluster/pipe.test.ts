@@ -20,7 +20,7 @@ function harness(options: Partial<PipeOptions> = {}) {
   const pipe = new Pipe(
     3,
     nodeOrigin(1, 7),
-    { ...defaultLimits.pipe, ...options },
+    { ...defaultLimits.pipe, batchesInFlightMax: 8, ...options },
     {
       now: () => state.now,
       dirty: () => {},

@@ -188,7 +188,7 @@ describe('an error names key, value, what is allowed, and the source', () => {
     [{ flags: ['--amqp.port', '25672'] }, 'peer.port = "0" (default): must be another port than amqp.port'],
     [
       { flags: ['--heartbeat.ticks', '5'] },
-      'heartbeat.ticks = "5" (flag --heartbeat.ticks): must be at most 1/4 of election.ticks, which is 16',
+      'heartbeat.ticks = "5" (flag --heartbeat.ticks): must be at most 1/4 of election.ticks, which is 12',
     ],
     [
       { flags: ['--log.pressure.bytes', '8MiB'] },
