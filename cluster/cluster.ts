@@ -1,11 +1,13 @@
 // One node's part in the cluster, as the broker sees it.
 
-import { type Feed, Host, type HostEvents, metadataGroup } from './host.ts';
+import { metadataGroup } from './group.ts';
+import { Host } from './host.ts';
 import { LogError, openLog } from './log/index.ts';
 import type { Log } from './log/types.ts';
 import type { QueueStatus } from './machine/machine.ts';
 import type { MetadataCommand, MetadataView } from './machine/metadata-types.ts';
-import { type ClusterOptions, checkLimits } from './options.ts';
+import { type ClusterOptions, checkLimits, type HostEvents } from './options.ts';
+import type { Feed } from './origin.ts';
 import type { CommandReply, Pipe } from './pipe.ts';
 import type { Ports } from './ports.ts';
 import { createTransport } from './transport.ts';
@@ -66,6 +68,8 @@ export interface Cluster {
   /** One metadata change; the reply comes when every connected node has applied it, or null when its fate is unknown. */
   changeMetadata(command: MetadataCommand, reply: CommandReply): void;
   queueStatus(shard: number, uid: number): QueueStatus | undefined;
+  /** Shards that this node leads now. */
+  ledShards(): number[];
   /** The payload of an entry if it is in memory. */
   payload(shard: number, entryIndex: number): Buffer | null;
   /** The payload of an entry from disk; null: it is gone (settled meanwhile). */
@@ -123,29 +127,33 @@ class NodeCluster implements Cluster {
   }
 
   get incarnation(): number {
-    return this.#host.incarnation;
+    return this.#host.origin.incarnation;
   }
   get metadata(): MetadataView {
     return this.#host.metadata;
   }
   get isReady(): boolean {
-    return this.#ready && !this.#host.isRejoining;
+    return this.#ready && !this.#host.origin.isRejoining;
   }
   get isCongested(): boolean {
-    return this.#host.isCongested;
+    return this.#host.origin.isCongested;
   }
 
   setFeed(feed: Feed): void {
-    this.#host.setFeed(feed);
+    this.#host.origin.setFeed(feed);
   }
   pipe(shard: number): Pipe {
-    return this.#host.pipes[shard]!;
+    return this.#host.origin.pipes[shard]!;
   }
   changeMetadata(command: MetadataCommand, reply: CommandReply): void {
-    this.#host.changeMetadata(command, reply);
+    this.#host.origin.change(command, reply);
   }
   queueStatus(shard: number, uid: number): QueueStatus | undefined {
     return this.#host.shards[shard - 1]!.queueStatus(uid);
+  }
+
+  ledShards(): number[] {
+    return this.#host.groups.filter((group) => group.id !== metadataGroup && group.leads).map((group) => group.id);
   }
 
   payload(shard: number, entryIndex: number): Buffer | null {
@@ -166,7 +174,7 @@ class NodeCluster implements Cluster {
 
   async start(): Promise<void> {
     await this.#host.start();
-    await new Promise<void>((resolve) => this.#host.openNode(resolve));
+    await new Promise<void>((resolve) => this.#host.origin.open(resolve));
     this.#ready = true;
   }
 
@@ -189,12 +197,12 @@ class NodeCluster implements Cluster {
       clusterId,
       node,
       name: nodeName,
-      incarnation: host.incarnation,
+      incarnation: host.origin.incarnation,
       ready: this.isReady,
       nodes: this.#options.nodes.map(({ node: number, name, address }) => ({
         node: number,
         name,
-        up: number === node || host.transport.isUp(number),
+        up: number === node || host.isUp(number),
         peer: `${address.host}:${address.port}`,
         incarnation: known.get(number)?.incarnation ?? 0,
         uuid: known.get(number)?.uuid ?? '',

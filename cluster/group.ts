@@ -9,7 +9,7 @@
 // beyond what is durable here.
 
 import { crc32 } from 'node:zlib';
-import { createRaft, type OutgoingMessage, type Raft, type Ready, type Restored, type SnapshotMeta } from 'raft-ts';
+import { createRaft, type Raft, type Ready, type Restored, type SnapshotMeta } from 'raft-ts';
 import { LogError } from './log/index.ts';
 import type { EntryData, GroupWrite, Log, LogEntry, SnapshotReader, SnapshotStaging } from './log/types.ts';
 import { type BatchHeader, checkBatch, OriginKind, readBatchHeader } from './machine/commands.ts';
@@ -17,6 +17,8 @@ import type { Machine } from './machine/machine.ts';
 import type { ClusterLimits } from './options.ts';
 import type { BatchAnswer } from './wire.ts';
 
+/** The metadata; shards are the groups from 1 on. */
+export const metadataGroup = 0;
 export const machineVersion = 1;
 
 export interface GroupHost {
@@ -31,7 +33,10 @@ export interface GroupHost {
   prepare(group: Group, header: BatchHeader): 'ready' | 'wait';
   answer(node: number, group: number, header: BatchHeader, answer: BatchAnswer, expected: number, leader: number): void;
   applied(group: Group): void;
+  /** Another role, leader or term. */
   roleChanged(group: Group): void;
+  /** This replica leads, and knows all that was ever confirmed: once per term. Batches that waited are taken afterwards. */
+  leaderReady(group: Group): void;
   halted(group: Group, error: Error): void;
   snapshotSaved(group: Group): void;
   /** The machine's state was replaced by a snapshot: sessions reconcile with it. */
@@ -53,10 +58,13 @@ export class Group {
   /** Index of the last entry applied to the machine. */
   #applied: number;
   #halted: Error | null = null;
-  /** Leading: next sequence expected per pipe, in the term `#expectedTerm`. */
-  #expected = new Map<string, number>();
+  /** Leading: next sequence expected per node, of its newest incarnation, in the term `#expectedTerm`. */
+  readonly #expected = new Map<number, { readonly incarnation: number; next: number }>();
   #expectedTerm = 0;
+  /** Leading: batches that depend on something to come, in order. Whatever may have come calls `retryWaiting`. */
   #waiting: Waiting[] = [];
+  /** The term in which `leaderReady` was told. */
+  #readyTerm = 0;
   #lastStamp = 0;
   #reading = false;
   /** Leading: per node, the last entry that it waits for, and the commit index that it was told. */
@@ -66,12 +74,17 @@ export class Group {
   #snapshotBytes = 0;
   #snapshotWanted = false;
   #snapshotRunning = false;
-  #staging: { readonly meta: SnapshotMeta; readonly staging: SnapshotStaging } | null = null;
+  #staging: {
+    readonly meta: SnapshotMeta;
+    readonly staging: SnapshotStaging;
+  } | null = null;
   #stagingOpening = false;
   #installing = false;
-  readonly #readers = new Map<number, { readonly index: number; readonly reader: Promise<SnapshotReader> }>();
+  /** Leading: the stream that each follower is being sent, until it has no more use for it: a lost piece is read again. */
+  readonly #readers = new Map<number, Promise<SnapshotReader>>();
   #role = '';
   #leader = -1;
+  #term = -1;
 
   constructor(id: number, machine: Machine, restored: Restored, host: GroupHost) {
     const { limits } = host;
@@ -117,12 +130,10 @@ export class Group {
     const header = problem === null ? readBatchHeader(payload) : null;
     if (header === null) return;
     if (from !== this.#host.node && crc32(payload) !== checksum) return; // as if lost: it comes again
-    if (this.#waiting.length > 0) {
-      if (this.#waiting.length < this.#host.limits.parkedBatchesMax)
-        this.#waiting.push({ payload, checksum, header, from });
-      return;
-    }
-    if (!this.#take(payload, checksum, header, from)) this.#waiting.push({ payload, checksum, header, from });
+    if (this.#waiting.length === 0 && this.#take(payload, checksum, header, from)) return;
+    if (this.#waiting.length < this.#host.limits.parkedBatchesMax)
+      this.#waiting.push({ payload, checksum, header, from });
+    else this.#refuse(header, from, 'full');
   }
 
   /** Does somebody on that node wait for a commit to be told at once: a publisher of a batch, or consumers? */
@@ -131,6 +142,7 @@ export class Group {
     return this.machine.concerns(node);
   }
 
+  /** This commit index has left for that node. */
   told(node: number, commit: number): void {
     this.#told.set(node, commit);
   }
@@ -152,7 +164,13 @@ export class Group {
   /** Appends a batch of this node's own making (rows of the metadata). */
   propose(payload: Buffer, checksum: number): boolean {
     this.#lastStamp = Math.max(this.#lastStamp, this.#host.wall());
-    const data: EntryData = { stamp: this.#lastStamp, machineVersion, stateHash: 0, payload, checksum };
+    const data: EntryData = {
+      stamp: this.#lastStamp,
+      machineVersion,
+      stateHash: 0,
+      payload,
+      checksum,
+    };
     const result = this.raft.propose(data, payload.length);
     if (result.ok) this.#host.dirty(this);
     return result.ok;
@@ -160,29 +178,39 @@ export class Group {
 
   /** False: it has to wait, for the leader's first entry to be applied or for this node's metadata. */
   #take(payload: Buffer, checksum: number, header: BatchHeader, from: number): boolean {
-    const host = this.#host;
-    const refuse = (answer: BatchAnswer, expected = header.sequence) => {
-      const leader = this.raft.role === 'leader' ? host.node : this.raft.leader;
-      host.answer(from, this.id, header, answer, expected, leader);
-      return true;
-    };
-    if (this.#halted !== null || this.raft.role !== 'leader') return refuse('notLeader');
+    if (this.#halted !== null || this.raft.role !== 'leader') return this.#refuse(header, from, 'notLeader');
     if (!this.raft.leaderReady) return false;
     if (header.kind !== OriginKind.node) return true;
-    if (this.machine.isFenced({ node: header.id, incarnation: header.incarnation })) return refuse('fenced');
+    const pipe = { node: header.id, incarnation: header.incarnation };
+    if (this.machine.isFenced(pipe)) return this.#refuse(header, from, 'fenced');
     if (this.#expectedTerm !== this.raft.term) {
       this.#expectedTerm = this.raft.term;
       this.#expected.clear();
     }
-    const key = `${header.id}/${header.incarnation}`;
-    const expected =
-      this.#expected.get(key) ?? this.machine.lastSequence({ node: header.id, incarnation: header.incarnation }) + 1;
-    if (header.sequence < expected) return true; // seen before
-    if (header.sequence > expected) return refuse('expected', expected);
-    if (host.prepare(this, header) === 'wait') return false;
-    if (!this.propose(payload, checksum)) return refuse(this.raft.role === 'leader' ? 'full' : 'notLeader');
+    let expected = this.#expected.get(header.id);
+    // A node has one incarnation at a time: a newer one has sent batches, so this one has ended.
+    if (expected !== undefined && header.incarnation < expected.incarnation)
+      return this.#refuse(header, from, 'fenced');
+    if (expected === undefined || expected.incarnation !== header.incarnation)
+      expected = {
+        incarnation: header.incarnation,
+        next: this.machine.lastSequence(pipe) + 1,
+      };
+    if (header.sequence < expected.next) return true; // seen before
+    if (header.sequence > expected.next) return this.#refuse(header, from, 'expected', expected.next);
+    if (this.#host.prepare(this, header) === 'wait') return false;
+    if (!this.propose(payload, checksum))
+      return this.#refuse(header, from, this.raft.role === 'leader' ? 'full' : 'notLeader');
     this.#awaited.set(header.id, this.raft.lastIndex);
-    this.#expected.set(key, expected + 1);
+    expected.next++;
+    this.#expected.set(header.id, expected);
+    return true;
+  }
+
+  /** Always true: the batch is done with here, its origin knows what to do. */
+  #refuse(header: BatchHeader, from: number, answer: BatchAnswer, sequence = header.sequence): true {
+    const leader = this.raft.role === 'leader' ? this.#host.node : this.raft.leader;
+    this.#host.answer(from, this.id, header, answer, sequence, leader);
     return true;
   }
 
@@ -190,10 +218,12 @@ export class Group {
   takeReady(): { ready: Ready<EntryData>; write: GroupWrite | null } {
     const ready = this.raft.ready();
     const write = ready.write;
-    if (this.raft.role !== this.#role || this.raft.leader !== this.#leader) {
-      this.#role = this.raft.role;
-      this.#leader = this.raft.leader;
-      if (this.raft.role !== 'leader') this.#waiting = [];
+    const { role, leader, term } = this.raft;
+    if (role !== this.#role || leader !== this.#leader || term !== this.#term) {
+      this.#role = role;
+      this.#leader = leader;
+      this.#term = term;
+      if (role !== 'leader') this.#waiting = [];
       this.#host.roleChanged(this);
     }
     if (write === null) return { ready, write: null };
@@ -203,7 +233,12 @@ export class Group {
     }
     return {
       ready,
-      write: { group: this.id, truncateFrom: write.truncateFrom, entries: write.entries, hardState: write.hardState },
+      write: {
+        group: this.id,
+        truncateFrom: write.truncateFrom,
+        entries: write.entries,
+        hardState: write.hardState,
+      },
     };
   }
 
@@ -235,11 +270,7 @@ export class Group {
       budget -= entry.bytes + 64;
       if (!this.#applyEntry(entry)) return;
     }
-    if (this.#applied > before) {
-      this.raft.applied(this.#applied);
-      this.#host.applied(this);
-      this.#host.dirty(this);
-    }
+    if (this.#applied > before) this.#moved();
     if (
       this.#snapshotBytes > limits.snapshotEveryBytes ||
       this.#applied - this.#snapshotIndex > limits.snapshotEveryEntries
@@ -283,15 +314,26 @@ export class Group {
     const first = this.#applied + 1;
     log.read(this.id, first, commit, limits.applyBytesPerTurn, (error, entries) => {
       this.#reading = false;
+      // What a snapshot that was installed meanwhile covers is not needed any more.
+      if (this.#applied >= first) return this.#host.dirty(this);
       if (error !== null) return this.halt(error);
       for (const entry of entries) {
-        if (entry.index !== this.#applied + 1) break; // a snapshot was installed meanwhile
         if (!this.#applyEntry(entry)) return;
       }
-      this.raft.applied(this.#applied);
-      this.#host.applied(this);
-      this.#host.dirty(this);
+      this.#moved();
     });
+  }
+
+  /** The machine has come further. */
+  #moved(): void {
+    this.raft.applied(this.#applied);
+    if (this.leads && this.#readyTerm !== this.raft.term) {
+      this.#readyTerm = this.raft.term;
+      this.#host.leaderReady(this);
+      this.retryWaiting();
+    }
+    this.#host.applied(this);
+    this.#host.dirty(this);
   }
 
   /** Saves the machine's state as soon as all that it contains is durable here. */
@@ -308,7 +350,11 @@ export class Group {
     this.#snapshotWanted = false;
     this.#snapshotRunning = true;
     this.#snapshotBytes = 0;
-    const meta: SnapshotMeta = { index, term, configuration: this.raft.configurationAt(index) };
+    const meta: SnapshotMeta = {
+      index,
+      term,
+      configuration: this.raft.configurationAt(index),
+    };
     this.#host.log.saveSnapshot(this.id, meta, this.machine.snapshot()).then(
       () => {
         this.#snapshotRunning = false;
@@ -324,37 +370,52 @@ export class Group {
 
   /** Forgets whole entries as far as the log may. Not while a snapshot is under way: the log would know of it before the core does. */
   compact(): void {
+    this.#closeIdleReaders();
     if (this.#snapshotRunning || this.#installing) return;
     this.raft.compacted(this.#host.log.compactionPoint(this.id).index);
   }
 
   /** Leader: one piece of the latest snapshot for a follower that is too far behind. */
   #readSnapshot({ to, match, offset, bytesMax }: Ready<EntryData>['snapshotReads'][number]): void {
-    const { log } = this.#host;
-    let open = this.#readers.get(to);
-    if (offset === 0 || open === undefined) {
-      open?.reader.then((reader) => reader.close()).catch(ignore);
-      const index = this.#snapshotIndex;
-      const live = this.machine.liveEntries(1, index);
-      open = { index, reader: log.openSnapshotStream(this.id, live, match) };
-      this.#readers.set(to, open);
+    if (offset === 0) {
+      this.#closeReader(to);
+      const live = this.machine.liveEntries(1, this.#snapshotIndex);
+      this.#readers.set(to, this.#host.log.openSnapshotStream(this.id, live, match));
     }
-    const { reader } = open;
+    const reader = this.#readers.get(to);
+    if (reader === undefined) {
+      // The rest of another stream would not fit what was sent. Given another snapshot than it asked for, the core begins anew.
+      this.raft.snapshotRead(to, noSnapshot, offset, nothing, true);
+      return this.#host.dirty(this);
+    }
     const fail = (error: Error) => {
-      if (this.#readers.get(to)?.reader === reader) this.#readers.delete(to);
+      if (this.#readers.get(to) !== reader) return;
+      this.#closeReader(to);
       this.#host.halted(this, error);
     };
     reader.then((stream) => {
       stream.read(offset, bytesMax, (error, bytes, end) => {
         if (error !== null) return fail(error);
         this.raft.snapshotRead(to, stream.meta, offset, bytes, end);
-        if (end && this.#readers.get(to)?.reader === reader) {
-          this.#readers.delete(to);
-          stream.close();
-        }
         this.#host.dirty(this);
       });
     }, fail);
+  }
+
+  /** An open reader holds a snapshot file. Its follower may have died, or caught up otherwise, or this replica leads no more. */
+  #closeIdleReaders(): void {
+    if (this.#readers.size === 0) return;
+    const { progress } = this.raft.status();
+    for (const to of [...this.#readers.keys()]) {
+      const row = progress.find(({ id }) => id === to);
+      if (row === undefined || !row.active || row.state !== 'snapshot') this.#closeReader(to);
+    }
+  }
+
+  #closeReader(to: number): void {
+    const reader = this.#readers.get(to);
+    this.#readers.delete(to);
+    reader?.then((open) => open.close()).catch(ignore);
   }
 
   /** Follower: one piece arrived; the last one installs. */
@@ -426,21 +487,15 @@ export class Group {
 
 function ignore(): void {}
 
-/** Entries of an outgoing append; null: some have to be read from disk first; `stale`: the log was truncated since, drop the message. */
-export function cachedEntries(
-  log: Log,
-  message: Extract<OutgoingMessage, { kind: 'append' }>,
-): LogEntry[] | 'stale' | null {
-  const entries: LogEntry[] = [];
-  for (let index = message.first; index <= message.last; index++) {
-    const entry = log.cached(message.group, index);
-    if (entry === undefined) return null;
-    entries.push(entry);
-  }
-  return isStale(message, entries) ? 'stale' : entries;
-}
-
-export function isStale(message: Extract<OutgoingMessage, { kind: 'append' }>, entries: readonly LogEntry[]): boolean {
-  const last = entries[entries.length - 1];
-  return last !== undefined && last.term !== message.lastTerm;
-}
+const noSnapshot: SnapshotMeta = {
+  index: 0,
+  term: 0,
+  configuration: {
+    voters: [],
+    outgoing: [],
+    learners: [],
+    learnersNext: [],
+    autoLeave: false,
+  },
+};
+const nothing = new Uint8Array(0);

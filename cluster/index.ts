@@ -2,7 +2,6 @@
 
 export type { Cluster, ClusterStatus, GroupStatus } from './cluster.ts';
 export { openCluster } from './cluster.ts';
-export type { Feed, HostEvents } from './host.ts';
 export type { MessageView } from './machine/commands.ts';
 export {
   CancelFlag,
@@ -28,8 +27,9 @@ export type {
   QueueRecord,
   Route,
 } from './machine/metadata-types.ts';
-export type { ClusterLimits, ClusterOptions } from './options.ts';
+export type { ClusterLimits, ClusterOptions, HostEvents } from './options.ts';
 export { defaultLimits } from './options.ts';
+export type { Feed } from './origin.ts';
 export { createPorts } from './os.ts';
 export type { CommandReply, ConfirmTarget, Pipe } from './pipe.ts';
 export type { Address, Clock, Connection, Disk, DiskFile, Net, Ports, Random, Timer } from './ports.ts';

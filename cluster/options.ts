@@ -1,4 +1,5 @@
-// Every bound and time of the cluster, with its default. Sizes in bytes, times in milliseconds unless the name says ticks.
+// Every bound and time of the cluster, with its default, and what it tells the process that it runs in. Sizes in bytes, times in
+// milliseconds unless the name says ticks.
 
 import type { LogOptions } from './log/types.ts';
 import type { NodeContact } from './machine/metadata-types.ts';
@@ -22,6 +23,19 @@ export interface ClusterOptions {
   readonly peerListen: Address;
   readonly secret: string;
   readonly limits: ClusterLimits;
+}
+
+export type ReportEvent = (
+  level: 'debug' | 'info' | 'warn' | 'error',
+  event: string,
+  details: Record<string, unknown>,
+) => void;
+
+export interface HostEvents {
+  /** For people. */
+  log: ReportEvent;
+  /** The process has to end: the disk failed, or this node must not be part of the cluster. */
+  fatal(error: Error): void;
 }
 
 export interface ClusterLimits {

@@ -288,8 +288,7 @@ export class Pipe {
 
   /** This incarnation ended: everybody who waits is told "unknown", and the pipe starts anew under the next one. */
   restart(origin: Origin): void {
-    for (const batch of this.#sent) abandon(batch);
-    for (const batch of this.#open) abandon(batch);
+    const ended = [...this.#sent, ...this.#open];
     this.#origin = origin;
     this.#last = openBatch(new BatchBuilder());
     this.#open = [this.#last];
@@ -298,8 +297,11 @@ export class Pipe {
     this.#sentBytes = 0;
     this.#nextSequence = 1;
     this.#handedTo = 1;
+    this.#rewoundTo = 0;
     this.#stalled = false;
     this.#measureCongestion();
+    // Last: whoever tries again at once does so under the new incarnation.
+    for (const batch of ended) abandon(batch);
   }
 
   #command(add: (builder: BatchBuilder) => number, reply: CommandReply | null): void {

@@ -44,6 +44,8 @@ export type MetadataCommand =
       readonly autoDelete: boolean;
       readonly exclusive: ConnectionId | null;
       readonly arguments: Arguments;
+      /** Shards that the declaring node leads: preferred as long as the queues stay evenly spread. */
+      readonly near?: readonly number[];
     }
   /** Removes exactly this queue (not a later one of the same name) and its bindings. */
   | { readonly kind: 'deleteQueue'; readonly uid: number }

@@ -112,7 +112,7 @@ export function declareQueue(connection: BrokerConnection, wanted: QueueDeclarat
   if (wanted.exclusive) connection.ownsQueues = true;
   const { durable, autoDelete, arguments: args } = wanted;
   cluster.changeMetadata(
-    { kind: 'declareQueue', vhost, name, durable, autoDelete, exclusive, arguments: args },
+    { kind: 'declareQueue', vhost, name, durable, autoDelete, exclusive, arguments: args, near: cluster.ledShards() },
     (result) => {
       const queue = cluster.metadata.queue(vhost, name);
       if (result === null) return fail(reply, metadataUnavailable());

@@ -51,6 +51,25 @@ describe('pipe', () => {
     expect(pipe.unappliedBytes).toBe(0);
   });
 
+  test('whoever is told "unknown" because the incarnation ended and asks again at once is heard under the next one', () => {
+    const { pipe, state } = harness();
+    const answers: (ResultCode | null)[] = [];
+    const ask = () =>
+      pipe.metadata('{}', (result) => {
+        answers.push(result?.code ?? null);
+        if (result === null) ask();
+      });
+    ask();
+    pipe.flush();
+    ask();
+    pipe.restart(nodeOrigin(1, 8));
+    expect(answers).toEqual([null, null]);
+    pipe.flush();
+    expect(state.sent).toEqual([1, 1]);
+    pipe.applied(1);
+    expect(answers).toEqual([null, null, ResultCode.ok, ResultCode.ok]);
+  });
+
   test('a batch that no leader took waits, and goes to the next leader first', () => {
     const { pipe, state, publish } = harness();
     state.accepts = false;

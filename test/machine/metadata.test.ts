@@ -96,6 +96,21 @@ describe('queues', () => {
     expect(bench.machine.queue('/', 'y')?.shard).toBe(3);
   });
 
+  it('prefer the shards that the declaring node leads, while all stay even', () => {
+    const bench = new Bench(6);
+    const placed = Array.from({ length: 24 }, (_, i) => {
+      bench.run(declareQueue(`near-${i}`, { near: [2, 5] }));
+      return bench.machine.queue('/', `near-${i}`)!.shard;
+    });
+    expect(new Set(placed.slice(0, 10))).toEqual(new Set([2, 5]));
+    const counts = [1, 2, 3, 4, 5, 6].map((shard) => placed.filter((other) => other === shard).length);
+    expect(Math.max(...counts) - Math.min(...counts)).toBeLessThanOrEqual(5);
+    // A shard that does not exist is nobody's neighbour.
+    bench.run(declareQueue('odd', { near: [0, 7, 99] }));
+    expect(bench.machine.queue('/', 'odd')!.shard).toBeGreaterThanOrEqual(1);
+    expect(bench.machine.queue('/', 'odd')!.shard).toBeLessThanOrEqual(6);
+  });
+
   it('of one that comes and goes spread too', () => {
     const bench = new Bench(4);
     const shards: number[] = [];

@@ -1,12 +1,12 @@
 // Several whole nodes of the cluster in one process: the production host, log, transport and machines over a simulated network, disk and
 // clock. State owned: the nodes, dead and alive. Everything repeats from one seed.
 
-import type { Feed } from '../../cluster/host.ts';
 import {
   type Cluster,
   type ClusterLimits,
   type ClusterOptions,
   defaultLimits,
+  type Feed,
   openCluster,
 } from '../../cluster/index.ts';
 import type { Clock, Ports } from '../../cluster/ports.ts';

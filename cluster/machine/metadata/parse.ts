@@ -81,8 +81,9 @@ function parseDeclareQueue(value: Fields): MetadataCommand | null {
   const exclusive = value.exclusive === null ? null : parseOwner(value.exclusive);
   if (exclusive === null && value.exclusive !== null) return null;
   const table = parseArguments(value.arguments);
-  if (table === null) return null;
-  return { kind: 'declareQueue', vhost, name, durable, autoDelete, exclusive, arguments: table };
+  const near = value.near ?? [];
+  if (table === null || !Array.isArray(near) || !near.every(isCount)) return null;
+  return { kind: 'declareQueue', vhost, name, durable, autoDelete, exclusive, arguments: table, near };
 }
 
 function parseDeclareExchange(value: Fields): MetadataCommand | null {
