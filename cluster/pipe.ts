@@ -355,8 +355,13 @@ export class Pipe {
     if (first === undefined) return;
     for (let at = this.#handedTo - first.sequence; at < this.#sent.length; at++) {
       const batch = this.#sent[at]!;
-      if (!this.#host.send(this.group, batch.payload, batch.checksum)) return;
       this.#handedTo = batch.sequence + 1;
+      if (!this.#host.send(this.group, batch.payload, batch.checksum)) {
+        this.#handedTo = batch.sequence;
+        return;
+      }
+      // The leader is this node and has answered already: from there, when it is time.
+      if (this.#handedTo <= batch.sequence) return;
     }
   }
 

@@ -217,6 +217,14 @@ export function encodeAppend(message: Outgoing<'append'>, entries: readonly LogE
 }
 const emptyPayload = Buffer.alloc(0);
 
+function readConfiguration(bytes: Uint8Array): Configuration | null {
+  try {
+    return decodeConfiguration(bytes);
+  } catch {
+    return null;
+  }
+}
+
 /** Null: not well formed. Payload checksums are the caller's to check. */
 export function decodeAppend(frame: Buffer): IncomingMessage<EntryData> | null {
   if (frame.length < messageBytes + 4) return null;
@@ -244,9 +252,11 @@ export function decodeAppend(frame: Buffer): IncomingMessage<EntryData> | null {
       };
       entries.push({ kind, index, term, bytes: length, data });
     } else if (kind === 'noop') entries.push({ kind, index, term, bytes: 0 });
-    else if (kind === 'configuration')
-      entries.push({ kind, index, term, bytes: length, configuration: decodeConfiguration(payload) });
-    else return null;
+    else if (kind === 'configuration') {
+      const configuration = readConfiguration(payload);
+      if (configuration === null) return null;
+      entries.push({ kind, index, term, bytes: length, configuration });
+    } else return null;
   }
   return payloadAt === frame.length ? readMessage(view, 0, { entries }) : null;
 }
@@ -264,7 +274,8 @@ export function decodeSnapshotChunk(frame: Buffer): IncomingMessage<EntryData> |
   const start = messageBytes + 4;
   const length = frame.readUInt32LE(messageBytes);
   if (start + length > frame.length) return null;
-  const configuration = decodeConfiguration(frame.subarray(start, start + length));
+  const configuration = readConfiguration(frame.subarray(start, start + length));
+  if (configuration === null) return null;
   return readMessage(viewOf(frame), 0, { configuration, bytes: frame.subarray(start + length) });
 }
 

@@ -208,16 +208,10 @@ export class BrokerConnection implements ConnectionBackend {
     this.#closed = true;
     for (const channel of [...this.#channels]) channel.close();
     this.broker.connectionClosed(this);
-    if (this.ownsQueues) this.#deleteExclusive();
-  }
-
-  /** Goes on until it is known to have happened, or this incarnation ended (which deletes them too). */
-  #deleteExclusive(): void {
+    // Said once: the command stays in its pipe until it was applied. If this incarnation ends before that, its queues end with it.
     const { cluster } = this.broker;
-    if (cluster.incarnation !== this.id.incarnation) return;
-    cluster.changeMetadata({ kind: 'deleteExclusive', owner: this.id }, (result) => {
-      if (result === null) this.#deleteExclusive();
-    });
+    if (this.ownsQueues && cluster.incarnation === this.id.incarnation)
+      cluster.changeMetadata({ kind: 'deleteExclusive', owner: this.id }, () => {});
   }
 }
 

@@ -11,7 +11,7 @@ const properties = Buffer.alloc(2);
 const body = [Buffer.from('body')];
 
 function harness(options: Partial<PipeOptions> = {}) {
-  const state = { now: 0, accepts: true, congestions: 0, sent: [] as number[] };
+  const state = { now: 0, accepts: true, congestions: 0, sent: [] as number[], onSend: () => {} };
   const told: string[] = [];
   const target: ConfirmTarget = {
     confirmed: (first, last, ok) => told.push(`${ok ? 'ok' : 'no'} ${first}-${last}`),
@@ -27,6 +27,7 @@ function harness(options: Partial<PipeOptions> = {}) {
       metadataVersion: () => 5,
       send: (_group, payload) => {
         if (state.accepts) state.sent.push(readBatchHeader(payload).sequence);
+        if (state.accepts) state.onSend();
         return state.accepts;
       },
       congestion: () => state.congestions++,
@@ -94,6 +95,24 @@ describe('pipe', () => {
     pipe.leaderChanged();
     pipe.flush();
     expect(state.sent).toEqual([1, 2, 3, 4, 3, 4]);
+  });
+
+  test('a leader here that answers at once is not handed the rest', () => {
+    const { pipe, state, publish, answer } = harness();
+    state.accepts = false;
+    for (let tag = 1; tag <= 3; tag++) {
+      publish(tag);
+      pipe.flush();
+    }
+    state.accepts = true;
+    let refusals = 1;
+    state.onSend = () => {
+      if (refusals-- > 0) answer('full', 1);
+    };
+    pipe.flush();
+    expect(state.sent).toEqual([1]);
+    pipe.flush();
+    expect(state.sent).toEqual([1, 1, 2, 3]);
   });
 
   test('`expected` rewinds once, however many batches behind the gap are answered', () => {

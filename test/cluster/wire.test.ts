@@ -78,6 +78,17 @@ describe('peer frames', () => {
     expect(wire.decodeSnapshotChunk(Buffer.concat(wire.encodeSnapshotChunk(chunk)))).toEqual(chunk);
   });
 
+  test('a damaged configuration is refused, not thrown over', () => {
+    const configuration = initialConfiguration([1, 2, 3]);
+    const frame = Buffer.concat(
+      wire.encodeAppend({ ...append, last: 21 }, [
+        { kind: 'configuration', index: 21, term: 4, bytes: 0, configuration },
+      ]),
+    );
+    frame.fill(0xff, frame.length - 4);
+    expect(wire.decodeAppend(frame)).toBeNull();
+  });
+
   test('batches and replies', () => {
     expect(wire.decodeBatch(Buffer.concat(wire.encodeBatch(5, 0xffff_ffff, payload)))).toEqual({
       group: 5,
