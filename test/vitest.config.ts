@@ -37,7 +37,7 @@ export default defineConfig({
         hookTimeout: 60_000,
         fileParallelism: false,
       }),
-      project('processes', ['test/processes/**/*.test.ts'], {
+      project('cluster', ['test/processes/**/*.test.ts'], {
         testTimeout: 180_000,
         hookTimeout: 60_000,
         fileParallelism: false,
