@@ -4,24 +4,6 @@ import { describe, expect, test } from 'vitest';
 import { ResultCode } from '../../cluster/index.ts';
 import { MemoryCluster } from '../support/memory-cluster.ts';
 
-/** Asks for one more queue through a node; the code of the answer, `null` for "unknown", undefined while there is none. */
-function declare(cluster: MemoryCluster, node: number, name: string): () => number | null | undefined {
-  let code: number | null | undefined;
-  const command = {
-    kind: 'declareQueue',
-    vhost: '/',
-    name,
-    durable: true,
-    autoDelete: false,
-    exclusive: null,
-    arguments: {},
-  } as const;
-  cluster.node(node).cluster.changeMetadata(command, (result) => {
-    code = result?.code ?? null;
-  });
-  return () => code;
-}
-
 const groupsLed = (cluster: MemoryCluster, node: number) =>
   cluster
     .node(node)
@@ -41,10 +23,10 @@ describe('after hardships', () => {
     await cluster.start();
     const { disk } = cluster.node(1);
     disk.stalled = true;
-    const first = declare(cluster, 1, 'q1');
+    const first = cluster.askForQueue(1, 'q1');
     expect(await cluster.until(() => groupsLed(cluster, 1).length === 0, 5_000)).toBe(true);
     disk.stalled = false;
-    const second = declare(cluster, 1, 'q2');
+    const second = cluster.askForQueue(1, 'q2');
     const isDone = () => first() === ResultCode.ok && second() === ResultCode.ok;
     expect(await cluster.until(isDone, 5_000)).toBe(true);
   });
@@ -56,7 +38,7 @@ describe('after hardships', () => {
       for (const [a, b] of everyLink) cluster.network.partition(a, b, 'drop');
       await cluster.clock.run(3_000);
       expect([1, 2, 3].flatMap((node) => groupsLed(cluster, node))).toEqual([]);
-      const answers = [1, 2, 3].map((node) => declare(cluster, node, `q${node}`));
+      const answers = [1, 2, 3].map((node) => cluster.askForQueue(node, `q${node}`));
       await cluster.clock.run(4_000);
       cluster.network.heal();
       const isDone = () => answers.every((code) => code() === ResultCode.ok);

@@ -37,23 +37,10 @@ class Publisher implements ConfirmTarget {
 
 /** Declares a queue through a node, and tells where it is. */
 async function declare(cluster: MemoryCluster, node: number, name: string) {
-  const { cluster: through } = cluster.node(node);
-  let code: number | null | undefined;
-  const command = {
-    kind: 'declareQueue',
-    vhost: '/',
-    name,
-    durable: true,
-    autoDelete: false,
-    exclusive: null,
-    arguments: {},
-  } as const;
-  through.changeMetadata(command, (result) => {
-    code = result?.code ?? null;
-  });
-  expect(await cluster.until(() => code !== undefined, 5_000)).toBe(true);
-  expect(code).toBe(ResultCode.ok);
-  return through.metadata.queue('/', name)!;
+  const code = cluster.askForQueue(node, name);
+  expect(await cluster.until(() => code() !== undefined, 5_000)).toBe(true);
+  expect(code()).toBe(ResultCode.ok);
+  return cluster.node(node).cluster.metadata.queue('/', name)!;
 }
 
 function body(row: MemoryNode, shard: number, entryIndex: number, ordinal: number): Promise<string> {

@@ -144,6 +144,24 @@ export class MemoryCluster {
     this.node(node).disk.kill();
   }
 
+  /** Asks for a queue through a node. What comes back tells the code of the answer, `null` for "unknown", undefined while there is none. */
+  askForQueue(node: number, name: string): () => number | null | undefined {
+    let code: number | null | undefined;
+    const command = {
+      kind: 'declareQueue',
+      vhost: '/',
+      name,
+      durable: true,
+      autoDelete: false,
+      exclusive: null,
+      arguments: {},
+    } as const;
+    this.node(node).cluster.changeMetadata(command, (result) => {
+      code = result?.code ?? null;
+    });
+    return () => code;
+  }
+
   until(condition: () => boolean, milliseconds: number): Promise<boolean> {
     return this.clock.runUntil(condition, milliseconds);
   }
