@@ -72,7 +72,7 @@ export interface Cluster {
   ledShards(): number[];
   /** The payload of an entry if it is in memory. */
   payload(shard: number, entryIndex: number): Buffer | null;
-  /** The payload of an entry from disk; null: it is gone (settled meanwhile). */
+  /** The payload of an entry, from memory (then `done` may run before this returns) or disk; null: it is gone (settled meanwhile). */
   readPayload(shard: number, entryIndex: number, done: (payload: Buffer | null) => void): void;
   status(): ClusterStatus;
   /** Joins the peers. Resolves when this node may serve sessions: without a majority, never. */

@@ -126,9 +126,8 @@ export class Group {
 
   /** A batch of some pipe, for the log. Answered only if it was not appended. */
   offer(payload: Buffer, checksum: number, from: number): void {
-    const problem = checkBatch(payload);
-    const header = problem === null ? readBatchHeader(payload) : null;
-    if (header === null) return;
+    if (checkBatch(payload) !== null) return;
+    const header = readBatchHeader(payload);
     if (from !== this.#host.node && crc32(payload) !== checksum) return; // as if lost: it comes again
     if (this.#waiting.length === 0 && this.#take(payload, checksum, header, from)) return;
     if (this.#waiting.length < this.#host.limits.parkedBatchesMax)

@@ -6,7 +6,6 @@ export type { MessageView } from './machine/commands.ts';
 export {
   CancelFlag,
   ConsumeFlag,
-  GetFlag,
   PublishFlag,
   RemoveFlag,
   ResultCode,

@@ -132,9 +132,6 @@ export class Pipe {
   get unappliedBytes(): number {
     return this.#sentBytes + this.#openBytes;
   }
-  get unappliedBatches(): number {
-    return this.#sent.length;
-  }
 
   publish(
     queues: readonly number[],

@@ -58,8 +58,6 @@ export type EntryKind = (typeof EntryKind)[keyof typeof EntryKind];
 export const FileKind = { log: 0, kept: 1 } as const;
 export type FileKind = (typeof FileKind)[keyof typeof FileKind];
 
-export const RecordFlag = { volatile: 1 } as const;
-
 export interface FileHeader {
   readonly kind: FileKind;
   readonly sequence: number;

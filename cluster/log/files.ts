@@ -4,8 +4,9 @@
 // read; the file being written keeps its own.
 
 import type { Disk, DiskFile } from '../ports.ts';
-import { FileKind } from './codec.ts';
+import { encodeTrailer, FileKind } from './codec.ts';
 import { FileIndex } from './file-index.ts';
+import { syncFile, writeAll } from './whole-files.ts';
 
 export const logFolder = 'log';
 export const snapshotFolder = 'snapshots';
@@ -56,6 +57,22 @@ export class LogFile {
   get isEmpty(): boolean {
     return this.bytes === this.headerBytes;
   }
+
+  /** Ends the index; what belongs behind the last record: index and trailer, in one piece. */
+  encodeFooter(): Buffer {
+    this.index.finish();
+    const footer = this.index.encode();
+    return Buffer.concat([footer, encodeTrailer(footer, this.bytes, this.salt)]);
+  }
+}
+
+/** Writes the footer behind the last record and syncs: the file never changes again. For files that no write is under way to. */
+export async function sealFile(file: LogFile, handle: DiskFile): Promise<void> {
+  const footer = file.encodeFooter();
+  await writeAll(handle, [footer], file.bytes);
+  await syncFile(handle);
+  file.bytes += footer.length;
+  file.sealed = true;
 }
 
 /** Descriptors of sealed files, opened when they are read, the least recently used closed first. */

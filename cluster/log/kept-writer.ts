@@ -2,11 +2,11 @@
 // count only once a checkpoint record in the log, or the manifest, names them; until then they are garbage that the next start removes.
 
 import type { Clock, Disk, DiskFile } from '../ports.ts';
-import { encodeTrailer, FileKind, RecordKind, recordHeaderBytes, viewOf, writeRecordHeader } from './codec.ts';
+import { FileKind, RecordKind, recordHeaderBytes, viewOf, writeRecordHeader } from './codec.ts';
 import { decodeConfiguration } from './configuration.ts';
-import { type LogFile, logFolder } from './files.ts';
+import { type LogFile, logFolder, sealFile } from './files.ts';
 import type { RawEntry } from './reads.ts';
-import { syncFile, writeAll } from './whole-files.ts';
+import { writeAll } from './whole-files.ts';
 import { createLogFile, type Identity, newLogFile } from './writer.ts';
 
 /** Gathered before it is written. */
@@ -98,13 +98,7 @@ export class KeptWriter {
     const file = this.files[this.files.length - 1]!;
     const handle = this.#handle!;
     await this.#flush(file);
-    file.index.finish();
-    const footer = file.index.encode();
-    const trailer = encodeTrailer(footer, file.bytes, file.salt);
-    await writeAll(handle, [footer, trailer], file.bytes);
-    await syncFile(handle);
-    file.bytes += footer.length + trailer.length;
-    file.sealed = true;
+    await sealFile(file, handle);
     await handle.close();
     this.#handle = null;
   }

@@ -8,16 +8,16 @@
 
 import { crc32 } from 'node:zlib';
 import type { Disk, DiskFile } from '../ports.ts';
-import { decodeFileHeader, decodeTrailer, encodeTrailer, type FileHeader, FileKind, trailerBytes } from './codec.ts';
+import { decodeFileHeader, decodeTrailer, type FileHeader, FileKind, trailerBytes } from './codec.ts';
 import { assert, LogError } from './errors.ts';
 import { type FileGroup, FileIndex, truncateRuns } from './file-index.ts';
-import { LogFile, logFilePath, logFolder, parseLogFileName, snapshotFolder } from './files.ts';
+import { LogFile, logFilePath, logFolder, parseLogFileName, sealFile, snapshotFolder } from './files.ts';
 import { GroupLog } from './group.ts';
 import { type Manifest, manifestPath, readManifest, type Truncation, writeManifest } from './manifest.ts';
 import { scanRecords } from './scan.ts';
 import { parseSnapshotName, readSnapshotInfo, snapshotPath } from './snapshot-file.ts';
 import type { RecoveredGroup } from './types.ts';
-import { readBytes, syncFile, writeAll } from './whole-files.ts';
+import { readBytes, syncFile } from './whole-files.ts';
 import type { Identity } from './writer.ts';
 
 const headerBytesMax = 4096;
@@ -203,13 +203,7 @@ async function sealTail(disk: Disk, file: LogFile): Promise<void> {
       return;
     }
     if (handle.size > file.bytes) await handle.truncate(file.bytes);
-    file.index.finish();
-    const footer = file.index.encode();
-    const trailer = encodeTrailer(footer, file.bytes, file.salt);
-    await writeAll(handle, [footer, trailer], file.bytes);
-    await syncFile(handle);
-    file.bytes += footer.length + trailer.length;
-    file.sealed = true;
+    await sealFile(file, handle);
   } finally {
     await handle.close();
   }

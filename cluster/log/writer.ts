@@ -15,7 +15,6 @@ import type { Clock, Disk, DiskFile } from '../ports.ts';
 import {
   type EntryKind,
   encodeFileHeader,
-  encodeTrailer,
   FileKind,
   type RecordKind,
   recordHeaderBytes,
@@ -204,9 +203,7 @@ export class Writer {
   rotate(): void {
     const file = this.#active;
     const batch = this.#queue[this.#queue.length - 1]!;
-    file.index.finish();
-    const footer = file.index.encode();
-    batch.footer = Buffer.concat([footer, encodeTrailer(footer, file.bytes, file.salt)]);
+    batch.footer = file.encodeFooter();
     batch.captured = this.#events.rotating(file);
     this.#active = this.#next;
     this.#events.opened(this.#active);

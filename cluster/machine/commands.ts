@@ -2,6 +2,8 @@
 //
 //   header (56) | commands | ordinal table (u32 offset of each command) | settle section
 //
+//   settle record (24): u8 operation, u8 flags, u16 0, u32 consumer, u64 first lease ordinal, u32 count, u32 0
+//
 // Numbers are little-endian. The bytes are made once, by the origin, and are the same on the wire, in every replica's log and in memory.
 // The settle section is applied first, so that an acknowledgement never waits behind publishes. A command is named by its ordinal,
 // its place in the batch; a message is named (entry index, ordinal) for its whole life, never by an offset.
@@ -308,24 +310,6 @@ export function readJson(payload: Buffer, at: number): string {
   return payload.toString('utf8', start, start + payload.readUInt32LE(at + 4));
 }
 export const readChangesVersion = (payload: Buffer, at: number) => readU64(payload, at + 8);
-
-export interface SettleRecord {
-  readonly operation: SettleOperation;
-  readonly flags: number;
-  readonly consumer: number;
-  /** Lease ordinals [first, first + count). */
-  readonly first: number;
-  readonly count: number;
-}
-export function readSettle(payload: Buffer, at: number): SettleRecord {
-  return {
-    operation: payload[at] as SettleOperation,
-    flags: payload[at + 1]!,
-    consumer: payload.readUInt32LE(at + 4),
-    first: readU64(payload, at + 8),
-    count: payload.readUInt32LE(at + 16),
-  };
-}
 
 /** A gathering buffer that one huge message made larger than this is not kept. */
 const keptBytesMax = 1024 * 1024;

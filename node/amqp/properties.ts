@@ -11,7 +11,6 @@ import { ByteReader } from './bytes.ts';
 import { encodeShortString, readTable, skipTable, skipValue } from './table.ts';
 
 export const contentHeaderFixedBytes = 12;
-export const noProperties: Buffer = Buffer.alloc(2);
 
 const flag = {
   headers: 13,

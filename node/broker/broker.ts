@@ -52,10 +52,6 @@ export class Broker implements AmqpBackend, Feed {
     cluster.setFeed(this);
   }
 
-  get connectionCount(): number {
-    return this.#connections.size;
-  }
-
   // -- AmqpBackend ----------------------------------------------------------------------------------------------------------------
 
   authenticate(user: string, password: string, remoteAddress: string, reply: Reply<void>): void {
@@ -78,7 +74,7 @@ export class Broker implements AmqpBackend, Feed {
     if (!this.cluster.metadata.vhostExists(info.vhost))
       return { ok: false, error: new BrokerError('not-allowed', `vhost ${info.vhost} not found`) };
     const id = { node: this.cluster.node, incarnation: this.cluster.incarnation, connection: this.#nextConnection++ };
-    const connection = new BrokerConnection(this, id, info, events);
+    const connection = new BrokerConnection(this, id, info.vhost, events);
     this.#connections.add(connection);
     return { ok: true, value: connection };
   }
@@ -156,7 +152,6 @@ export class BrokerConnection implements ConnectionBackend {
   readonly broker: Broker;
   readonly id: ConnectionId;
   readonly vhost: string;
-  readonly info: ConnectionInfo;
   readonly events: ConnectionEvents;
   /** Set by the first exclusive queue. */
   ownsQueues = false;
@@ -164,11 +159,10 @@ export class BrokerConnection implements ConnectionBackend {
   #paused = false;
   #closed = false;
 
-  constructor(broker: Broker, id: ConnectionId, info: ConnectionInfo, events: ConnectionEvents) {
+  constructor(broker: Broker, id: ConnectionId, vhost: string, events: ConnectionEvents) {
     this.broker = broker;
     this.id = id;
-    this.vhost = info.vhost;
-    this.info = info;
+    this.vhost = vhost;
     this.events = events;
   }
 

@@ -221,7 +221,7 @@ export class BrokerChannel implements ChannelBackend {
       this.#got = null;
       if (result?.code !== ResultCode.leased || got === null)
         return reply({ ok: false, error: topology.unavailable(queue) });
-      this.#readEntry(queue.shard, got.entryIndex, (payload) => {
+      this.broker.cluster.readPayload(queue.shard, got.entryIndex, (payload) => {
         // Gone: the queue was purged or deleted between the lease and now.
         if (payload === null) return reply({ ok: true, value: null });
         getter.outstanding++;
@@ -261,7 +261,6 @@ export class BrokerChannel implements ChannelBackend {
   }
 
   deliveriesResumed(): void {
-    if (this.#deliveries.length > 0) this.broker.channelDirty(this);
     this.pump();
   }
 
@@ -368,7 +367,7 @@ export class BrokerChannel implements ChannelBackend {
     }
     this.#reading = true;
     let inCall = true;
-    this.#readEntry(shard, entryIndex, (payload) => {
+    this.broker.cluster.readPayload(shard, entryIndex, (payload) => {
       this.#reading = false;
       this.#remember(shard, entryIndex, payload);
       if (!inCall) this.pump();
@@ -381,13 +380,6 @@ export class BrokerChannel implements ChannelBackend {
     this.#entryShard = shard;
     this.#entryIndex = entryIndex;
     this.#entryPayload = payload;
-  }
-
-  #readEntry(shard: number, entryIndex: number, done: (payload: Buffer | null) => void): void {
-    const { cluster } = this.broker;
-    const cached = cluster.payload(shard, entryIndex);
-    if (cached !== null) done(cached);
-    else cluster.readPayload(shard, entryIndex, done);
   }
 
   #newConsumer(queue: QueueRecord, noAck: boolean, unsettledMax: number, getter: boolean): Consumer {
