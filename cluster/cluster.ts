@@ -1,11 +1,12 @@
 // One node's part in the cluster, as the broker sees it.
 
-import { metadataGroup } from './group.ts';
 import { Host } from './host.ts';
-import { LogError, openLog } from './log/index.ts';
+import { openLog } from './log/index.ts';
 import type { Log } from './log/types.ts';
+import { isVolatileGroup, metadataGroup } from './machine/groups.ts';
 import type { QueueStatus } from './machine/machine.ts';
 import type { MetadataCommand, MetadataView } from './machine/metadata-types.ts';
+import type { MessageViews } from './messages.ts';
 import { type ClusterOptions, checkLimits, type HostEvents } from './options.ts';
 import type { Feed } from './origin.ts';
 import type { CommandReply, Pipe } from './pipe.ts';
@@ -27,6 +28,8 @@ export interface GroupStatus {
   readonly lag: readonly { readonly node: number; readonly match: number; readonly behind: number }[];
   /** Why this replica stopped, or null. */
   readonly halted: string | null;
+  /** It was built anew, or lost its log, and does not vote before it has all again. */
+  readonly repairing: boolean;
 }
 
 export interface ClusterStatus {
@@ -63,20 +66,37 @@ export interface Cluster {
   /** May serve sessions: this incarnation is known to the metadata. */
   readonly isReady: boolean;
   readonly isCongested: boolean;
+  /** May route by `metadata`: it holds all that was answered anywhere before now. Reads two clocks: once for a chunk of bytes. */
+  readonly isFresh: boolean;
   setFeed(feed: Feed): void;
   pipe(shard: number): Pipe;
-  /** One metadata change; the reply comes when every connected node has applied it, or null when its fate is unknown. */
+  /** Calls back once all that `metadata` says now is known wherever somebody routes: mostly at once. False: it is not within the deadline. */
+  whenVisible(done: (isVisible: boolean) => void): void;
+  /** One metadata change; the reply comes when nobody routes without it any more, or null when its fate is unknown. */
   changeMetadata(command: MetadataCommand, reply: CommandReply): void;
-  queueStatus(shard: number, uid: number): QueueStatus | undefined;
+  /** The state of a queue, from here (then `done` runs before this returns) or another node; undefined: there is none, or nobody tells in time. */
+  queueStatus(shard: number, uid: number, done: (status: QueueStatus | undefined) => void): void;
   /** Shards that this node leads now. */
   ledShards(): number[];
-  /** The payload of an entry if it is in memory. */
+  /** The payload of an entry if it is in memory here. */
   payload(shard: number, entryIndex: number): Buffer | null;
-  /** The payload of an entry, from memory (then `done` may run before this returns) or disk; null: it is gone (settled meanwhile). */
-  readPayload(shard: number, entryIndex: number, done: (payload: Buffer | null) => void): void;
+  /**
+   * Messages of one entry by their ordinals, in the order asked for: null where one is gone (settled meanwhile); maybe fewer than asked for,
+   * at least one. From memory (then `done` may run before this returns), from disk, or from another node, however long that takes: it is
+   * asked again and again until `isWanted` says no.
+   */
+  readMessages(
+    shard: number,
+    entryIndex: number,
+    ordinals: readonly number[],
+    isWanted: () => boolean,
+    done: (views: MessageViews) => void,
+  ): void;
   status(): ClusterStatus;
   /** Joins the peers. Resolves when this node may serve sessions: without a majority, never. */
   start(): Promise<void>;
+  /** Builds this node's replica of a group anew from its peers. Null: it has begun to catch up; else a sentence why not. */
+  rebuild(group: number): Promise<string | null>;
   /** Hands all leaderships over, as far as the others take them in time. */
   handOver(): Promise<void>;
   /** Ends the peer connections and closes the log. Nothing else works afterwards. */
@@ -133,49 +153,59 @@ class NodeCluster implements Cluster {
     return this.#host.metadata;
   }
   get isReady(): boolean {
-    return this.#ready && !this.#host.origin.isRejoining;
+    const host = this.#host;
+    return this.#ready && !host.origin.isRejoining && host.groups.get(metadataGroup)!.isReadable;
   }
   get isCongested(): boolean {
     return this.#host.origin.isCongested;
+  }
+  get isFresh(): boolean {
+    return this.#host.lease.isFresh;
+  }
+  whenVisible(done: (isVisible: boolean) => void): void {
+    this.#host.lease.whenVisible(done);
   }
 
   setFeed(feed: Feed): void {
     this.#host.origin.setFeed(feed);
   }
   pipe(shard: number): Pipe {
-    return this.#host.origin.pipes[shard]!;
+    return this.#host.origin.pipe(shard);
   }
   changeMetadata(command: MetadataCommand, reply: CommandReply): void {
     this.#host.origin.change(command, reply);
   }
-  queueStatus(shard: number, uid: number): QueueStatus | undefined {
-    return this.#host.shards[shard - 1]!.queueStatus(uid);
+  queueStatus(shard: number, uid: number, done: (status: QueueStatus | undefined) => void): void {
+    this.#host.feeds.status(shard, uid, done);
   }
 
   ledShards(): number[] {
-    return this.#host.groups.filter((group) => group.id !== metadataGroup && group.leads).map((group) => group.id);
+    return [...this.#host.shards.keys()].filter((id) => !isVolatileGroup(id) && this.#host.groups.get(id)!.leads);
   }
 
   payload(shard: number, entryIndex: number): Buffer | null {
-    const entry = this.#log.cached(shard, entryIndex);
-    return entry?.kind === 'data' ? entry.data.payload : null;
+    return this.#host.feeds.cached(shard, entryIndex);
   }
 
-  readPayload(shard: number, entryIndex: number, done: (payload: Buffer | null) => void): void {
-    if (!this.#log.has(shard, entryIndex)) return done(null);
-    this.#log.read(shard, entryIndex, entryIndex, 1, (error, entries) => {
-      const entry = entries[0];
-      // Missing: settled and collected since. Anything else is damage.
-      if (error !== null && !(error instanceof LogError && error.code === 'missing'))
-        this.#host.groups[shard]!.halt(error);
-      done(error === null && entry?.kind === 'data' ? entry.data.payload : null);
-    });
+  readMessages(
+    shard: number,
+    entryIndex: number,
+    ordinals: readonly number[],
+    isWanted: () => boolean,
+    done: (views: MessageViews) => void,
+  ): void {
+    this.#host.feeds.read(shard, entryIndex, ordinals, isWanted, done);
   }
 
   async start(): Promise<void> {
     await this.#host.start();
     await new Promise<void>((resolve) => this.#host.origin.open(resolve));
+    await new Promise<void>((resolve) => this.#host.lease.whenFresh(resolve));
     this.#ready = true;
+  }
+
+  rebuild(group: number): Promise<string | null> {
+    return this.#host.rebuild(group);
   }
 
   handOver(): Promise<void> {
@@ -210,22 +240,27 @@ class NodeCluster implements Cluster {
         amqp: known.get(number)?.contact.amqp ?? '',
         http: known.get(number)?.contact.http ?? '',
       })),
-      groups: host.groups.map((group) => {
-        const status = group.raft.status();
-        return {
-          group: group.id,
-          name: group.id === metadataGroup ? 'meta' : `shard-${group.id}`,
-          role: status.role,
-          leader: status.leader,
-          term: status.term,
-          commit: status.commit,
-          applied: group.appliedIndex,
-          lastIndex: status.lastIndex,
-          snapshotIndex: group.snapshotIndex,
-          lag: status.progress.map(({ id, match }) => ({ node: id, match, behind: status.lastIndex - match })),
-          halted: group.halted?.message ?? null,
-        };
-      }),
+      // Volatile groups are this process's own affair.
+      groups: Array.from(
+        [...host.groups.values()].filter(({ id }) => !isVolatileGroup(id)),
+        (group) => {
+          const status = group.raft.status();
+          return {
+            group: group.id,
+            name: group.id === metadataGroup ? 'meta' : `shard-${group.id}`,
+            role: status.role,
+            leader: status.leader,
+            term: status.term,
+            commit: status.commit,
+            applied: group.appliedIndex,
+            lastIndex: status.lastIndex,
+            snapshotIndex: group.snapshotIndex,
+            lag: status.progress.map(({ id, match }) => ({ node: id, match, behind: status.lastIndex - match })),
+            halted: group.halted?.message ?? null,
+            repairing: status.repairing,
+          };
+        },
+      ),
       log: {
         files: logStatus.files,
         bytes: logStatus.bytes,

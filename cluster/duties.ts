@@ -1,17 +1,22 @@
-// What a leader owes to other groups: rows of the metadata to the shards that it leads, and to the metadata the deletions that its shards
-// decided, how far its shards have come, and the ends of nodes that are gone.
+// What a leader owes: to the shards that it leads the rows of the metadata, and which nodes are silent; to the metadata the deletions that
+// its shards decided, how far its shards have come, and the ends of nodes that are gone.
 //
 // Each duty is read from replicated state again and again until it is done, so a leader that dies leaves nothing undone, and repeats are
 // harmless: the target drops them.
 //
-// State owned: for each shard led, how far its rows were appended in this term; and which requests to the metadata are under way, each
-// until its reply, so that it is not asked twice. All of it may be forgotten at any time.
+// Silence: a node that is not heard for a moment is suspected, and gets no new messages; after a longer one the metadata's leader ends its
+// incarnation. A leader counts silence from its election on, because before that it may not have had a connection to hear by. An end that
+// was asked for may be late, when the one who asked is cut off meanwhile: then it ends sessions without need, and does no other harm.
+//
+// State owned: for each group led, for how long, how far its rows were appended and whom it was told to suspect in this term; and which
+// requests to the metadata are under way, each until its reply, so that it is not asked twice. All of it may be forgotten at any time.
 //
 // Invariant: before a batch that names a version of the metadata, all rows up to there are in the shard's log, each once per term.
 
-import { crc32 } from 'node:zlib';
-import { type Group, metadataGroup } from './group.ts';
-import { BatchBuilder, type BatchHeader, OriginKind } from './machine/commands.ts';
+import type { Group } from './group.ts';
+import type { LeaderBatches } from './leader-batches.ts';
+import type { BatchHeader } from './machine/commands.ts';
+import { metadataGroup } from './machine/groups.ts';
 import type { MetadataMachine } from './machine/metadata.ts';
 import type { MetadataCommand } from './machine/metadata-types.ts';
 import type { ShardMachine } from './machine/shard.ts';
@@ -22,26 +27,29 @@ import type { Pipe } from './pipe.ts';
 export interface DutiesContext {
   readonly limits: ClusterLimits;
   readonly metadata: MetadataMachine;
-  readonly shards: readonly ShardMachine[];
+  /** The shards that have a replica here. */
+  readonly shards: ReadonlyMap<number, ShardMachine>;
   readonly peers: Peers;
   /** This node's pipe to the metadata. */
   readonly pipe: Pipe;
+  readonly commands: LeaderBatches;
   readonly report: ReportEvent;
 }
 
-/** Rows appended up to `version` by the leader of `term`; the next batch of them is number `sequence`. */
-interface Appended {
+/** What this node has done as the leader of `term`. */
+interface Led {
   readonly term: number;
+  ticks: number;
+  /** Rows of the metadata are appended up to here. */
   version: number;
-  sequence: number;
+  /** What the shard was told of nodes; it may not have been applied yet. */
+  readonly told: Map<number, { readonly incarnation: number; readonly isSuspected: boolean }>;
 }
-
-const rowsBytesUsual = 1024;
 
 export class Duties {
   readonly #context: DutiesContext;
-  readonly #groups: readonly Group[];
-  readonly #appended = new Map<number, Appended>();
+  readonly #groups: ReadonlyMap<number, Group>;
+  readonly #led = new Map<number, Led>();
   /** Per shard: the version that the metadata were told to be applied. */
   readonly #reported = new Map<number, number>();
   /** Queues whose deletion was asked for. */
@@ -49,7 +57,7 @@ export class Duties {
   /** Nodes whose end was asked for. */
   readonly #fencing = new Set<number>();
 
-  constructor(groups: readonly Group[], context: DutiesContext) {
+  constructor(groups: ReadonlyMap<number, Group>, context: DutiesContext) {
     this.#groups = groups;
     this.#context = context;
   }
@@ -73,24 +81,14 @@ export class Duties {
   appendRows(group: Group): boolean {
     if (group.id === metadataGroup) return true;
     const { metadata } = this.#context;
-    const appended = this.#appendedTo(group);
+    const led = this.#ledAs(group);
     const upTo = metadata.appliedIndex;
-    if (upTo <= appended.version) return true;
-    const changes = metadata.changes(group.id, appended.version, upTo);
-    if (changes.length > 0) {
-      const builder = new BatchBuilder(rowsBytesUsual);
-      builder.addChanges(upTo, JSON.stringify({ changes }));
-      // The term serves as the incarnation: a new leader is a new origin, and starts its count anew.
-      const origin = {
-        kind: OriginKind.group,
-        id: metadataGroup,
-        incarnation: appended.term,
-      } as const;
-      const payload = builder.seal(origin, appended.sequence, upTo, 0);
-      if (!group.propose(payload, crc32(payload))) return false;
-      appended.sequence++;
-    }
-    appended.version = upTo;
+    if (upTo <= led.version) return true;
+    const changes = metadata.changes(group.id, led.version, upTo);
+    const json = JSON.stringify({ changes });
+    if (changes.length > 0 && !this.#context.commands.append(group, (batch) => void batch.addChanges(upTo, json), upTo))
+      return false;
+    led.version = upTo;
     return true;
   }
 
@@ -103,29 +101,59 @@ export class Duties {
     // Nothing is asked of metadata that do not answer: nobody would hear the reply, and the requests would pile up.
     if (this.#context.pipe.isStalled) return;
     for (const { id } of this.#ledShards()) {
-      const shard = this.#context.shards[id - 1]!;
+      const shard = this.#context.shards.get(id)!;
       this.#driveRemovals(shard);
       this.#reportApplied(shard);
     }
-    if (this.#groups[metadataGroup]!.leads) this.#endDeadNodes();
+    const metadata = this.#groups.get(metadataGroup)!;
+    if (metadata.leads) this.#endDeadNodes(this.#ledAs(metadata));
+  }
+
+  /** Every tick: how long groups are led, and who is silent. */
+  tick(): void {
+    for (const group of this.#groups.values()) if (group.leads) this.#ledAs(group).ticks++;
+    for (const group of this.#ledShards()) this.#tellSuspicion(group);
   }
 
   *#ledShards(): Generator<Group> {
-    for (const group of this.#groups) if (group.id !== metadataGroup && group.leads) yield group;
+    for (const group of this.#groups.values()) if (group.id !== metadataGroup && group.leads) yield group;
   }
 
-  #appendedTo(group: Group): Appended {
+  #ledAs(group: Group): Led {
     const { term } = group.raft;
-    const known = this.#appended.get(group.id);
+    const known = this.#led.get(group.id);
     if (known !== undefined && known.term === term) return known;
     // This leader's first entry is applied, and so is all that earlier ones appended.
-    const appended = {
-      term,
-      version: this.#context.shards[group.id - 1]!.metadataVersion,
-      sequence: 1,
-    };
-    this.#appended.set(group.id, appended);
-    return appended;
+    const version = this.#context.shards.get(group.id)?.metadataVersion ?? 0;
+    const led = { term, ticks: 0, version, told: new Map() };
+    this.#led.set(group.id, led);
+    return led;
+  }
+
+  /** Tells a shard whom not to give messages for now, and whom again: once per change. */
+  #tellSuspicion(group: Group): void {
+    const { metadata, limits, peers, commands } = this.#context;
+    const shard = this.#context.shards.get(group.id)!;
+    const led = this.#ledAs(group);
+    const changes: { readonly node: number; readonly incarnation: number; readonly isSuspected: boolean }[] = [];
+    for (const { node, incarnation, fencedTo } of metadata.nodes()) {
+      if (peers.get(node) === undefined || fencedTo >= incarnation) continue;
+      const told = led.told.get(node);
+      const before = told?.incarnation === incarnation ? told.isSuspected : shard.isSuspected({ node, incarnation });
+      const isSuspected = this.#silence(node, led) >= limits.suspectMilliseconds;
+      if (isSuspected !== before) changes.push({ node, incarnation, isSuspected });
+    }
+    if (changes.length === 0) return;
+    const isAppended = commands.append(group, (batch) => {
+      for (const { node, incarnation, isSuspected } of changes) batch.addSuspect(node, incarnation, isSuspected);
+    });
+    if (isAppended) for (const change of changes) led.told.set(change.node, change);
+  }
+
+  /** For how many milliseconds a node has been silent towards this leader. */
+  #silence(node: number, { ticks }: Led): number {
+    const { peers, limits } = this.#context;
+    return Math.min(peers.silentMilliseconds(node), ticks * limits.tickMilliseconds);
   }
 
   #driveRemovals(shard: ShardMachine): void {
@@ -149,18 +177,13 @@ export class Duties {
   }
 
   /** Whoever was silent for too long is ended: its leases return, its later batches are refused. */
-  #endDeadNodes(): void {
+  #endDeadNodes(led: Led): void {
     const { metadata, peers, limits, report } = this.#context;
-    const deadTicks = limits.nodeDeadMilliseconds / limits.tickMilliseconds;
     for (const { node, incarnation, fencedTo } of metadata.nodes()) {
-      const peer = peers.get(node);
-      if (peer === undefined || fencedTo >= incarnation || this.#fencing.has(node)) continue;
-      if (peer.silentTicks < deadTicks) continue;
+      if (peers.get(node) === undefined || fencedTo >= incarnation || this.#fencing.has(node)) continue;
+      if (this.#silence(node, led) < limits.nodeDeadMilliseconds) continue;
       this.#fencing.add(node);
-      report('warn', 'node is gone, its sessions end', {
-        peer: node,
-        incarnation,
-      });
+      report('warn', 'node is gone, its sessions end', { peer: node, incarnation });
       this.#ask({ kind: 'fenceNode', node, incarnation }, () => this.#fencing.delete(node));
     }
   }

@@ -2,30 +2,33 @@
 //
 //   offer → checked, in sequence → raft.propose → log → commit → machine.apply → sink
 //
-// State owned: the raft core, the machine, how far it has applied, and, while leading, what each pipe is expected to send next. A failed
-// assertion halts this group on this node and nothing else.
+// State owned: the raft core, the machine, how far it has applied, and, while leading, what each pipe is expected to send next. Snapshots are
+// in `snapshots.ts`, hashes of earlier states in `state-hashes.ts`.
 //
-// Invariants: a batch is appended only if it is the next of its pipe; entries are applied in order, once; a snapshot is never taken
-// beyond what is durable here.
+// A failed assertion, damage, or a state that differs from the leader's halts this group on this node and nothing else. A halted replica
+// neither leads, votes nor answers, and can be built anew from its peers (`Host.rebuild`).
+//
+// Invariants: a batch is appended only if it is the next of its pipe; entries are applied in order, once; of a halted replica nothing leaves
+// that was not on its way.
 
 import { crc32 } from 'node:zlib';
-import { createRaft, type Raft, type Ready, type Restored, type SnapshotMeta } from 'raft-ts';
-import { LogError } from './log/index.ts';
-import type { EntryData, GroupWrite, Log, LogEntry, SnapshotReader, SnapshotStaging } from './log/types.ts';
-import { type BatchHeader, checkBatch, OriginKind, readBatchHeader } from './machine/commands.ts';
+import { createRaft, type IncomingMessage, type Raft, type Ready, type Restored } from 'raft-ts';
+import type { EntryData, GroupWrite, Log, LogEntry } from './log/types.ts';
+import { type BatchHeader, batchHeaderBytes, checkBatch, OriginKind, readBatchHeader } from './machine/commands.ts';
 import type { Machine } from './machine/machine.ts';
 import type { ClusterLimits } from './options.ts';
+import { Snapshots } from './snapshots.ts';
+import { StateHashes } from './state-hashes.ts';
 import type { BatchAnswer } from './wire.ts';
 
-/** The metadata; shards are the groups from 1 on. */
-export const metadataGroup = 0;
 export const machineVersion = 1;
 
 export interface GroupHost {
   readonly node: number;
   readonly log: Log;
   readonly limits: ClusterLimits;
-  wall(): number;
+  /** The present, in milliseconds since 1970, for an entry that follows one with the stamp `last`: never less. */
+  stamp(last: number): number;
   random(bound: number): number;
   /** This group has something to do: `advance` is called at the end of the turn. */
   dirty(group: Group): void;
@@ -37,10 +40,17 @@ export interface GroupHost {
   roleChanged(group: Group): void;
   /** This replica leads, and knows all that was ever confirmed: once per term. Batches that waited are taken afterwards. */
   leaderReady(group: Group): void;
+  /** Reads of this group became safe, or failed. */
+  reads(group: Group, reads: Ready<EntryData>['reads']): void;
+  /** This replica has stopped for good. */
   halted(group: Group, error: Error): void;
+  /** Something failed that will be tried again. */
+  failed(group: Group, error: Error): void;
   snapshotSaved(group: Group): void;
   /** The machine's state was replaced by a snapshot: sessions reconcile with it. */
   installed(group: Group): void;
+  /** A replica that was built anew has again all that it may ever have acknowledged. */
+  repaired(group: Group): void;
 }
 
 interface Waiting {
@@ -55,9 +65,15 @@ export class Group {
   readonly raft: Raft<EntryData>;
   readonly machine: Machine;
   readonly #host: GroupHost;
+  readonly #snapshots: Snapshots;
+  readonly #hashes = new StateHashes();
   /** Index of the last entry applied to the machine. */
   #applied: number;
+  /** Sessions have seen the state up to here: one before that is not for them. */
+  readonly #readableFrom: number;
   #halted: Error | null = null;
+  /** The core itself failed, or this replica was replaced: it is not asked for anything any more. */
+  #closed = false;
   /** Leading: next sequence expected per node, of its newest incarnation, in the term `#expectedTerm`. */
   readonly #expected = new Map<number, { readonly incarnation: number; next: number }>();
   #expectedTerm = 0;
@@ -66,33 +82,24 @@ export class Group {
   /** The term in which `leaderReady` was told. */
   #readyTerm = 0;
   #lastStamp = 0;
-  #reading = false;
+  #reading: Promise<void> | null = null;
+  /** It lost what it may have acknowledged, up to here, and does not vote before it has that again. 0: it did not. */
+  #repairTo: number;
   /** Leading: per node, the last entry that it waits for, and the commit index that it was told. */
   readonly #awaited = new Map<number, number>();
   readonly #told = new Map<number, number>();
-  #snapshotIndex: number;
-  #snapshotBytes = 0;
-  #snapshotWanted = false;
-  #snapshotRunning = false;
-  #staging: {
-    readonly meta: SnapshotMeta;
-    readonly staging: SnapshotStaging;
-  } | null = null;
-  #stagingOpening = false;
-  #installing = false;
-  /** Leading: the stream that each follower is being sent, until it has no more use for it: a lost piece is read again. */
-  readonly #readers = new Map<number, Promise<SnapshotReader>>();
   #role = '';
   #leader = -1;
   #term = -1;
 
-  constructor(id: number, machine: Machine, restored: Restored, host: GroupHost) {
+  /** `readableFrom`: below this applied index sessions must not read, because they have seen more. */
+  constructor(id: number, machine: Machine, restored: Restored, host: GroupHost, readableFrom = 0) {
     const { limits } = host;
     this.id = id;
     this.machine = machine;
     this.#host = host;
     this.#applied = restored.snapshot.index;
-    this.#snapshotIndex = restored.snapshot.index;
+    this.#readableFrom = readableFrom;
     this.raft = createRaft<EntryData>(
       {
         id: host.node,
@@ -109,6 +116,8 @@ export class Group {
       },
       restored,
     );
+    this.#repairTo = restored.repairTo ?? 0;
+    this.#snapshots = this.#createSnapshots(restored.snapshot.index);
   }
 
   get appliedIndex(): number {
@@ -118,17 +127,41 @@ export class Group {
     return this.#halted;
   }
   get snapshotIndex(): number {
-    return this.#snapshotIndex;
+    return this.#snapshots.index;
   }
   get leads(): boolean {
-    return this.raft.role === 'leader' && this.raft.leaderReady;
+    return this.#halted === null && this.raft.role === 'leader' && this.raft.leaderReady;
   }
+  /** May sessions read the machine's state? Not of a halted replica, nor of one that is behind what they have seen. */
+  get isReadable(): boolean {
+    return this.#halted === null && this.#applied >= this.#readableFrom;
+  }
+  /** Sessions here may have seen the state up to this index. */
+  get seenTo(): number {
+    return Math.max(this.#applied, this.#readableFrom);
+  }
+  /** Nothing beyond this index was ever acknowledged here. */
+  get acknowledgedTo(): number {
+    return Math.max(this.raft.lastIndex, this.#repairTo);
+  }
+
+  /** The stamp of an entry that would be made now. */
+  stamp(): number {
+    return this.#host.stamp(this.#lastStamp);
+  }
+
+  // ---- batches ----
 
   /** A batch of some pipe, for the log. Answered only if it was not appended. */
   offer(payload: Buffer, checksum: number, from: number): void {
-    if (checkBatch(payload) !== null) return;
-    const header = readBatchHeader(payload);
+    if (payload.length < batchHeaderBytes) return;
     if (from !== this.#host.node && crc32(payload) !== checksum) return; // as if lost: it comes again
+    const header = readBatchHeader(payload);
+    // What only a leader may say is as malformed, from a peer, as what nobody may.
+    if (checkBatch(payload) !== null || header.kind !== OriginKind.node) {
+      this.#refuse(header, from, 'refused');
+      return;
+    }
     if (this.#waiting.length === 0 && this.#take(payload, checksum, header, from)) return;
     if (this.#waiting.length < this.#host.limits.parkedBatchesMax)
       this.#waiting.push({ payload, checksum, header, from });
@@ -160,13 +193,13 @@ export class Group {
     this.#waiting = waiting.slice(done);
   }
 
-  /** Appends a batch of this node's own making (rows of the metadata). */
+  /** Appends a batch: one of a pipe, or one of the leader's own making (`leader-batches.ts`). */
   propose(payload: Buffer, checksum: number): boolean {
-    this.#lastStamp = Math.max(this.#lastStamp, this.#host.wall());
+    this.#lastStamp = this.stamp();
     const data: EntryData = {
       stamp: this.#lastStamp,
       machineVersion,
-      stateHash: 0,
+      stateHash: this.#hashes.carriedBy(this.raft.lastIndex + 1),
       payload,
       checksum,
     };
@@ -179,7 +212,6 @@ export class Group {
   #take(payload: Buffer, checksum: number, header: BatchHeader, from: number): boolean {
     if (this.#halted !== null || this.raft.role !== 'leader') return this.#refuse(header, from, 'notLeader');
     if (!this.raft.leaderReady) return false;
-    if (header.kind !== OriginKind.node) return true;
     const pipe = { node: header.id, incarnation: header.incarnation };
     if (this.machine.isFenced(pipe)) return this.#refuse(header, from, 'fenced');
     if (this.#expectedTerm !== this.raft.term) {
@@ -208,15 +240,35 @@ export class Group {
 
   /** Always true: the batch is done with here, its origin knows what to do. */
   #refuse(header: BatchHeader, from: number, answer: BatchAnswer, sequence = header.sequence): true {
-    const leader = this.raft.role === 'leader' ? this.#host.node : this.raft.leader;
+    // A halted replica hears nothing: whom it followed may have been followed by others since.
+    const leader = this.#halted === null ? this.raft.leader : 0;
     this.#host.answer(from, this.id, header, answer, sequence, leader);
     return true;
   }
 
+  // ---- the core ----
+
+  /** One tick of the host's timer. */
+  tick(): void {
+    if (this.#closed || this.#halted !== null) return;
+    this.#guardCore(() => this.raft.tick());
+    this.#host.dirty(this);
+  }
+
+  /** A message of another replica. The caller sees to it that this group is not forgotten in this turn. */
+  step(message: IncomingMessage<EntryData>): void {
+    if (this.#closed || this.#halted !== null) return;
+    this.#guardCore(() => this.raft.step(message));
+  }
+
+  hasReady(): boolean {
+    return !this.#closed && this.raft.hasReady();
+  }
+
   /** Takes the core's work out: returns the write to gather. Messages are passed on by the host after it was handed to the log. */
   takeReady(): { ready: Ready<EntryData>; write: GroupWrite | null } {
-    const ready = this.raft.ready();
-    const write = ready.write;
+    const ready = this.#guardCore(() => this.raft.ready()) ?? nothingReady;
+    const { write } = ready;
     const { role, leader, term } = this.raft;
     if (role !== this.#role || leader !== this.#leader || term !== this.#term) {
       this.#role = role;
@@ -227,7 +279,7 @@ export class Group {
     }
     if (write === null) return { ready, write: null };
     for (const entry of write.entries) {
-      this.#snapshotBytes += entry.bytes;
+      this.#snapshots.written(entry.bytes);
       if (entry.kind === 'data' && entry.data.stamp > this.#lastStamp) this.#lastStamp = entry.data.stamp;
     }
     return {
@@ -241,21 +293,46 @@ export class Group {
     };
   }
 
-  /** What is left of a `Ready` after write and messages: snapshots, and applying. */
+  /** What is left of a `Ready` after write and messages: snapshots, reads, and applying. */
   finishReady(ready: Ready<EntryData>): void {
-    for (const request of ready.snapshotReads) this.#readSnapshot(request);
-    for (const chunk of ready.snapshotWrites) this.#writeSnapshot(chunk);
+    if (this.#closed) return;
+    for (const request of ready.snapshotReads) this.#snapshots.read(request);
+    for (const chunk of ready.snapshotWrites) this.#snapshots.write(chunk);
+    if (ready.reads.length > 0) this.#host.reads(this, ready.reads);
     this.apply();
+    if (this.#repairTo > 0) this.#checkRepaired();
   }
 
   persisted(sequence: number): void {
-    this.raft.persisted(sequence);
+    if (this.#closed) return;
+    this.#guardCore(() => this.raft.persisted(sequence));
+    // A candidate that halted may still have won.
+    if (this.#halted !== null && this.raft.role === 'leader') this.raft.stepDown();
     this.#host.dirty(this);
   }
 
+  /** A core that failed says nothing any more: its state may be half changed. */
+  #guardCore<T>(act: () => T): T | undefined {
+    try {
+      return act();
+    } catch (error) {
+      this.#closed = true;
+      this.halt(asError(error));
+      return undefined;
+    }
+  }
+
+  #checkRepaired(): void {
+    if (this.raft.status().repairing) return;
+    this.#repairTo = 0;
+    this.#host.repaired(this);
+  }
+
+  // ---- applying ----
+
   /** Applies what is committed, up to a budget; comes again by itself while there is more. */
   apply(): void {
-    if (this.#halted !== null || this.#reading || this.#installing) return;
+    if (this.#halted !== null || this.#closed || this.#reading !== null || this.#snapshots.isInstalling) return;
     const { log, limits } = this.#host;
     const commit = this.raft.commit;
     const before = this.#applied;
@@ -269,232 +346,134 @@ export class Group {
       budget -= entry.bytes + 64;
       if (!this.#applyEntry(entry)) return;
     }
-    if (this.#applied > before) this.#moved();
-    if (
-      this.#snapshotBytes > limits.snapshotEveryBytes ||
-      this.#applied - this.#snapshotIndex > limits.snapshotEveryEntries
-    )
-      this.#snapshotWanted = true;
-    if (this.#snapshotWanted) this.takeSnapshot();
+    if (this.#applied > before) this.#moved(before);
+    this.#snapshots.takeIfDue();
   }
 
   #applyEntry(entry: LogEntry): boolean {
+    const { machine } = this;
     try {
       if (entry.kind === 'data') {
-        const { stamp, payload } = entry.data;
-        this.machine.apply({
-          index: entry.index,
-          term: entry.term,
-          stamp,
-          machineVersion: entry.data.machineVersion,
-          payload,
-        });
+        const { stamp, payload, machineVersion: version, stateHash } = entry.data;
+        const contradiction = this.#hashes.contradiction(entry.index, stateHash);
+        if (contradiction !== null) throw new Error(contradiction);
+        machine.apply({ index: entry.index, term: entry.term, stamp, machineVersion: version, payload });
+        // Of entries that were in the log before this process: should it lead, its stamps go on from there.
+        if (stamp > this.#lastStamp) this.#lastStamp = stamp;
       }
       this.#applied = entry.index;
+      this.#hashes.applied(entry.index, machine);
       return true;
     } catch (error) {
-      this.halt(error instanceof Error ? error : new Error(String(error)));
+      this.halt(asError(error));
       return false;
     }
   }
 
-  /** A bug was found in this group's state here: this replica stops, the node and its other groups go on. */
+  /** A bug or damage was found in this group's state here: this replica stops, the node and its other groups go on. */
   halt(error: Error): void {
     if (this.#halted !== null) return;
     this.#halted = error;
-    this.raft.stepDown();
+    if (!this.#closed) this.#guardCore(() => this.raft.stepDown());
     this.#host.dirty(this);
+    // Whoever waits here goes to the one who leads next.
+    for (const { header, from } of this.#waiting) this.#refuse(header, from, 'notLeader');
+    this.#waiting = [];
     this.#host.halted(this, error);
   }
 
+  /** From memory there is nothing more: from disk. */
   #readAhead(commit: number): void {
-    this.#reading = true;
     const { log, limits } = this.#host;
     const first = this.#applied + 1;
+    let resolve = ignore;
+    const reading = new Promise<void>((done) => {
+      resolve = done;
+    });
+    this.#reading = reading;
     log.read(this.id, first, commit, limits.applyBytesPerTurn, (error, entries) => {
-      this.#reading = false;
+      this.#reading = null;
+      resolve();
+      if (this.#closed || this.#halted !== null) return;
       // What a snapshot that was installed meanwhile covers is not needed any more.
       if (this.#applied >= first) return this.#host.dirty(this);
       if (error !== null) return this.halt(error);
+      const before = this.#applied;
       for (const entry of entries) {
         if (!this.#applyEntry(entry)) return;
       }
-      this.#moved();
+      this.#moved(before);
     });
   }
 
-  /** The machine has come further. */
-  #moved(): void {
+  /** The machine has come further than `before`. */
+  #moved(before: number): void {
     this.raft.applied(this.#applied);
     if (this.leads && this.#readyTerm !== this.raft.term) {
       this.#readyTerm = this.raft.term;
       this.#host.leaderReady(this);
       this.retryWaiting();
     }
+    if (before < this.#readableFrom && this.isReadable) this.#host.installed(this);
     this.#host.applied(this);
     this.#host.dirty(this);
   }
 
-  /** Saves the machine's state as soon as all that it contains is durable here. */
+  // ---- snapshots ----
+
   takeSnapshot(): void {
-    this.#snapshotWanted = true;
-    if (this.#snapshotRunning || this.#installing || this.#halted !== null) return;
-    const index = this.#applied;
-    const term = this.raft.termAt(index);
-    if (index <= this.#snapshotIndex || term === undefined) {
-      this.#snapshotWanted = false;
-      return;
-    }
-    if (this.raft.status().persistedIndex < index) return;
-    this.#snapshotWanted = false;
-    this.#snapshotRunning = true;
-    this.#snapshotBytes = 0;
-    const meta: SnapshotMeta = {
-      index,
-      term,
-      configuration: this.raft.configurationAt(index),
-    };
-    this.#host.log.saveSnapshot(this.id, meta, this.machine.snapshot()).then(
-      () => {
-        this.#snapshotRunning = false;
-        this.#snapshotIndex = Math.max(this.#snapshotIndex, index);
-        this.raft.snapshotTaken(meta);
-        this.compact();
-        this.#host.dirty(this);
-        this.#host.snapshotSaved(this);
-      },
-      (error: Error) => this.#host.log.onFatal(error),
-    );
+    this.#snapshots.take();
   }
 
-  /** Forgets whole entries as far as the log may. Not while a snapshot is under way: the log would know of it before the core does. */
   compact(): void {
-    this.#closeIdleReaders();
-    if (this.#snapshotRunning || this.#installing) return;
-    this.raft.compacted(this.#host.log.compactionPoint(this.id).index);
+    if (!this.#closed) this.#snapshots.compact();
   }
 
-  /** Leader: one piece of the latest snapshot for a follower that is too far behind. */
-  #readSnapshot({ to, match, offset, bytesMax }: Ready<EntryData>['snapshotReads'][number]): void {
-    if (offset === 0) {
-      this.#closeReader(to);
-      const live = this.machine.liveEntries(1, this.#snapshotIndex);
-      this.#readers.set(to, this.#host.log.openSnapshotStream(this.id, live, match));
-    }
-    const reader = this.#readers.get(to);
-    if (reader === undefined) {
-      // The rest of another stream would not fit what was sent. Given another snapshot than it asked for, the core begins anew.
-      this.raft.snapshotRead(to, noSnapshot, offset, nothing, true);
-      return this.#host.dirty(this);
-    }
-    const fail = (error: Error) => {
-      if (this.#readers.get(to) !== reader) return;
-      this.#closeReader(to);
-      this.#host.halted(this, error);
-    };
-    reader.then((stream) => {
-      stream.read(offset, bytesMax, (error, bytes, end) => {
-        if (error !== null) return fail(error);
-        this.raft.snapshotRead(to, stream.meta, offset, bytes, end);
-        this.#host.dirty(this);
-      });
-    }, fail);
-  }
-
-  /** An open reader holds a snapshot file. Its follower may have died, or caught up otherwise, or this replica leads no more. */
-  #closeIdleReaders(): void {
-    if (this.#readers.size === 0) return;
-    const { progress } = this.raft.status();
-    for (const to of [...this.#readers.keys()]) {
-      const row = progress.find(({ id }) => id === to);
-      if (row === undefined || !row.active || row.state !== 'snapshot') this.#closeReader(to);
-    }
-  }
-
-  #closeReader(to: number): void {
-    const reader = this.#readers.get(to);
-    this.#readers.delete(to);
-    reader?.then((open) => open.close()).catch(ignore);
-  }
-
-  /** Follower: one piece arrived; the last one installs. */
-  #writeSnapshot(chunk: Ready<EntryData>['snapshotWrites'][number]): void {
-    const { log } = this.#host;
-    const { snapshot: meta, offset, bytes, done } = chunk;
-    const answer = (ok: boolean) => {
-      this.raft.snapshotWritten(meta, offset, ok);
-      this.#host.dirty(this);
-    };
-    const write = (staging: SnapshotStaging) =>
-      staging.write(offset, bytes, (error) => {
-        if (error !== null || !done) return answer(error === null);
-        this.#install(meta, staging, answer);
-      });
-    if (offset > 0) {
-      if (this.#staging?.meta.index === meta.index) write(this.#staging.staging);
-      else answer(false);
-      return;
-    }
-    if (this.#stagingOpening || this.#installing) return answer(false);
-    this.#stagingOpening = true;
-    const previous = this.#staging;
-    this.#staging = null;
-    const open = async () => {
-      await previous?.staging.abort();
-      return log.createSnapshotStaging(this.id, meta);
-    };
-    open().then(
-      (staging) => {
-        this.#stagingOpening = false;
-        this.#staging = { meta, staging };
-        write(staging);
+  #createSnapshots(index: number): Snapshots {
+    const { log, limits } = this.#host;
+    const host = this.#host;
+    return new Snapshots(
+      {
+        group: this.id,
+        raft: this.raft,
+        machine: this.machine,
+        log,
+        limits,
+        appliedIndex: () => this.#applied,
+        isHalted: () => this.#halted !== null,
+        halt: (error) => this.halt(error),
+        dirty: () => host.dirty(this),
+        saved: () => host.snapshotSaved(this),
+        failed: (error) => host.failed(this, error),
+        restored: (to) => {
+          this.#applied = to;
+          this.#hashes.clear();
+          if (this.isReadable) host.installed(this);
+        },
+        installed: () => {
+          host.applied(this);
+          host.dirty(this);
+        },
       },
-      () => {
-        this.#stagingOpening = false;
-        answer(false);
-      },
+      index,
     );
   }
 
-  #install(meta: SnapshotMeta, staging: SnapshotStaging, done: (ok: boolean) => void): void {
-    this.#installing = true;
-    this.#staging = null;
-    staging.install().then(
-      (state) => {
-        this.#installing = false;
-        if (meta.index > this.#applied) {
-          this.machine.restore(state);
-          this.#applied = meta.index;
-          this.#host.installed(this);
-        }
-        this.#snapshotIndex = meta.index;
-        this.#snapshotBytes = 0;
-        done(true);
-        this.raft.snapshotInstalled(meta);
-        this.#host.applied(this);
-        this.#host.dirty(this);
-      },
-      (error: Error) => {
-        this.#installing = false;
-        // A stream that came damaged, or too late, is asked for again; a disk that fails has told so itself.
-        if (error instanceof LogError) return done(false);
-        this.#host.log.onFatal(error);
-      },
-    );
+  /** Ends this replica, which is to be replaced. Resolves when it does not touch the log any more. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await Promise.all([this.#reading, this.#snapshots.close()]);
   }
 }
 
+const asError = (error: unknown): Error => (error instanceof Error ? error : new Error(String(error)));
 function ignore(): void {}
 
-const noSnapshot: SnapshotMeta = {
-  index: 0,
-  term: 0,
-  configuration: {
-    voters: [],
-    outgoing: [],
-    learners: [],
-    learnersNext: [],
-    autoLeave: false,
-  },
+const nothingReady: Ready<EntryData> = {
+  write: null,
+  messages: [],
+  commit: 0,
+  reads: [],
+  snapshotReads: [],
+  snapshotWrites: [],
 };
-const nothing = new Uint8Array(0);

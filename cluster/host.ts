@@ -4,44 +4,68 @@
 // all groups' writes to the log as one, sends messages while the disk works, and applies what is committed.
 //
 // State owned: turns, the timer, writes under way, and the parts that it wires together: `mail` (frames), `origin` (this node's batches and
-// sessions), `leadership` (who should lead), `duties` (what leaders owe), `visibility`. These do not know of one another what is not
-// passed to them here. It sees the world through ports, log and transport alone.
+// sessions), `leaders` (who leads), `leadership` (who should), `duties` (what leaders owe), `lease` (on the metadata), the time. These do
+// not know of one another what is not passed to them here. It sees the world through ports, log and transport alone.
 // It must never hand a message to the transport before the write that it depends on: the cores hold those back until `persisted`.
 
-import { initialConfiguration, type Ready } from 'raft-ts';
+import { initialConfiguration, type Ready, type SnapshotMeta } from 'raft-ts';
 import { Duties } from './duties.ts';
-import { Group, type GroupHost, metadataGroup } from './group.ts';
+import { Feeds } from './feeds.ts';
+import { Group, type GroupHost } from './group.ts';
+import { LeaderBatches } from './leader-batches.ts';
+import { Leaders } from './leaders.ts';
 import { Leadership } from './leadership.ts';
 import type { EntryData, GroupWrite, Log, RecoveredGroup } from './log/types.ts';
+import { isVolatileGroup, metadataGroup, replicasOf, volatileGroupOf } from './machine/groups.ts';
 import type { Machine } from './machine/machine.ts';
 import { MetadataMachine } from './machine/metadata.ts';
 import { ShardMachine } from './machine/shard.ts';
-import { Mail } from './mail.ts';
+import { Mail, type OwnStatus } from './mail.ts';
+import { MetadataLease } from './metadata-lease.ts';
 import type { ClusterOptions, HostEvents, ReportEvent } from './options.ts';
 import { LocalOrigin } from './origin.ts';
+import { OutboxDriver } from './outbox-driver.ts';
 import { Peers } from './peers.ts';
 import type { Ports, Timer } from './ports.ts';
+import { Rebuilds } from './rebuild.ts';
+import { ClusterTime } from './time.ts';
 import type { Transport, TransportEvents } from './transport-types.ts';
-import { Visibility } from './visibility.ts';
 
 /** What one step dirties the next may do in the same turn, so often. */
 const roundsPerTurn = 4;
 const collectMilliseconds = 2_000;
+const noHeaders = () => ({});
+
+interface GatheredWrite {
+  readonly group: Group;
+  readonly write: GroupWrite;
+  readonly sequence: number;
+}
 
 export class Host {
   readonly metadata: MetadataMachine;
-  readonly shards: readonly ShardMachine[];
-  readonly groups: readonly Group[];
+  /** The shards, and all groups, that have a replica here. */
+  readonly shards: ReadonlyMap<number, ShardMachine>;
+  readonly groups: ReadonlyMap<number, Group>;
   readonly origin: LocalOrigin;
+  /** Reading groups, here and elsewhere. */
+  readonly feeds: Feeds;
   readonly #options: ClusterOptions;
   readonly #ports: Ports;
   readonly #log: Log;
   readonly #events: HostEvents;
   readonly #peers: Peers;
+  readonly #time: ClusterTime;
+  readonly #leaders: Leaders;
   readonly #mail: Mail;
   readonly #leadership: Leadership;
   readonly #duties: Duties;
-  readonly #visibility: Visibility;
+  readonly #commands = new LeaderBatches();
+  readonly #outbox: OutboxDriver;
+  readonly #rebuilds: Rebuilds;
+  readonly lease: MetadataLease;
+  readonly #shards = new Map<number, ShardMachine>();
+  readonly #groups = new Map<number, Group>();
   readonly #dirtyGroups = new Set<Group>();
   /** When each write under way began, oldest first. */
   readonly #writesInFlight: { readonly since: number }[] = [];
@@ -70,44 +94,120 @@ export class Host {
     const report: ReportEvent = (level, event, details) => events.log(level, event, details);
     const dirty = (group: Group) => this.#dirty(group);
 
-    this.metadata = new MetadataMachine({ shards: limits.shards });
-    this.shards = Array.from({ length: limits.shards }, (_, i) => new ShardMachine(i + 1));
-    const { metadata, shards } = this;
+    this.metadata = this.#createMetadata();
+    const shards = this.#shards;
+    for (let shard = 1; shard <= limits.shards; shard++)
+      if (replicasOf(shard, nodes, limits.replication).includes(node)) shards.set(shard, new ShardMachine(shard));
+    this.shards = shards;
+    const { metadata } = this;
     const groupHost = this.#groupHost();
-    this.groups = [metadata, ...shards].map((machine, id) => this.#createGroup(id, machine, recovered, groupHost));
-    const { groups } = this;
+    const groups = this.#groups;
+    for (const [id, machine] of [[metadataGroup, metadata] as const, ...shards])
+      groups.set(id, this.#createGroup(id, machine, recovered, groupHost));
+    this.groups = groups;
 
-    const peers = new Peers(nodes.filter((other) => other !== node));
+    const peers = new Peers(
+      nodes.filter((other) => other !== node),
+      limits.tickMilliseconds,
+    );
     this.#peers = peers;
-    const visibility = new Visibility(clock, peers, limits.visibilityMilliseconds, () => this.#metadataApplied());
-    this.#visibility = visibility;
+    this.lease = new MetadataLease({
+      node,
+      incarnation,
+      options: limits.lease,
+      deadlineMilliseconds: limits.pipe.deadlineMilliseconds,
+      clock,
+      peers,
+      metadata,
+      group: () => this.groups.get(metadataGroup)!,
+      post: (to, kind, body) => this.#mail.post(to, 'control', kind, [body]),
+      dirty: () => this.#dirty(this.groups.get(metadataGroup)!),
+      gained: () => {
+        report('info', 'lease on the metadata held', {});
+        this.origin.metadataFresh();
+      },
+      lost: () => report('warn', 'lease on the metadata lost, publishers wait', {}),
+      overdue: () => this.origin.metadataOverdue(),
+    });
+    const { lease } = this;
     const send = (group: number, payload: Buffer, checksum: number) => this.#mail.sendBatch(group, payload, checksum);
     const schedule = () => this.#schedule();
+    const replicas = (group: number) => replicasOf(group, nodes, limits.replication);
+    this.feeds = new Feeds({
+      node,
+      limits,
+      clock,
+      log,
+      groups,
+      shards,
+      replicas,
+      leaderOf: (group) => this.leaderOf(group),
+      reaches: (other) => this.reaches(other),
+      post: (to, lane, kind, pieces) => this.#mail.post(to, lane, kind, pieces),
+      bufferedBytes: (to, lane) => this.#mail.bufferedBytes(to, lane),
+      incarnation: () => this.origin.incarnation,
+      pipe: (group) => this.origin.pipe(group),
+      sessions: () => this.origin.sessions,
+      fenced: () => this.origin.fenced(),
+      schedule,
+    });
+    const { feeds } = this;
+    this.#createVolatileGroup(incarnation);
     const originContext = {
       options,
       clock,
       metadata,
       shards,
-      visibility,
+      groups,
+      feeds,
+      incarnationBegins: (next: number, ended: number) => {
+        this.#dropVolatileGroup(ended);
+        this.#createVolatileGroup(next).raft.campaign();
+      },
+      lease,
       events,
       send,
       schedule,
     };
     this.origin = new LocalOrigin(incarnation, originContext);
-    const pipe = this.origin.pipes[metadataGroup]!;
+    const pipe = this.origin.pipe(metadataGroup);
     this.#duties = new Duties(groups, {
       limits,
       metadata,
       shards,
       peers,
       pipe,
+      commands: this.#commands,
       report,
+    });
+    this.#outbox = new OutboxDriver({
+      limits: limits.outbox,
+      metadata,
+      shards,
+      batches: this.#commands,
+      pipe: (group) => this.origin.pipe(group),
+      read: (group, entry, ordinals, isWanted, done) => feeds.read(group, entry, ordinals, isWanted, done),
+      readHeaders: options.readHeaders ?? noHeaders,
+      schedule,
+    });
+    this.#rebuilds = new Rebuilds({
+      node,
+      log,
+      groups,
+      groupHost,
+      report,
+      fatal: (error) => events.fatal(error),
+      leaderOf: (group) => this.leaderOf(group),
+      reaches: (other) => this.reaches(other),
+      createMachine: (group) => this.#createMachine(group),
+      beginning: (group) => this.#beginning(group),
     });
     const isUp = (other: number) => this.#mail.isUp(other);
     const metadataVersion = () => metadata.appliedIndex;
     const leadershipContext = {
       node,
-      nodes,
+      nodeCount: nodes.length,
+      replicas,
       limits,
       clock,
       peers,
@@ -118,44 +218,85 @@ export class Host {
       dirty,
     };
     this.#leadership = new Leadership(leadershipContext);
-    this.#mail = new Mail(node, log, peers, groups, createTransport, {
+    const leaders = new Leaders({
+      node,
+      peers,
+      replicas,
+      local: (id) => this.#liveCore(id),
+      via: (other) => this.#mail.via(other),
+      learned: (group) => this.origin.leaderLearned(group),
+    });
+    this.#leaders = leaders;
+    this.#time = new ClusterTime(clock.now(), clock.wall(), limits.nodeDeadMilliseconds);
+    this.#mail = new Mail({ node, log, limits, peers, groups, leaders }, createTransport, {
       report,
+      schedule,
+      ownStatus: () => this.#ownStatus(),
+      peerTold: (peer, status) => this.#time.heard(peer, status.clock, clock.now()),
       stepped: dirty,
       replied: (reply) => this.origin.answered(reply),
       hears: () => this.#leadership.campaignWhereNobodyLeads(),
-      peerApplied: () => this.#visibility.check(),
+      peerApplied: () => lease.peerApplied(),
+      leaseRequested: (peer, request) => lease.requested(peer, request),
+      leaseGranted: (grant) => lease.granted(grant),
+      visible: (version) => lease.visibility.heard(version),
       up: (peer) => this.#peerUp(peer),
       down: (peer) => {
         this.#leadership.peerDown(peer);
-        this.#visibility.check();
+        feeds.peerDown(peer);
       },
+      frame: (from, kind, body) => feeds.frame(from, kind, body),
       drained: () => this.origin.sendAgain(),
       checkPeer: (peer, name, uuid) => this.#checkPeer(peer, name, uuid),
     });
     log.onFatal = (error) => events.fatal(error);
     log.onPressure = (group) => {
-      this.groups[group]?.takeSnapshot();
+      this.groups.get(group)?.takeSnapshot();
     };
   }
 
+  /** The connection to this node is open. */
   isUp(node: number): boolean {
     return this.#mail.isUp(node);
+  }
+  /** What is sent to this node gets there, over its connection or by a relay. */
+  reaches(node: number): boolean {
+    return this.#mail.reaches(node);
+  }
+  /** The node that leads a group, which need not have a replica here; 0: unknown. */
+  leaderOf(group: number): number {
+    return this.#leaders.leaderOf(group);
   }
 
   /** Loads the machines' snapshots, listens, dials and starts the timer. */
   async start(): Promise<void> {
-    for (const group of this.groups) {
-      if (group.appliedIndex === 0) continue;
-      const loaded = await this.#log.loadSnapshot(group.id);
-      if (loaded === null || loaded.meta.index !== group.appliedIndex)
-        throw new Error(`snapshot of group ${group.id} at ${group.appliedIndex} is missing`);
-      group.machine.restore(loaded.state);
+    for (const group of this.groups.values()) {
+      if (group.appliedIndex > 0) await this.#restore(group);
     }
     this.origin.watch();
     await this.#mail.start();
     this.#armTimer();
-    if (this.#peers.count === 0) for (const group of this.groups) group.raft.campaign();
-    for (const group of this.groups) this.#dirty(group);
+    for (const group of this.groups.values()) {
+      if (this.#peers.count === 0 || isVolatileGroup(group.id)) group.raft.campaign();
+      this.#dirty(group);
+    }
+  }
+
+  /** A state that is missing, damaged or not understood halts its group: the others go on, and it can be built anew. */
+  async #restore(group: Group): Promise<void> {
+    try {
+      const loaded = await this.#log.loadSnapshot(group.id);
+      if (loaded === null || loaded.meta.index !== group.appliedIndex)
+        throw new Error(`the snapshot at ${group.appliedIndex} is missing`);
+      group.machine.restore(loaded.state);
+    } catch (error) {
+      group.halt(error instanceof Error ? error : new Error(String(error)));
+    }
+  }
+
+  /** Builds this node's replica of a group anew from its peers. Null: it has begun to catch up; else why not. */
+  rebuild(group: number): Promise<string | null> {
+    return this.#rebuilds.rebuild(group);
   }
 
   /** Says to the others that this node stops, and hands all leaderships over, as far as others that stay take them in time. */
@@ -186,17 +327,19 @@ export class Host {
   }
 
   get #isDirty(): boolean {
-    return this.origin.isDirty || this.#dirtyGroups.size > 0;
+    return this.origin.isDirty || this.#outbox.isDirty || this.#dirtyGroups.size > 0;
   }
 
   #flush(): void {
     if (this.#stopped) return;
     for (let round = 0; round < roundsPerTurn && this.#isDirty; round++) {
+      if (this.#outbox.isDirty) this.#outbox.flush();
       if (this.origin.isDirty) this.origin.flush();
       const groups = [...this.#dirtyGroups];
       this.#dirtyGroups.clear();
       this.#advance(groups);
     }
+    this.feeds.turnEnded();
     this.#mail.flush();
     this.origin.turnEnded();
     this.#scheduled = false;
@@ -209,29 +352,35 @@ export class Host {
       readonly group: Group;
       readonly ready: Ready<EntryData>;
     }[] = [];
-    const writes: GroupWrite[] = [];
-    const written: { readonly group: Group; readonly sequence: number }[] = [];
+    const durable: GatheredWrite[] = [];
+    const volatile: GatheredWrite[] = [];
     for (const group of groups) {
-      if (!group.raft.hasReady()) {
+      if (!group.hasReady()) {
         group.apply();
         continue;
       }
       const { ready, write } = group.takeReady();
       readies.push({ group, ready });
       if (write === null) continue;
-      writes.push(write);
-      written.push({ group, sequence: ready.write!.sequence });
+      const gathered = isVolatileGroup(group.id) ? volatile : durable;
+      gathered.push({ group, write, sequence: ready.write!.sequence });
     }
-    if (writes.length > 0) {
-      const inFlight = { since: this.#ports.clock.now() };
-      this.#writesInFlight.push(inFlight);
-      this.#log.append(writes, () => {
-        this.#writesInFlight.splice(this.#writesInFlight.indexOf(inFlight), 1);
-        for (const { group, sequence } of written) group.persisted(sequence);
-      });
-    }
+    // Apart: what nobody waits for the disk with is done at once.
+    this.#append(volatile);
+    this.#append(durable);
     for (const { ready } of readies) for (const message of ready.messages) this.#mail.send(message);
     for (const { group, ready } of readies) group.finishReady(ready);
+  }
+
+  #append(gathered: readonly GatheredWrite[]): void {
+    if (gathered.length === 0) return;
+    const inFlight = { since: this.#ports.clock.now() };
+    this.#writesInFlight.push(inFlight);
+    const writes = gathered.map(({ write }) => write);
+    this.#log.append(writes, () => {
+      this.#writesInFlight.splice(this.#writesInFlight.indexOf(inFlight), 1);
+      for (const { group, sequence } of gathered) group.persisted(sequence);
+    });
   }
 
   // ---- the timer ----
@@ -250,15 +399,19 @@ export class Host {
 
   #tick(): void {
     const { limits } = this.#options;
+    const { clock } = this.#ports;
     this.#ticks++;
-    for (const group of this.groups) {
-      if (group.halted !== null) continue;
-      group.raft.tick();
-      this.#dirty(group);
+    this.#time.tick(clock.now(), clock.wall());
+    for (const group of this.groups.values()) {
+      group.tick();
+      this.#commands.tickIfDue(group);
+      this.#outbox.tick(group);
     }
+    this.#duties.tick();
     this.origin.tick();
+    this.feeds.tick();
     this.#mail.tick();
-    this.#visibility.check();
+    this.lease.tick();
     this.#checkDisk();
     const every = (milliseconds: number) =>
       this.#ticks % Math.max(1, Math.round(milliseconds / limits.tickMilliseconds)) === 0;
@@ -281,9 +434,12 @@ export class Host {
     if (this.#collecting) return;
     this.#collecting = true;
     // An idle group's whole entries, kept for slow followers, must not hold old files for ever.
-    for (const group of this.groups) group.compact();
-    const isLive = (group: number, first: number, last: number) =>
-      this.groups[group]?.machine.hasLiveEntries(first, last) ?? true;
+    for (const group of this.groups.values()) group.compact();
+    // What a machine that stopped says of its state counts for nothing.
+    const isLive = (id: number, first: number, last: number) => {
+      const group = this.groups.get(id);
+      return group === undefined || group.halted !== null || group.machine.hasLiveEntries(first, last);
+    };
     this.#log.collect(isLive).then(
       () => {
         this.#collecting = false;
@@ -294,18 +450,30 @@ export class Host {
 
   // ---- groups ----
 
+  #createMetadata(): MetadataMachine {
+    return new MetadataMachine({ shards: this.#options.limits.shards });
+  }
+
+  /** An empty one. */
+  #createMachine(id: number): Machine {
+    return id === metadataGroup ? this.#createMetadata() : new ShardMachine(id);
+  }
+
   #createGroup(id: number, machine: Machine, recovered: readonly RecoveredGroup[], host: GroupHost): Group {
     const found = recovered.find(({ group }) => group === id);
     if (found !== undefined) return new Group(id, machine, found, host);
-    const { node, nodes } = this.#options;
-    const snapshot = {
-      index: 0,
-      term: 0,
-      configuration: initialConfiguration(nodes.map((peer) => peer.node)),
-    };
-    this.#log.createGroup(id, node, snapshot);
+    const snapshot = this.#beginning(id);
+    this.#log.createGroup(id, this.#options.node, snapshot);
     const hardState = { term: 0, vote: 0, commit: 0 };
     return new Group(id, machine, { hardState, snapshot, compacted: { index: 0, term: 0 }, entries: [] }, host);
+  }
+
+  /** What a replica begins with that has nothing yet. */
+  #beginning(id: number): SnapshotMeta {
+    const { nodes, limits } = this.#options;
+    const numbers = nodes.map((peer) => peer.node);
+    const replicas = replicasOf(id, numbers, limits.replication).sort((a, b) => a - b);
+    return { index: 0, term: 0, configuration: initialConfiguration(replicas) };
   }
 
   #groupHost(): GroupHost {
@@ -314,7 +482,7 @@ export class Host {
       node,
       limits,
       log: this.#log,
-      wall: () => this.#ports.clock.wall(),
+      stamp: (last) => this.#time.stamp(this.#ports.clock.now(), last),
       random: (bound) => this.#ports.random.integer(bound),
       dirty: (group) => this.#dirty(group),
       prepare: (group, header) => this.#duties.prepare(group, header),
@@ -322,6 +490,10 @@ export class Host {
         this.#mail.answer(to, { group, answer, incarnation, sequence, leader }),
       applied: (group) => {
         if (group.id === metadataGroup) this.#metadataMoved();
+        this.feeds.applied(group.id);
+        // Work left over goes on at once; what falls due by the time waits for the timer.
+        if (group.machine.due === 0) this.#commands.tickIfDue(group);
+        this.#outbox.applied(group);
       },
       roleChanged: (group) => {
         const { role, term, leader } = group.raft;
@@ -333,43 +505,108 @@ export class Host {
           leader,
         });
         this.#toLeader(group);
+        if (group.id === metadataGroup) this.lease.roleChanged();
+        this.#leaders.noted(group.id);
+        this.#mail.statusChanged();
       },
       leaderReady: (group) => {
         this.#duties.appendRows(group);
         this.#toLeader(group);
       },
-      halted: (group, error) =>
+      halted: (group, error) => {
         this.#events.log('error', 'group', {
           group: group.id,
           error: error.message,
           stack: error.stack,
-        }),
+        });
+        if (group.id === metadataGroup) this.origin.metadataHalted();
+        this.#mail.statusChanged();
+        this.#replicaChanged(group);
+      },
+      failed: (group, error) => this.#events.log('error', 'group', { group: group.id, error: error.message }),
       snapshotSaved: () => this.#collect(),
-      installed: (group) => this.origin.reconcile(group),
+      installed: (group) => this.#replicaChanged(group),
+      reads: (group, reads) => {
+        if (group.id === metadataGroup) this.lease.reads(reads);
+      },
+      repaired: (group) => this.#rebuilds.repaired(group),
     };
+  }
+
+  /** Its state was replaced, or it stopped, or it can be read again: whoever listens to it reads the state, here or elsewhere. */
+  #replicaChanged(group: Group): void {
+    this.feeds.groupChanged(group.id);
+    this.origin.replicaChanged(group);
+  }
+
+  /** The group of this incarnation's exclusive and non-durable queues: it begins empty, and this node alone decides in it. */
+  #createVolatileGroup(incarnation: number): Group {
+    const { node } = this.#options;
+    const id = volatileGroupOf({ node, incarnation });
+    this.#log.createVolatileGroup(id, node);
+    const machine = new ShardMachine(id);
+    const snapshot = this.#beginning(id);
+    const hardState = { term: 0, vote: 0, commit: 0 };
+    const compacted = { index: 0, term: 0 };
+    const group = new Group(id, machine, { hardState, snapshot, compacted, entries: [] }, this.#groupHost());
+    this.#shards.set(id, machine);
+    this.#groups.set(id, group);
+    this.#dirty(group);
+    return group;
+  }
+
+  #dropVolatileGroup(incarnation: number): void {
+    const id = volatileGroupOf({ node: this.#options.node, incarnation });
+    const group = this.#groups.get(id);
+    if (group === undefined) return;
+    this.#groups.delete(id);
+    this.#shards.delete(id);
+    this.#dirtyGroups.delete(group);
+    this.feeds.groupChanged(id);
+    void group.close();
+    this.#log.dropVolatileGroup(id);
   }
 
   /** Batches of this node that no leader has appended yet go to the one that leads now. */
   #toLeader(group: Group): void {
-    this.origin.pipes[group.id]!.leaderChanged();
+    this.origin.pipe(group.id).leaderChanged();
   }
 
   #metadataApplied(): number {
-    return this.groups[metadataGroup]!.appliedIndex;
+    return this.groups.get(metadataGroup)!.appliedIndex;
   }
 
   #metadataMoved(): void {
     this.#duties.metadataApplied();
+    this.origin.metadataApplied();
     for (const { node } of this.#peers.all()) this.#mail.tellApplied(node, this.#metadataApplied());
-    this.#visibility.check();
+    this.lease.metadataMoved();
   }
 
   // ---- peers ----
 
+  #ownStatus(): OwnStatus {
+    const led = new Map<number, number>();
+    for (const { id, halted, raft } of this.groups.values())
+      if (halted === null && raft.role === 'leader' && !isVolatileGroup(id)) led.set(id, raft.term);
+    return {
+      clock: this.#time.own(this.#ports.clock.now()),
+      metadataApplied: this.#metadataApplied(),
+      metadataHalted: this.groups.get(metadataGroup)!.halted !== null,
+      led,
+    };
+  }
+
+  /** The core of a group that has a replica here, and one that goes on. */
+  #liveCore(id: number): Group['raft'] | null {
+    const group = this.groups.get(id);
+    return group === undefined || group.halted !== null ? null : group.raft;
+  }
+
   #peerUp(node: number): void {
     this.#mail.tellApplied(node, this.#metadataApplied());
     if (this.#leadership.isLeaving) this.#mail.tellLeaving(node);
-    for (const group of this.groups) if (group.raft.leader === node) this.#toLeader(group);
+    this.lease.peerUp(node);
     this.#leadership.campaignWhereNobodyLeads();
   }
 

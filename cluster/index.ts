@@ -2,6 +2,7 @@
 
 export type { Cluster, ClusterStatus, GroupStatus } from './cluster.ts';
 export { openCluster } from './cluster.ts';
+export { type Format, type Formation, FormationError, formCluster, parseFormat } from './formation.ts';
 export type { MessageView } from './machine/commands.ts';
 export {
   CancelFlag,
@@ -26,6 +27,7 @@ export type {
   QueueRecord,
   Route,
 } from './machine/metadata-types.ts';
+export type { MessageViews } from './messages.ts';
 export type { ClusterLimits, ClusterOptions, HostEvents } from './options.ts';
 export { defaultLimits } from './options.ts';
 export type { Feed } from './origin.ts';

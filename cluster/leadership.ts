@@ -1,25 +1,30 @@
 // Who should lead: the spread of leaders over the nodes, who follows when one is gone, and giving leaderships away.
 //
-//   a group prefers one node, by number; that node asks for it when a cluster starts, and is handed it when it is back and caught up;
-//   when its leader's connection breaks, the next in line campaigns at once; a node that stops hands over what it leads.
+//   a group prefers the first of its replicas; that node asks for it when a cluster starts, and is handed it when it is back and caught up;
+//   when its leader's connection breaks, the next in line campaigns at once; a node that stops hands over what it leads, and one whose
+//   replica of the metadata stopped gives it up: it could not tell its shards what the metadata say.
 //
 // State owned: whether this node is about to stop. Everything else is read from the cores and from `peers`. It only ever asks cores to
 // campaign, hand over or step down: that there is one leader per term is theirs to keep, so a wrong guess here costs time and no more.
+// Volatile groups are none of its business: they have one replica.
 
 import type { Group } from './group.ts';
+import { isVolatileGroup, metadataGroup } from './machine/groups.ts';
 import type { ClusterLimits, ReportEvent } from './options.ts';
 import type { Peers } from './peers.ts';
 import type { Clock } from './ports.ts';
 
 export interface LeadershipContext {
   readonly node: number;
-  /** All nodes of the cluster, this one too, ascending. */
-  readonly nodes: readonly number[];
+  /** Nodes of the cluster, this one too. */
+  readonly nodeCount: number;
   readonly limits: ClusterLimits;
   readonly clock: Clock;
   readonly peers: Peers;
-  readonly groups: readonly Group[];
+  readonly groups: ReadonlyMap<number, Group>;
   readonly report: ReportEvent;
+  /** The nodes that hold a group's replicas, the one that should lead it first. */
+  replicas(group: number): readonly number[];
   isUp(node: number): boolean;
   metadataVersion(): number;
   /** A core was asked for something. */
@@ -45,13 +50,16 @@ export class Leadership {
     return this.#leaving;
   }
 
-  /** A cluster that starts does not wait for its election timeouts: each node asks for its groups once a majority hears and answers. */
+  /** A cluster that starts does not wait for its election timeouts: each node asks for its groups once a majority of a group's answers. */
   campaignWhereNobodyLeads(): void {
-    const { node, nodes, peers, groups } = this.#context;
-    if (this.#leaving || (1 + peers.hearing()) * 2 <= nodes.length) return;
-    for (const group of groups) {
-      if (group.raft.leader !== 0 || group.raft.role !== 'follower' || group.halted !== null) continue;
-      if (this.#preferred(group.id) !== node) continue;
+    const { node, peers, replicas } = this.#context;
+    if (!this.#mayLead) return;
+    for (const group of this.#groups()) {
+      if (group.raft.leader !== 0 || group.raft.role !== 'follower') continue;
+      const holders = replicas(group.id);
+      if (holders[0] !== node) continue;
+      const answering = holders.filter((holder) => holder === node || peers.answers(holder)).length;
+      if (2 * answering <= holders.length) continue;
       group.raft.campaign();
       this.#context.dirty(group);
     }
@@ -59,11 +67,12 @@ export class Leadership {
 
   /** A dead connection is a hint that the leaders over there died: the next in line campaigns at once, the others a little later. */
   peerDown(peer: number): void {
-    const { node, groups, limits } = this.#context;
-    for (const group of groups) {
+    const { node, limits } = this.#context;
+    for (const group of this.#groups()) {
       if (group.raft.leader !== peer) continue;
-      const isNext = !this.#leaving && this.#preferred(group.id, peer) === node;
-      group.raft.leaderLost(isNext ? 0 : limits.hintDelayTicks);
+      // Who must not lead leaves it to the others for as long as an election takes.
+      if (!this.#mayLead) group.raft.leaderLost(limits.electionTicks);
+      else group.raft.leaderLost(this.#nextInLine(group.id, peer) === node ? 0 : limits.hintDelayTicks);
       this.#context.dirty(group);
     }
   }
@@ -71,12 +80,14 @@ export class Leadership {
   /** Hands one group at a time to the node that should lead it, once that node has caught up. */
   balance(): void {
     if (this.#leaving) return;
-    const { peers, groups, limits } = this.#context;
-    for (const group of groups) {
+    if (this.#isMetadataHalted) return this.#leaveToOthers();
+    const { peers, replicas, limits } = this.#context;
+    for (const group of this.#groups()) {
       if (!group.leads) continue;
-      const preferred = this.#preferred(group.id);
+      const preferred = replicas(group.id)[0]!;
       const peer = peers.get(preferred);
-      if (peer === undefined || peer.leaving || peer.upTicks * limits.tickMilliseconds < steadyMilliseconds) continue;
+      if (peer === undefined || !peers.mayLead(preferred)) continue;
+      if (peer.upTicks * limits.tickMilliseconds < steadyMilliseconds) continue;
       if (peer.metadataApplied + lagEntriesMax < this.#context.metadataVersion()) continue;
       const status = group.raft.status();
       const row = status.progress.find(({ id }) => id === preferred);
@@ -93,7 +104,7 @@ export class Leadership {
 
   /** Gives up all leaderships at once: followers, who can do what this node cannot, elect one of theirs. */
   resign(reason: string): void {
-    for (const group of this.#context.groups) {
+    for (const group of this.#groups()) {
       if (group.raft.role !== 'leader') continue;
       this.#context.report('error', reason, { group: group.id });
       group.raft.stepDown();
@@ -106,7 +117,7 @@ export class Leadership {
    * once they hear it of each other before anything was handed over, and nobody balances a group back to a node that is about to go.
    */
   async handOver(tell: () => void): Promise<void> {
-    const { clock, groups, limits } = this.#context;
+    const { clock, limits } = this.#context;
     const until = clock.now() + limits.handOverMilliseconds;
     this.#leaving = true;
     tell();
@@ -114,7 +125,7 @@ export class Leadership {
     do {
       await new Promise<void>((resolve) => clock.after(handOverPollMilliseconds, resolve));
       leading = 0;
-      for (const group of groups) {
+      for (const group of this.#groups()) {
         if (group.raft.role !== 'leader') continue;
         const target = this.#successor(group);
         if (target === 0) continue;
@@ -125,11 +136,41 @@ export class Leadership {
     } while (leading > 0 && clock.now() < until);
   }
 
-  /** The node that leads a group when all is well; `except`: who follows when that one is gone. */
-  #preferred(group: number, except = 0): number {
-    const all = this.#context.nodes;
-    const nodes = all.filter((node) => node !== except);
-    return nodes[(group + all.length - 1) % nodes.length]!;
+  /** The groups that have more replicas than one, and whose replica here goes on. */
+  *#groups(): Generator<Group> {
+    for (const group of this.#context.groups.values())
+      if (group.halted === null && !isVolatileGroup(group.id)) yield group;
+  }
+
+  get #isMetadataHalted(): boolean {
+    return this.#context.groups.get(metadataGroup)!.halted !== null;
+  }
+
+  get #mayLead(): boolean {
+    return !this.#leaving && !this.#isMetadataHalted;
+  }
+
+  /** Without metadata: what this node leads goes to whoever has most of it, or, if nobody can take it, waits for an election. */
+  #leaveToOthers(): void {
+    for (const group of this.#groups()) {
+      if (group.raft.role !== 'leader' || group.raft.status().transferee !== 0) continue;
+      // Nobody else has it: what it still can do is better than nothing.
+      if (this.#context.replicas(group.id).length === 1) continue;
+      this.#context.report('error', 'metadata stopped here, leadership given up', { group: group.id });
+      const target = this.#successor(group);
+      if (target === 0 || !group.raft.transferLeadership(target)) group.raft.stepDown();
+      this.#context.dirty(group);
+    }
+  }
+
+  /**
+   * Who follows when a leader is gone: one of the group's other replicas. The groups that prefer the same node are `nodeCount` apart, so
+   * counting by that spreads those of one dead node evenly.
+   */
+  #nextInLine(group: number, except: number): number {
+    const { node, nodeCount, peers, replicas } = this.#context;
+    const line = replicas(group).filter((other) => other !== except && (other === node || peers.mayLead(other)));
+    return line[Math.floor(group / nodeCount) % line.length] ?? 0;
   }
 
   /** Whom to hand a group to: the connected node that stays and has most of its log; 0: none. */
@@ -138,7 +179,7 @@ export class Leadership {
     let match = -1;
     for (const row of group.raft.status().progress) {
       if (row.learner || !row.active || !this.#context.isUp(row.id) || row.match <= match) continue;
-      if (this.#context.peers.get(row.id)?.leaving === true) continue;
+      if (!this.#context.peers.mayLead(row.id)) continue;
       best = row.id;
       match = row.match;
     }

@@ -2,25 +2,54 @@
 //
 // Out: a core's messages (small ones gathered per peer until the end of the turn; entries taken from the log's memory, or read back from
 // disk), batches for a group's leader, answers to batches, and what nodes tell of themselves. In: decoded, checked, and handed to the one
-// whom it concerns. What cannot be sent is dropped: cores and pipes know how to ask again.
+// whom it concerns. What cannot be sent is dropped: cores and pipes know how to ask again. A frame for a node that is out of reach goes by
+// a relay (`routes`), and whoever takes it does not see the difference.
 //
-// State owned: the transport, messages that wait for the end of the turn, for a tick or for the disk, and the rows of `peers`.
+// State owned: the transport, messages that wait for the end of the turn, for a tick or for the disk, the ways, and the rows of `peers`.
 // Invariants: appends for one follower leave in the order in which the core made them, but for commit indices overtaken by later ones;
 // nothing of this node is sent before the write that it depends on (the cores hold that back until `persisted`).
 
 import { crc32 } from 'node:zlib';
 import type { IncomingMessage, OutgoingMessage } from 'raft-ts';
 import type { Group } from './group.ts';
+import type { Leaders } from './leaders.ts';
+import {
+  decodeLeaseGrant,
+  decodeLeaseRequest,
+  decodeVisible,
+  type LeaseGrant,
+  type LeaseRequest,
+} from './lease-wire.ts';
 import type { EntryData, Log, LogEntry } from './log/types.ts';
-import type { ReportEvent } from './options.ts';
+import { checkBatch, readBatchHeader } from './machine/commands.ts';
+import type { ClusterLimits, ReportEvent } from './options.ts';
 import type { Peers } from './peers.ts';
-import type { Transport, TransportEvents } from './transport-types.ts';
+import { Routes } from './routes.ts';
+import type { Lane, Transport, TransportEvents } from './transport-types.ts';
 import * as wire from './wire.ts';
 
 type Append = Extract<OutgoingMessage, { kind: 'append' }>;
 
+export interface MailContext {
+  readonly node: number;
+  readonly log: Log;
+  readonly limits: Pick<ClusterLimits, 'electionTicks' | 'heartbeatTicks'>;
+  readonly peers: Peers;
+  /** The groups that have a replica here. */
+  readonly groups: ReadonlyMap<number, Group>;
+  readonly leaders: Leaders;
+}
+
+/** What `mail` does not know of its own node's status. */
+export type OwnStatus = Omit<wire.NodeStatus, 'sequence' | 'heard' | 'connected'>;
+
 export interface MailEvents {
   readonly report: ReportEvent;
+  /** Asks for `flush` at the end of this turn. */
+  schedule(): void;
+  ownStatus(): OwnStatus;
+  /** A peer told of itself. */
+  peerTold(node: number, status: wire.NodeStatus): void;
   /** A message was given to this group's core. */
   stepped(group: Group): void;
   /** A leader did not append a batch of this node. */
@@ -29,6 +58,12 @@ export interface MailEvents {
   hears(node: number): void;
   /** A peer's metadata has come further. */
   peerApplied(node: number): void;
+  /** A node asks for a lease on the metadata; this one is granted one; so much of the metadata is visible. */
+  leaseRequested(node: number, request: LeaseRequest): void;
+  leaseGranted(grant: LeaseGrant): void;
+  visible(version: number): void;
+  /** A frame that nobody here knows; null: nobody there either. False: not understood. */
+  frame(node: number, kind: number, body: Buffer): boolean | null;
   up(node: number): void;
   down(node: number): void;
   /** A lane that was full takes frames again. */
@@ -41,9 +76,15 @@ export class Mail {
   readonly #node: number;
   readonly #log: Log;
   readonly #peers: Peers;
-  readonly #groups: readonly Group[];
+  readonly #groups: ReadonlyMap<number, Group>;
+  readonly #leaders: Leaders;
+  readonly #statusTicks: number;
   readonly #events: MailEvents;
   readonly #transport: Transport;
+  readonly #routes: Routes;
+  #ticks = 0;
+  #statusSequence = 0;
+  #statusDue = false;
   /** Messages without entries, per peer, for the end of the turn. */
   readonly #gathered = new Map<number, OutgoingMessage[]>();
   /** Empty appends that can wait for the next tick, the newest per group and follower. */
@@ -51,20 +92,20 @@ export class Mail {
   /** Per group and follower: the first is being read from disk, the others wait behind it. */
   readonly #cold = new Map<string, Append[]>();
 
-  constructor(
-    node: number,
-    log: Log,
-    peers: Peers,
-    groups: readonly Group[],
-    createTransport: (events: TransportEvents) => Transport,
-    events: MailEvents,
-  ) {
+  constructor(context: MailContext, createTransport: (events: TransportEvents) => Transport, events: MailEvents) {
+    const { node, peers, limits } = context;
     this.#node = node;
-    this.#log = log;
+    this.#log = context.log;
     this.#peers = peers;
-    this.#groups = groups;
+    this.#groups = context.groups;
+    this.#leaders = context.leaders;
+    this.#statusTicks = limits.heartbeatTicks;
     this.#events = events;
     this.#transport = createTransport(this.#transportEvents());
+    // A way that fails in silence is left before anybody misses his leader for long.
+    const silentTicksMax = Math.floor(limits.electionTicks / 2);
+    const isUp = (other: number) => this.isUp(other);
+    this.#routes = new Routes({ node, peers, silentTicksMax, isUp });
   }
 
   start(): Promise<void> {
@@ -74,16 +115,38 @@ export class Mail {
   close(): Promise<void> {
     return this.#transport.close();
   }
+  /** The connection to this node is open. */
   isUp(node: number): boolean {
     return this.#transport.isUp(node);
+  }
+  /** What is sent now has a way there, directly or by a relay. */
+  reaches(node: number): boolean {
+    return this.#routes.via(node) !== 0;
+  }
+  /** The first node on the way to a node, mostly itself; 0: there is no way. */
+  via(node: number): number {
+    return this.#routes.via(node);
   }
 
   // ---- out ----
 
+  /** One frame, on the way that there is. False: there is none, or it is full; another way or `drained` will tell. */
+  post(node: number, lane: Lane, kind: number, pieces: readonly Uint8Array[]): boolean {
+    const via = this.#routes.via(node);
+    if (via === node) return this.#transport.send(node, lane, kind, pieces);
+    if (via === 0) return false;
+    return this.#transport.send(via, lane, wire.FrameKind.relay, [wire.encodeRelay(node, kind), ...pieces]);
+  }
+  /** What waits on the way to a node; `post` takes frames until the bound of the transport. */
+  bufferedBytes(node: number, lane: Lane): number {
+    const via = this.#routes.via(node);
+    return via === 0 ? 0 : this.#transport.bufferedBytes(via, lane);
+  }
+
   send(message: OutgoingMessage): void {
     if (message.kind === 'append') return this.#sendAppend(message);
     if (message.kind === 'snapshotChunk') {
-      this.#transport.send(message.to, 'bulk', wire.FrameKind.snapshot, wire.encodeSnapshotChunk(message));
+      this.post(message.to, 'bulk', wire.FrameKind.snapshot, wire.encodeSnapshotChunk(message));
       return;
     }
     const gathered = this.#gathered.get(message.to);
@@ -93,43 +156,67 @@ export class Mail {
 
   /** The end of a turn. */
   flush(): void {
+    if (this.#statusDue) this.#tellStatus();
     if (this.#gathered.size === 0) return;
     for (const [node, messages] of this.#gathered)
-      this.#transport.send(node, 'control', wire.FrameKind.messages, [wire.encodeMessages(messages)]);
+      this.post(node, 'control', wire.FrameKind.messages, [wire.encodeMessages(messages)]);
     this.#gathered.clear();
   }
 
   tick(): void {
     this.#peers.tick();
+    this.#leaders.tick();
+    this.#reroute();
+    if (++this.#ticks % this.#statusTicks === 0) this.statusChanged();
     for (const message of this.#lazy.values()) this.#post(message, []);
     this.#lazy.clear();
   }
 
   /** Hands a batch to its group's leader. False: not now. A new leader, a new connection or `drained` will tell when. */
   sendBatch(id: number, payload: Buffer, checksum: number): boolean {
-    const group = this.#groups[id]!;
-    const { leader, role } = group.raft;
-    if (leader === 0) return false;
-    if (leader !== this.#node)
-      return this.#transport.send(leader, 'bulk', wire.FrameKind.batch, wire.encodeBatch(id, checksum, payload));
-    if (role !== 'leader') return false;
-    group.offer(payload, checksum, leader);
+    const target = this.#leaders.targetOf(id);
+    if (target === 0) return false;
+    if (target !== this.#node)
+      return this.post(target, 'bulk', wire.FrameKind.batch, wire.encodeBatch(id, checksum, payload));
+    const group = this.#groups.get(id);
+    if (group?.raft.role !== 'leader') return false;
+    group.offer(payload, checksum, target);
     return true;
   }
 
   /** Tells the origin of a batch why it was not appended. */
   answer(to: number, reply: wire.BatchReply): void {
     if (to === this.#node) this.#events.replied(reply);
-    else this.#transport.send(to, 'control', wire.FrameKind.reply, [wire.encodeReply(reply)]);
+    else this.post(to, 'control', wire.FrameKind.reply, [wire.encodeReply(reply)]);
   }
 
   /** How far this node's metadata has come. */
   tellApplied(node: number, version: number): void {
-    this.#transport.send(node, 'control', wire.FrameKind.applied, [wire.encodeApplied(version)]);
+    this.post(node, 'control', wire.FrameKind.applied, [wire.encodeApplied(version)]);
   }
 
   tellLeaving(node: number): void {
-    this.#transport.send(node, 'control', wire.FrameKind.leaving, []);
+    this.post(node, 'control', wire.FrameKind.leaving, []);
+  }
+
+  /** This node has something new to tell of itself: at the end of the turn. */
+  statusChanged(): void {
+    this.#statusDue = true;
+    this.#events.schedule();
+  }
+
+  #tellStatus(): void {
+    this.#statusDue = false;
+    const { heard, connected } = this.#routes;
+    const sequence = ++this.#statusSequence;
+    const status = wire.encodeStatus({ ...this.#events.ownStatus(), sequence, heard, connected });
+    for (const { node } of this.#peers.all()) this.post(node, 'control', wire.FrameKind.status, [status]);
+  }
+
+  #reroute(): void {
+    const changed = this.#routes.update();
+    if (changed.neighbours) this.statusChanged();
+    if (changed.ways) this.#leaders.refresh();
   }
 
   #sendAppend(message: Append): void {
@@ -142,7 +229,7 @@ export class Mail {
       else queue.push(message);
       return;
     }
-    if (isEmpty && !this.#groups[message.group]!.isAwaited(message.to)) {
+    if (isEmpty && !this.#groups.get(message.group)!.isAwaited(message.to)) {
       // Only the commit index, and nobody over there waits for it: it goes with the next entries, or by the timer.
       this.#lazy.set(key, message);
       return;
@@ -167,7 +254,7 @@ export class Mail {
       this.#readCold(key);
     };
     // Of an earlier term: nobody waits for it any more, and the disk is slow.
-    if (message.term < this.#groups[message.group]!.raft.term) return next(null);
+    if (message.term < this.#groups.get(message.group)!.raft.term) return next(null);
     if (message.last < message.first) return next([]);
     // Entries that are gone (compacted) make a lost message; the core finds out and asks anew.
     this.#log.read(message.group, message.first, message.last, Number.MAX_SAFE_INTEGER, (error, entries) =>
@@ -179,8 +266,8 @@ export class Mail {
     // Truncated after a lost term: the core demands that such a message be dropped.
     const last = entries[entries.length - 1];
     if (last !== undefined && last.term !== message.lastTerm) return;
-    if (this.#transport.send(message.to, 'bulk', wire.FrameKind.append, wire.encodeAppend(message, entries)))
-      this.#groups[message.group]!.told(message.to, message.commit);
+    if (this.post(message.to, 'bulk', wire.FrameKind.append, wire.encodeAppend(message, entries)))
+      this.#groups.get(message.group)!.told(message.to, message.commit);
   }
 
   // ---- in ----
@@ -188,18 +275,22 @@ export class Mail {
   #transportEvents(): TransportEvents {
     const events = this.#events;
     return {
-      frame: (node, incarnation, _lane, kind, body) => {
-        if (!this.#receive(node, incarnation, kind, body))
+      frame: (node, incarnation, lane, kind, body) => {
+        if (!this.#receive(node, incarnation, lane, kind, body))
           events.report('error', 'frame not understood', { peer: node, kind });
       },
       up: (node, incarnation) => {
         if (!this.#peers.up(node, incarnation)) return;
         events.report('info', 'peer connected', { peer: node, incarnation });
+        this.#reroute();
+        // First of all: whoever is elected has heard a majority's clocks before it stamps anything.
+        this.#tellStatus();
         events.up(node);
       },
       down: (node) => {
         if (!this.#peers.down(node)) return;
         events.report('info', 'peer disconnected', { peer: node });
+        this.#reroute();
         events.down(node);
       },
       drained: () => events.drained(),
@@ -209,10 +300,29 @@ export class Mail {
   }
 
   /** False: the frame was not understood. */
-  #receive(node: number, incarnation: number, kind: number, body: Buffer): boolean {
-    const peer = this.#peers.heard(node, incarnation);
+  #receive(node: number, incarnation: number, lane: Lane, kind: number, body: Buffer): boolean {
+    const peer = this.#peers.heard(node, incarnation, true);
     if (peer === undefined) return true;
-    const isMuted = peer.mutedTicks > 0;
+    if (kind === wire.FrameKind.relay) return this.#relay(node, incarnation, lane, body);
+    if (kind !== wire.FrameKind.relayed) return this.#take(node, kind, body, true, peer.mutedTicks > 0);
+    const inner = wire.decodeRelayed(body);
+    if (inner === null) return false;
+    if (this.#peers.heard(inner.from, inner.incarnation, false) === undefined) return true;
+    // Never muted: who sends by a relay is alive, and knows that the connection broke.
+    return this.#take(inner.from, inner.kind, inner.body, false, false);
+  }
+
+  /** Passes a peer's frame on, if its node is connected to this one. If not, it is lost like any other. */
+  #relay(from: number, incarnation: number, lane: Lane, body: Buffer): boolean {
+    const inner = wire.decodeRelay(body);
+    if (inner === null) return false;
+    const head = wire.encodeRelayed(from, incarnation, inner.kind);
+    this.#transport.send(inner.to, lane, wire.FrameKind.relayed, [head, inner.body]);
+    return true;
+  }
+
+  /** `isMuted`: what cores say to cores is dropped. */
+  #take(node: number, kind: number, body: Buffer, isDirect: boolean, isMuted: boolean): boolean {
     switch (kind) {
       case wire.FrameKind.messages: {
         if (isMuted) return true;
@@ -233,40 +343,79 @@ export class Mail {
       }
       case wire.FrameKind.batch: {
         const batch = wire.decodeBatch(body);
-        const group = batch === null ? undefined : this.#groups[batch.group];
-        if (batch === null || group === undefined) return false;
+        if (batch === null) return false;
+        const group = this.#groups.get(batch.group);
+        if (group === undefined) return this.#redirect(node, batch.group, batch.payload);
         group.offer(batch.payload, batch.checksum, node);
         return true;
       }
       case wire.FrameKind.reply: {
         const reply = wire.decodeReply(body);
-        if (reply === null || this.#groups[reply.group] === undefined) return false;
+        if (reply === null) return false;
         this.#events.replied(reply);
+        if (reply.answer === 'notLeader') this.#leaders.answered(node, reply.group, reply.leader);
         return true;
       }
       case wire.FrameKind.applied: {
         const version = wire.decodeApplied(body);
         if (version === null) return false;
-        if (this.#peers.applied(node, version)) this.#events.hears(node);
+        if (this.#peers.applied(node, version, isDirect)) this.#events.hears(node);
         this.#events.peerApplied(node);
         return true;
+      }
+      case wire.FrameKind.status: {
+        const status = wire.decodeStatus(body);
+        return status !== null && this.#told(node, status);
       }
       case wire.FrameKind.leaving:
         this.#peers.leaving(node);
         return true;
+      case wire.FrameKind.leaseRequest:
+        return heard(decodeLeaseRequest(body), (request) => this.#events.leaseRequested(node, request));
+      case wire.FrameKind.leaseGrant:
+        return heard(decodeLeaseGrant(body), (grant) => this.#events.leaseGranted(grant));
+      case wire.FrameKind.visible:
+        return heard(decodeVisible(body), (version) => this.#events.visible(version));
       default:
-        return false;
+        return this.#events.frame(node, kind, body) ?? false;
     }
+  }
+
+  #told(node: number, status: wire.NodeStatus): true {
+    const news = this.#peers.told(node, status);
+    if (news === 'stale') return true;
+    if (news === 'changed') {
+      this.#reroute();
+      this.#leaders.refresh();
+    }
+    this.#events.peerTold(node, status);
+    this.#events.peerApplied(node);
+    return true;
+  }
+
+  /** A batch for a group that has no replica here: its origin is told who leads, if that is known. */
+  #redirect(to: number, group: number, payload: Buffer): boolean {
+    if (checkBatch(payload) !== null) return false;
+    const { incarnation, sequence } = readBatchHeader(payload);
+    const leader = this.#leaders.leaderOf(group);
+    this.answer(to, { group, answer: 'notLeader', incarnation, sequence, leader });
+    return true;
   }
 
   /** Always true: a message that does not fit is none of this group's any more, or was not meant for it. */
   #step(node: number, message: IncomingMessage<EntryData>): boolean {
-    const group = this.#groups[message.group];
-    if (group === undefined || message.from !== node || group.halted !== null) return true;
-    group.raft.step(message);
+    const group = this.#groups.get(message.group);
+    if (group === undefined || message.from !== node) return true;
+    group.step(message);
     this.#events.stepped(group);
     return true;
   }
+}
+
+/** False: the body was not understood. */
+function heard<T>(decoded: T | null, tell: (decoded: T) => void): boolean {
+  if (decoded !== null) tell(decoded);
+  return decoded !== null;
 }
 
 /** The entries that an append names; null: some have to be read from disk first. */

@@ -1,8 +1,9 @@
 // Every bound and time of the cluster, with its default, and what it tells the process that it runs in. Sizes in bytes, times in
 // milliseconds unless the name says ticks.
 
+import type { LeaseOptions } from './lease-holder.ts';
 import type { LogOptions } from './log/types.ts';
-import type { NodeContact } from './machine/metadata-types.ts';
+import type { Arguments, NodeContact } from './machine/metadata-types.ts';
 import type { PipeOptions } from './pipe.ts';
 import type { Address } from './ports.ts';
 import type { PeerAddress, TransportOptions } from './transport-types.ts';
@@ -22,6 +23,8 @@ export interface ClusterOptions {
   /** Where this node listens for the others. */
   readonly peerListen: Address;
   readonly secret: string;
+  /** The headers of a message, out of its properties as they came: dead letters may go through a headers exchange. Default: none. */
+  readonly readHeaders?: (properties: Buffer) => Arguments;
   readonly limits: ClusterLimits;
 }
 
@@ -38,9 +41,46 @@ export interface HostEvents {
   fatal(error: Error): void;
 }
 
+/** Hearing of a group from another node, and asking it for messages. */
+export interface FeedOptions {
+  /** A feed without events says so often that it lives. */
+  readonly heartbeatMilliseconds: number;
+  /** After so long without a sign another node is asked. */
+  readonly silenceMilliseconds: number;
+  /** A batch that waits so long while the feed's node makes no headway: another node is asked. */
+  readonly lagMilliseconds: number;
+  /** How long the serving replica waits until it has come as far as the origin has seen. */
+  readonly waitMilliseconds: number;
+  /** Before a node is looked for again, after one refused or there was none. */
+  readonly retryMilliseconds: number;
+  /** For so long a node that failed is only asked when there is no other. */
+  readonly avoidMilliseconds: number;
+  /** Size at which a frame of events, or of messages, leaves. */
+  readonly frameBytes: number;
+  /** A question for messages or for a queue's state is asked again after this. */
+  readonly queryMilliseconds: number;
+  /** A question for a queue's state is given up after this. */
+  readonly statusMilliseconds: number;
+  /** Messages in one answer, beyond its first one; also what may wait on the way to the node that asked. */
+  readonly answerBytesMax: number;
+  /** Questions of one node that wait here. */
+  readonly questionsMax: number;
+}
+
+/** Messages that go from one group to another: dead letters. */
+export interface OutboxOptions {
+  /** Rows of one group on their way to another, and their bytes; one row goes however large. */
+  readonly rowsInFlightMax: number;
+  readonly bytesInFlightMax: number;
+  /** Dead letters that are routed with one entry. */
+  readonly lettersPerRouteMax: number;
+}
+
 export interface ClusterLimits {
   /** Raft groups that hold queues. Fixed when the cluster is formatted. */
   readonly shards: number;
+  /** Nodes that hold a replica of each shard: 1, 3, 5 or 7; all nodes if there are fewer. */
+  readonly replication: number;
   readonly tickMilliseconds: number;
   readonly electionTicks: number;
   readonly heartbeatTicks: number;
@@ -60,14 +100,21 @@ export interface ClusterLimits {
   readonly parkedBatchesMax: number;
   /** A write that takes longer than this: the node gives up its leaderships. */
   readonly diskStallMilliseconds: number;
+  /** A node that is silent for this long gets no new messages until it is heard again. */
+  readonly suspectMilliseconds: number;
   /** A node without a connection for this long is ended by the metadata's leader: its messages go back. */
   readonly nodeDeadMilliseconds: number;
-  /** How long a metadata change waits for the other connected nodes to have applied it. */
-  readonly visibilityMilliseconds: number;
   readonly balanceMilliseconds: number;
   readonly handOverMilliseconds: number;
+  /** Leases on the metadata. */
+  readonly lease: LeaseOptions;
   readonly pipe: PipeOptions;
-  readonly log: Pick<LogOptions, 'fileBytesMax' | 'cacheBytesMax' | 'keptBytesMax' | 'pressureBytes'>;
+  readonly feed: FeedOptions;
+  readonly outbox: OutboxOptions;
+  readonly log: Pick<
+    LogOptions,
+    'fileBytesMax' | 'cacheBytesMax' | 'keptBytesMax' | 'pressureBytes' | 'volatileWaitingBytesMax'
+  >;
   readonly transport: Pick<
     TransportOptions,
     'frameBytesMax' | 'handshakeMilliseconds' | 'redialMilliseconds' | 'redialMillisecondsMax'
@@ -79,6 +126,7 @@ const mib = 1024 * kib;
 
 export const defaultLimits: ClusterLimits = {
   shards: 12,
+  replication: 3,
   tickMilliseconds: 50,
   electionTicks: 12,
   heartbeatTicks: 2,
@@ -93,10 +141,16 @@ export const defaultLimits: ClusterLimits = {
   snapshotEveryEntries: 50_000,
   parkedBatchesMax: 1_000,
   diskStallMilliseconds: 2_000,
+  suspectMilliseconds: 1_000,
   nodeDeadMilliseconds: 5_000,
-  visibilityMilliseconds: 1_000,
   balanceMilliseconds: 250,
   handOverMilliseconds: 2_000,
+  lease: {
+    milliseconds: 2_500,
+    renewMilliseconds: 1_500,
+    requestMilliseconds: 500,
+    clockStepMilliseconds: 500,
+  },
   pipe: {
     batchBytesMax: 256 * kib,
     batchesInFlightMax: 3,
@@ -104,7 +158,27 @@ export const defaultLimits: ClusterLimits = {
     deadlineMilliseconds: 15_000,
     resendMilliseconds: 1_000,
   },
-  log: { fileBytesMax: 32 * mib, cacheBytesMax: 64 * mib, keptBytesMax: 16 * mib, pressureBytes: 256 * mib },
+  feed: {
+    heartbeatMilliseconds: 500,
+    silenceMilliseconds: 1_500,
+    lagMilliseconds: 1_000,
+    waitMilliseconds: 1_000,
+    retryMilliseconds: 100,
+    avoidMilliseconds: 2_000,
+    frameBytes: 256 * kib,
+    queryMilliseconds: 2_000,
+    statusMilliseconds: 10_000,
+    answerBytesMax: 4 * mib,
+    questionsMax: 1_024,
+  },
+  outbox: { rowsInFlightMax: 256, bytesInFlightMax: 256 * kib, lettersPerRouteMax: 256 },
+  log: {
+    fileBytesMax: 32 * mib,
+    cacheBytesMax: 64 * mib,
+    keptBytesMax: 16 * mib,
+    pressureBytes: 256 * mib,
+    volatileWaitingBytesMax: 16 * mib,
+  },
   transport: {
     frameBytesMax: 64 * mib,
     handshakeMilliseconds: 5_000,
@@ -119,11 +193,26 @@ export function checkLimits(limits: ClusterLimits): void {
     if (!condition) throw new RangeError(sentence);
   };
   demand(limits.shards >= 1 && limits.shards <= 1024, 'shards must be between 1 and 1024');
+  demand([1, 3, 5, 7].includes(limits.replication), 'replication must be 1, 3, 5 or 7');
   demand(limits.electionTicks >= 4 * limits.heartbeatTicks, 'electionTicks must be at least four times heartbeatTicks');
   demand(limits.inflightBytesMax >= limits.appendBytesMax, 'inflightBytesMax must be at least appendBytesMax');
   demand(
     limits.transport.frameBytesMax >= 2 * limits.appendBytesMax,
     'frameBytesMax must be at least twice appendBytesMax',
+  );
+  demand(
+    limits.nodeDeadMilliseconds > limits.suspectMilliseconds,
+    'nodeDeadMilliseconds must be more than suspectMilliseconds',
+  );
+  demand(
+    limits.feed.silenceMilliseconds >= 2 * limits.feed.heartbeatMilliseconds,
+    'silenceMilliseconds must be at least twice heartbeatMilliseconds',
+  );
+  const { lease } = limits;
+  demand(lease.milliseconds > lease.renewMilliseconds, 'a lease must be longer than the part of it that is renewed');
+  demand(
+    lease.renewMilliseconds >= 2 * lease.requestMilliseconds,
+    'a lease must be asked for at least twice before it ends',
   );
   demand(limits.pipe.windowBytes >= 2 * limits.pipe.batchBytesMax, 'windowBytes must be at least twice batchBytesMax');
 }

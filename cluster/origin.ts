@@ -7,16 +7,19 @@
 // Invariants: all pipes are of the same incarnation; sessions end before the pipes begin anew, so that nobody goes on under an
 // incarnation that he did not begin with; nobody who waits is forgotten when an incarnation ends.
 
-import { type Group, metadataGroup } from './group.ts';
+import type { FeedConsumer } from './feed-wire.ts';
+import type { Feeds } from './feeds.ts';
+import type { Group } from './group.ts';
 import { ResultCode } from './machine/commands.ts';
+import { isVolatileGroup, metadataGroup, nodeOfVolatileGroup, volatileGroupOf } from './machine/groups.ts';
 import type { Machine, PipeSink } from './machine/machine.ts';
 import type { MetadataMachine } from './machine/metadata.ts';
 import type { MetadataCommand } from './machine/metadata-types.ts';
 import type { ShardMachine } from './machine/shard.ts';
+import type { MetadataLease } from './metadata-lease.ts';
 import type { ClusterOptions, HostEvents } from './options.ts';
 import { type CommandReply, nodeOrigin, Pipe } from './pipe.ts';
 import type { Clock } from './ports.ts';
-import type { Visibility } from './visibility.ts';
 import type { BatchReply } from './wire.ts';
 
 /** What a node's sessions hear. Everything can be read again from the machines (`resume`). */
@@ -33,12 +36,18 @@ export interface Feed {
   consumerCancelled(shard: number, consumer: number): void;
   /** The lowest lease ordinal of a consumer that the feed has not heard of. */
   nextLease(shard: number, consumer: number): number;
-  /** After a snapshot was installed: which consumers of this shard still exist, those under way not counted. */
+  /** This node's consumers of a group, for a feed that has to be opened anew. */
+  consumersOf(shard: number): Iterable<FeedConsumer>;
+  /** After a snapshot was installed, or another node began to tell: which consumers of this shard still exist, those under way not counted. */
   reconciled(shard: number, hasConsumer: (consumer: number) => boolean): void;
   /** All that was applied in this turn has been told. */
   turnEnded(): void;
   /** Publishers must pause, or may go on. */
   congestion(congested: boolean): void;
+  /** This node has a lease on the metadata again: it may route. */
+  metadataFresh(): void;
+  /** It has had none for longer than a publish may take; told again and again. */
+  metadataOverdue(): void;
   /** This incarnation ended: its leases are gone, its batches are refused. Sessions have to end. */
   fenced(): void;
 }
@@ -47,20 +56,30 @@ export interface OriginContext {
   readonly options: ClusterOptions;
   readonly clock: Clock;
   readonly metadata: MetadataMachine;
-  readonly shards: readonly ShardMachine[];
-  readonly visibility: Visibility;
+  /** The shards that have a replica here. */
+  readonly shards: ReadonlyMap<number, ShardMachine>;
+  readonly lease: Pick<MetadataLease, 'visibility' | 'whenVisible' | 'ended'>;
   readonly events: HostEvents;
+  /** All groups that have a replica here. */
+  readonly groups: ReadonlyMap<number, Group>;
+  readonly feeds: Pick<Feeds, 'remote' | 'questions'>;
   /** Hands a batch to its group's leader; false: not now. */
   send(group: number, payload: Buffer, checksum: number): boolean;
+  /** An incarnation has ended, and this one begins: its volatile group takes the place of the other's. */
+  incarnationBegins(incarnation: number, ended: number): void;
   /** Asks for `flush` at the end of this turn. */
   schedule(): void;
 }
 
 export class LocalOrigin {
-  /** One per group, by its number. */
-  readonly pipes: readonly Pipe[];
   readonly #context: OriginContext;
-  readonly #machines: readonly Machine[];
+  /** Made when first asked for. */
+  readonly #pipes = new Map<number, Pipe>();
+  /** The machines here that are listened to, by group; of all other groups other nodes tell. */
+  readonly #heard = new Map<number, Machine>();
+  /** Stands for all groups that are gone: whoever asks something of one is told "unknown" at the end of the turn. */
+  readonly #gone: Pipe;
+  #goneAsked = false;
   readonly #dirty = new Set<Pipe>();
   #incarnation: number;
   #feed: Feed | null = null;
@@ -75,8 +94,7 @@ export class LocalOrigin {
   constructor(incarnation: number, context: OriginContext) {
     this.#incarnation = incarnation;
     this.#context = context;
-    this.#machines = [context.metadata, ...context.shards];
-    this.pipes = this.#machines.map((_, group) => this.#createPipe(group));
+    this.#gone = this.#createGonePipe();
     this.watch();
   }
 
@@ -92,17 +110,33 @@ export class LocalOrigin {
   }
   /** Batches wait for `flush`. */
   get isDirty(): boolean {
-    return this.#dirty.size > 0;
+    return this.#dirty.size > 0 || this.#goneAsked;
+  }
+  get sessions(): Feed | null {
+    return this.#feed;
+  }
+
+  /** The pipe to a group, which need not have a replica here. */
+  pipe(group: number): Pipe {
+    return this.#pipes.get(group) ?? this.#newPipe(group);
+  }
+
+  #newPipe(group: number): Pipe {
+    if (this.#isGone(group)) return this.#gone;
+    const pipe = this.#createPipe(group);
+    this.#pipes.set(group, pipe);
+    this.#listen(group);
+    return pipe;
   }
 
   setFeed(feed: Feed): void {
     this.#feed = feed;
   }
 
-  /** Listens to the machines, also after their state was replaced. */
+  /** Listens to the machines here, also after their state was replaced, under this incarnation. */
   watch(): void {
-    const id = this.#id();
-    for (const [group, machine] of this.#machines.entries()) machine.watch(id, this.#sink(group));
+    this.#heard.clear();
+    for (const group of this.#context.groups.keys()) this.#listen(group);
   }
 
   // ---- incarnations ----
@@ -112,7 +146,9 @@ export class LocalOrigin {
     const { options, events } = this.#context;
     const { node, nodeName: name, nodeUuid: uuid, contact } = options;
     const incarnation = this.#incarnation;
-    this.change({ kind: 'openNode', node, name, uuid, incarnation, contact }, (result) => {
+    // Nobody routes by it, so it need not be visible.
+    const command: MetadataCommand = { kind: 'openNode', node, name, uuid, incarnation, contact };
+    this.pipe(metadataGroup).metadata(JSON.stringify(command), (result) => {
       const isOver = this.#ended || this.#incarnation !== incarnation;
       if (result === null || isOver) this.#unopened.push(done);
       else if (result.code === ResultCode.ok) done();
@@ -123,23 +159,42 @@ export class LocalOrigin {
     });
   }
 
-  /** One metadata change, answered when every connected node has applied it. */
+  /** One metadata change, answered when no node routes without it any more. */
   change(command: MetadataCommand, reply: CommandReply): void {
-    const { metadata, visibility } = this.#context;
-    this.pipes[metadataGroup]!.metadata(JSON.stringify(command), (result) => {
-      if (result === null || result.code !== ResultCode.ok) return reply(result);
-      // Its entry is being applied, or a snapshot that contains it was.
-      visibility.when(metadata.appliedIndex, () => reply(result));
+    const { metadata, lease } = this.#context;
+    this.pipe(metadataGroup).metadata(JSON.stringify(command), (result) => {
+      if (result === null) return reply(null);
+      const answer = (isVisible: boolean) => reply(isVisible ? result : null);
+      // Its entry is being applied, or a snapshot that contains it was. A refusal tells of what others have changed.
+      if (result.code === ResultCode.ok) lease.visibility.when(metadata.appliedIndex, answer);
+      else lease.whenVisible(answer);
     });
   }
 
+  metadataFresh(): void {
+    this.#feed?.metadataFresh();
+  }
+  metadataOverdue(): void {
+    this.#feed?.metadataOverdue();
+  }
+
+  fenced(): void {
+    this.#end('this node was declared gone, its sessions end');
+  }
+
+  /** This node's replica of the metadata stopped: it can route nothing. New sessions wait until that was built anew. */
+  metadataHalted(): void {
+    this.#end('metadata stopped here, the sessions of this node end');
+  }
+
   /** Once for an incarnation: sessions end, and this node goes on under the next one. */
-  #fenced(): void {
+  #end(event: string): void {
     if (this.#ended) return;
     this.#ended = true;
     this.#rejoining = true;
-    const { options, clock, events } = this.#context;
-    events.log('error', 'this node was declared gone, its sessions end', { incarnation: this.#incarnation });
+    const { options, clock, events, lease } = this.#context;
+    lease.ended();
+    events.log('error', event, { incarnation: this.#incarnation });
     clock.soon(() => {
       this.#feed?.fenced();
       options.nextIncarnation().then(
@@ -150,10 +205,14 @@ export class LocalOrigin {
   }
 
   #rejoin(incarnation: number): void {
+    const ended = this.#incarnation;
     this.#incarnation = incarnation;
     this.#ended = false;
-    for (const pipe of this.pipes) pipe.restart(nodeOrigin(this.#context.options.node, incarnation));
+    this.#context.incarnationBegins(incarnation, ended);
+    this.metadataApplied();
+    for (const pipe of this.#pipes.values()) pipe.restart(nodeOrigin(this.#context.options.node, incarnation));
     this.watch();
+    this.#context.feeds.remote.restart();
     this.open(() => {
       this.#rejoining = false;
     });
@@ -166,23 +225,36 @@ export class LocalOrigin {
     const pipes = [...this.#dirty];
     this.#dirty.clear();
     for (const pipe of pipes) pipe.flush();
+    if (!this.#goneAsked) return;
+    this.#goneAsked = false;
+    this.#gone.end();
   }
 
   /** Lanes take frames again. */
   sendAgain(): void {
-    for (const pipe of this.pipes) this.#dirty.add(pipe);
+    for (const pipe of this.#pipes.values()) this.#dirty.add(pipe);
     this.#context.schedule();
+  }
+
+  /** A group's leader is known now, or reached another way: what was not applied goes there. False: there is no pipe to that group. */
+  leaderLearned(group: number): boolean {
+    const pipe = this.#pipes.get(group);
+    pipe?.leaderChanged();
+    return pipe !== undefined;
   }
 
   /** A leader did not append a batch of ours. */
   answered(reply: BatchReply): void {
-    if (reply.answer !== 'fenced') this.pipes[reply.group]?.answered(reply);
-    else if (reply.incarnation === this.#incarnation) this.#fenced();
+    if (reply.answer !== 'fenced') this.#pipes.get(reply.group)?.answered(reply);
+    else if (reply.incarnation === this.#incarnation) this.fenced();
   }
 
   tick(): void {
-    for (const pipe of this.pipes) pipe.tick();
-    if (this.#unopened.length === 0 || this.#ended || this.pipes[metadataGroup]!.isStalled) return;
+    for (const [group, pipe] of this.#pipes) {
+      this.#listen(group);
+      pipe.tick();
+    }
+    if (this.#unopened.length === 0 || this.#ended || this.pipe(metadataGroup).isStalled) return;
     const waiting = this.#unopened;
     this.#unopened = [];
     for (const done of waiting) this.open(done);
@@ -193,12 +265,16 @@ export class LocalOrigin {
   }
 
   #createPipe(group: number): Pipe {
-    const { options, clock, metadata, send, schedule } = this.#context;
+    const { options, clock, metadata, events, send, schedule } = this.#context;
     const pipe: Pipe = new Pipe(group, nodeOrigin(options.node, this.#incarnation), options.limits.pipe, {
       now: () => clock.now(),
       metadataVersion: () => metadata.appliedIndex,
       send,
       congestion: () => this.#congestionChanged(),
+      refused: (refusing, sequence) => {
+        events.log('error', 'a batch was refused as malformed', { group: refusing, sequence });
+        this.fenced();
+      },
       dirty: () => {
         this.#dirty.add(pipe);
         schedule();
@@ -207,23 +283,106 @@ export class LocalOrigin {
     return pipe;
   }
 
+  #createGonePipe(): Pipe {
+    const { options, clock, schedule } = this.#context;
+    return new Pipe(goneGroup, nodeOrigin(options.node, 0), options.limits.pipe, {
+      now: () => clock.now(),
+      metadataVersion: () => 0,
+      send: () => false,
+      congestion: () => {},
+      refused: () => {},
+      dirty: () => {
+        this.#goneAsked = true;
+        schedule();
+      },
+    });
+  }
+
   #congestionChanged(): void {
     const before = this.#congestedPipes;
-    this.#congestedPipes = this.pipes.filter((pipe) => pipe.isCongested).length;
+    this.#congestedPipes = 0;
+    for (const pipe of this.#pipes.values()) if (pipe.isCongested) this.#congestedPipes++;
     if (before > 0 !== this.#congestedPipes > 0) this.#feed?.congestion(this.#congestedPipes > 0);
   }
 
   // ---- what the machines say ----
 
-  /** A snapshot skipped entries: what sessions would have heard is read from the state. */
-  reconcile(group: Group): void {
+  /** The replica here is about to be taken away: another node tells, from where this one was. */
+  unwatch(group: number): void {
+    const heard = this.#heard.get(group);
+    if (heard === undefined) return;
+    this.#heard.delete(group);
+    heard.watch(this.#id(), null);
+    this.#context.feeds.remote.want(group, heard.appliedIndex);
+  }
+
+  /** A replica here has changed: its state was replaced, or it stopped, or it can be read (again). */
+  replicaChanged(group: Group): void {
+    const isHeard = group.isReadable && this.#heard.get(group.id) === group.machine;
+    if (isHeard) this.#reconcile(group.id, group.machine);
+    else this.#listen(group.id);
+  }
+
+  /** Sees to it that the replica here tells of a group, if it can be read and has come as far as was seen; else another node's. */
+  #listen(group: number): void {
+    const { groups, feeds } = this.#context;
+    const { remote } = feeds;
+    const replica = groups.get(group);
+    const machine = replica?.isReadable === true ? replica.machine : undefined;
+    const heard = this.#heard.get(group);
+    if (machine === heard && (heard !== undefined || remote.has(group))) return;
     const id = this.#id();
-    const { machine } = group;
-    if (machine.isFenced(id)) return this.#fenced();
-    machine.resume((consumer) => this.#feed?.nextLease(group.id, consumer) ?? 0);
-    this.pipes[group.id]!.applied(machine.lastSequence(id));
-    const shard = this.#context.shards[group.id - 1];
-    if (shard !== undefined) this.#feed?.reconciled(group.id, (consumer) => shard.hasConsumer(id, consumer));
+    if (heard !== undefined) {
+      this.#heard.delete(group);
+      heard.watch(id, null);
+    }
+    const seen = Math.max(remote.seen(group), heard?.appliedIndex ?? 0);
+    if (machine === undefined || machine.appliedIndex < seen) return remote.want(group, seen);
+    remote.leave(group);
+    this.#heard.set(group, machine);
+    machine.watch(id, this.#sink(group));
+    this.#reconcile(group, machine);
+  }
+
+  /** What sessions would have heard is read from the state. */
+  #reconcile(group: number, machine: Machine): void {
+    const id = this.#id();
+    if (machine.isFenced(id)) return this.fenced();
+    machine.resume(id, (consumer) => this.#feed?.nextLease(group, consumer) ?? 0);
+    this.pipe(group).applied(machine.lastSequence(id));
+    const shard = this.#context.shards.get(group);
+    if (shard !== undefined) this.#feed?.reconciled(group, (consumer) => shard.hasConsumer(id, consumer));
+  }
+
+  // ---- volatile groups
+
+  /** The metadata have come further: the volatile groups of incarnations that ended are gone. */
+  metadataApplied(): void {
+    for (const group of this.#pipes.keys()) if (this.#isGone(group)) this.#endGroup(group);
+  }
+
+  #isGone(group: number): boolean {
+    if (!isVolatileGroup(group)) return false;
+    const node = nodeOfVolatileGroup(group);
+    if (node === this.#context.options.node) return group !== volatileGroupOf(this.#id());
+    const { metadata } = this.#context;
+    const incarnation = metadata.node(node)?.incarnation ?? 0;
+    return group !== volatileGroupOf({ node, incarnation }) || !metadata.isOpen(node, incarnation);
+  }
+
+  /** Everybody who waits is told "unknown", and its consumers are gone. */
+  #endGroup(group: number): void {
+    const { feeds, schedule } = this.#context;
+    const pipe = this.#pipes.get(group)!;
+    this.#pipes.delete(group);
+    this.#dirty.delete(pipe);
+    this.#heard.delete(group);
+    feeds.remote.leave(group);
+    pipe.end();
+    feeds.questions.groupEnded(group);
+    this.#feed?.reconciled(group, () => false);
+    this.#congestionChanged();
+    schedule();
   }
 
   #id() {
@@ -231,14 +390,17 @@ export class LocalOrigin {
   }
 
   #sink(group: number): PipeSink {
-    const pipe = this.pipes[group]!;
+    const pipe = this.pipe(group);
     return {
       batchApplied: (sequence) => pipe.applied(sequence),
       result: (sequence, ordinal, code, value, extra) => pipe.result(sequence, ordinal, code, value, extra),
       lease: (consumer, leaseOrdinal, entryIndex, ordinal, redelivered, count) =>
         this.#feed?.lease(group, consumer, leaseOrdinal, entryIndex, ordinal, redelivered, count),
       consumerCancelled: (consumer) => this.#feed?.consumerCancelled(group, consumer),
-      fenced: () => this.#fenced(),
+      fenced: () => this.fenced(),
     };
   }
 }
+
+/** No group has this number. */
+const goneGroup = 0xffff_ffff;

@@ -9,6 +9,8 @@
 // batch keeps its bytes and its place, and is sent again until it was applied or this incarnation was fenced. So a failover neither
 // loses, nor repeats, nor reorders what was published.
 //
+// A body over `partBytesMax` goes ahead of its publish in parts, a batch each, so that no entry is large and settlements pass between them.
+//
 // Invariants: sequences of `sent` are consecutive; a confirm or reply is given once; `true` only after the batch was applied.
 
 import { crc32 } from 'node:zlib';
@@ -20,9 +22,13 @@ import {
   commandsPerBatchMax,
   type Origin,
   OriginKind,
+  PartFlag,
+  PublishFlag,
+  partBytesMax,
   ResultCode,
   type SettleOperation,
   settleRecordBytes,
+  settlesPerBatchMax,
   viewMessage,
 } from './machine/commands.ts';
 import type { BatchReply } from './wire.ts';
@@ -51,6 +57,20 @@ export interface ConfirmTarget {
 /** Answer to a command: its result, or null when its fate is unknown (deadline, or this incarnation ended). */
 export type CommandReply = (result: { code: ResultCode; value: number; extra: number } | null) => void;
 
+/** `after`: the number of the row before it for the same target. The rest as in a publish. */
+export interface TransferRow {
+  readonly source: number;
+  readonly after: number;
+  readonly number: number;
+  readonly queues: readonly number[];
+  readonly flags: number;
+  readonly priority: number;
+  readonly expiration: number;
+  readonly key: Buffer;
+  readonly properties: Buffer;
+  readonly body: readonly Buffer[];
+}
+
 export interface PipeHost {
   now(): number;
   /** Asks for `flush` at the end of this turn. */
@@ -61,6 +81,8 @@ export interface PipeHost {
   send(group: number, payload: Buffer, checksum: number): boolean;
   /** Congestion of some pipe changed. */
   congestion(): void;
+  /** The group's leader finds a batch malformed, which is a bug here: this incarnation cannot go on. */
+  refused(group: number, sequence: number): void;
 }
 
 /** Publishes of one target with consecutive tags and ordinals. */
@@ -71,6 +93,12 @@ interface Run {
   count: number;
 }
 
+/** A mandatory message that went in parts: the earlier pieces of its body, should it have to be returned. */
+interface Large {
+  readonly ordinal: number;
+  readonly before: readonly Buffer[];
+}
+
 interface SentBatch {
   readonly sequence: number;
   readonly payload: Buffer;
@@ -78,6 +106,7 @@ interface SentBatch {
   readonly sealedAt: number;
   runs: Run[];
   replies: { readonly ordinal: number; readonly reply: CommandReply }[];
+  readonly large: readonly Large[];
   results: { readonly ordinal: number; readonly code: ResultCode; readonly value: number; readonly extra: number }[];
 }
 
@@ -89,8 +118,13 @@ interface OpenBatch {
   readonly builder: BatchBuilder;
   runs: Run[];
   replies: SentBatch['replies'];
+  large: Large[];
 }
-const openBatch = (builder: BatchBuilder): OpenBatch => ({ builder, runs: [], replies: [] });
+const openBatch = (builder: BatchBuilder): OpenBatch => ({ builder, runs: [], replies: [], large: noLarge });
+/** Shared, and never added to: hardly any batch has large messages. */
+const noLarge: Large[] = [];
+/** A batch is sealed with fewer settlements than it may have, because applying them takes time. */
+const settlesPerBatch = settlesPerBatchMax / 2;
 
 export class Pipe {
   readonly group: number;
@@ -132,6 +166,11 @@ export class Pipe {
   get unappliedBytes(): number {
     return this.#sentBytes + this.#openBytes;
   }
+  /** For how long the oldest sealed batch has waited to be applied; 0: none waits. */
+  get unappliedMilliseconds(): number {
+    const oldest = this.#sent[0];
+    return oldest === undefined ? 0 : this.#host.now() - oldest.sealedAt;
+  }
 
   publish(
     queues: readonly number[],
@@ -145,22 +184,54 @@ export class Pipe {
     target: ConfirmTarget | null,
     tag: number,
   ): void {
+    if (bodyBytes > partBytesMax)
+      return this.#publishParts(queues, flags, priority, expiration, key, properties, body, bodyBytes, target, tag);
     const { builder, runs } = this.#tail();
     const before = builder.bytes;
     const ordinal = builder.addPublish(queues, flags, priority, expiration, key, properties, body, bodyBytes);
     this.#openBytes += builder.bytes - before;
+    if (target !== null) addToRuns(runs, target, tag, ordinal);
+    this.#added();
+  }
+
+  /** The body's pieces but for the last go ahead, each in a batch of its own; the publish, in the batch after them, has the last. */
+  #publishParts(
+    queues: readonly number[],
+    flags: number,
+    priority: number,
+    expiration: number,
+    key: Buffer,
+    properties: Buffer,
+    body: readonly Buffer[],
+    bodyBytes: number,
+    target: ConfirmTarget | null,
+    tag: number,
+  ): void {
+    const parts = splitBody(body, bodyBytes);
+    const last = parts.pop()!;
+    this.#addParts(parts);
+    const open = this.#tail();
+    const before = open.builder.bytes;
+    const withParts = flags | PublishFlag.parts;
+    const lastBytes = bytesOf(last);
+    const { builder } = open;
+    const ordinal = builder.addPublish(queues, withParts, priority, expiration, key, properties, last, lastBytes);
+    this.#openBytes += builder.bytes - before;
     if (target !== null) {
-      const last = runs.length > 0 ? runs[runs.length - 1]! : null;
-      if (
-        last !== null &&
-        last.target === target &&
-        last.first + last.count === tag &&
-        last.ordinal + last.count === ordinal
-      )
-        last.count++;
-      else runs.push({ target, first: tag, ordinal, count: 1 });
+      addToRuns(open.runs, target, tag, ordinal);
+      if ((flags & PublishFlag.mandatory) !== 0)
+        open.large = [...open.large, { ordinal, before: parts.map((pieces) => Buffer.concat(pieces)) }];
     }
     this.#added();
+  }
+
+  #addParts(parts: readonly (readonly Buffer[])[]): void {
+    for (let i = 0; i < parts.length; i++) {
+      const { builder } = this.#tail();
+      const before = builder.bytes;
+      builder.addPart(i === 0 ? PartFlag.first : 0, parts[i]!, bytesOf(parts[i]!));
+      this.#openBytes += builder.bytes - before;
+    }
   }
 
   consume(command: ConsumeCommand, reply: CommandReply): void {
@@ -178,6 +249,29 @@ export class Pipe {
   remove(queue: number, flags: number, reply: CommandReply): void {
     this.#command((builder) => builder.addRemove(queue, flags), reply);
   }
+  /** A row of another group's outbox, see `addTransfer`. */
+  transfer(row: TransferRow, reply: CommandReply): void {
+    const { source, after, number, queues, priority, expiration, key, properties } = row;
+    const parts = splitBody(row.body, bytesOf(row.body));
+    const body = parts.pop()!;
+    this.#addParts(parts);
+    const flags = parts.length > 0 ? row.flags | PublishFlag.parts : row.flags;
+    const add = (builder: BatchBuilder) =>
+      builder.addTransfer(
+        source,
+        after,
+        number,
+        queues,
+        flags,
+        priority,
+        expiration,
+        key,
+        properties,
+        body,
+        bytesOf(body),
+      );
+    this.#command(add, reply);
+  }
   metadata(json: string, reply: CommandReply | null): void {
     this.#command((builder) => builder.addMetadata(json), reply);
   }
@@ -190,9 +284,20 @@ export class Pipe {
     this.#added();
   }
   settle(operation: SettleOperation, flags: number, consumer: number, first: number, count: number): void {
-    this.#open[0]!.builder.addSettle(operation, flags, consumer, first, count);
-    this.#openBytes += settleRecordBytes;
+    for (let done = 0; done < count; ) {
+      const builder = this.#settling();
+      const now = Math.min(count - done, settlesPerBatch - builder.settles);
+      builder.addSettle(operation, flags, consumer, first + done, now);
+      this.#openBytes += settleRecordBytes;
+      done += now;
+    }
     this.#added();
+  }
+
+  /** The first open batch that takes more settlements. */
+  #settling(): BatchBuilder {
+    for (const { builder } of this.#open) if (builder.settles < settlesPerBatch) return builder;
+    return this.#extend().builder;
   }
 
   /** At the end of a turn: seals what may be sealed and sends what a leader has not been handed yet. */
@@ -244,7 +349,7 @@ export class Pipe {
         this.#resendAt = Math.min(this.#resendAt, this.#host.now() + 20);
         return;
       case 'refused':
-        throw new Error(`batch ${reply.sequence} to group ${this.group} was refused as malformed`);
+        return this.#host.refused(this.group, reply.sequence);
       case 'fenced':
         return;
     }
@@ -283,6 +388,11 @@ export class Pipe {
     }
   }
 
+  /** The group is gone for good: everybody who waits is told "unknown". The pipe must not be used any more. */
+  end(): void {
+    this.restart(this.#origin);
+  }
+
   /** This incarnation ended: everybody who waits is told "unknown", and the pipe starts anew under the next one. */
   restart(origin: Origin): void {
     const ended = [...this.#sent, ...this.#open];
@@ -313,11 +423,15 @@ export class Pipe {
   /** The open batch for the next command; a full one stays as it is. */
   #tail(): OpenBatch {
     const { builder } = this.#last;
-    if (builder.bytes >= this.#options.batchBytesMax || builder.commandCount >= commandsPerBatchMax - creditsReserved) {
-      this.#last = openBatch(this.#spare ?? new BatchBuilder());
-      this.#spare = null;
-      this.#open.push(this.#last);
-    }
+    if (builder.bytes >= this.#options.batchBytesMax || builder.commandCount >= commandsPerBatchMax - creditsReserved)
+      return this.#extend();
+    return this.#last;
+  }
+
+  #extend(): OpenBatch {
+    this.#last = openBatch(this.#spare ?? new BatchBuilder());
+    this.#spare = null;
+    this.#open.push(this.#last);
     return this.#last;
   }
 
@@ -335,8 +449,8 @@ export class Pipe {
     const payload = batch.builder.seal(this.#origin, sequence, this.#host.metadataVersion(), acknowledged);
     const now = this.#host.now();
     if (this.#sent.length === 0) this.#resendAt = now + this.#options.resendMilliseconds;
-    const { runs, replies } = batch;
-    this.#sent.push({ sequence, payload, checksum: crc32(payload), sealedAt: now, runs, replies, results: [] });
+    const { runs, replies, large } = batch;
+    this.#sent.push({ sequence, payload, checksum: crc32(payload), sealedAt: now, runs, replies, large, results: [] });
     this.#sentBytes += payload.length;
     if (this.#open.length > 1) {
       this.#open.shift();
@@ -344,6 +458,7 @@ export class Pipe {
     } else {
       batch.runs = [];
       batch.replies = [];
+      batch.large = noLarge;
     }
   }
 
@@ -398,7 +513,7 @@ function finishRun(batch: SentBatch, run: Run): void {
   let from = run.first;
   for (const result of failed) {
     const tag = run.first + (result.ordinal - run.ordinal);
-    if (result.code === ResultCode.noQueue) run.target.unroutable(tag, viewMessage(batch.payload, result.ordinal));
+    if (result.code === ResultCode.noQueue) run.target.unroutable(tag, messageOf(batch, result.ordinal));
     else {
       if (tag > from) run.target.confirmed(from, tag - 1, true);
       run.target.confirmed(tag, tag, false);
@@ -408,6 +523,44 @@ function finishRun(batch: SentBatch, run: Run): void {
   const last = run.first + run.count - 1;
   if (last >= from) run.target.confirmed(from, last, true);
 }
+
+function messageOf({ payload, large }: SentBatch, ordinal: number): MessageView {
+  const view = viewMessage(payload, ordinal);
+  const { before } = large.find((known) => known.ordinal === ordinal) ?? view;
+  return before === view.before ? view : { ...view, before };
+}
+
+/** Tags and ordinals mostly follow each other: then the last run just grows. */
+function addToRuns(runs: Run[], target: ConfirmTarget, tag: number, ordinal: number): void {
+  const last = runs.length > 0 ? runs[runs.length - 1]! : null;
+  const isNext =
+    last !== null && last.target === target && last.first + last.count === tag && last.ordinal + last.count === ordinal;
+  if (isNext) last.count++;
+  else runs.push({ target, first: tag, ordinal, count: 1 });
+}
+
+/** A body's pieces, cut anew: lists of pieces of `partBytesMax` bytes together, the last of what is left. */
+function splitBody(body: readonly Buffer[], bodyBytes: number): Buffer[][] {
+  const parts: Buffer[][] = [];
+  let part: Buffer[] = [];
+  let room = Math.min(partBytesMax, bodyBytes);
+  for (const piece of body)
+    for (let at = 0; at < piece.length; ) {
+      if (room === 0) {
+        parts.push(part);
+        part = [];
+        room = partBytesMax;
+      }
+      const taken = piece.subarray(at, at + room);
+      part.push(taken);
+      at += taken.length;
+      room -= taken.length;
+    }
+  parts.push(part);
+  return parts;
+}
+
+const bytesOf = (pieces: readonly Buffer[]): number => pieces.reduce((sum, { length }) => sum + length, 0);
 
 /** The fate of these is unknown; they are told so once and no more. The batch itself goes on. */
 function abandon(batch: { runs: Run[]; replies: SentBatch['replies'] }): void {

@@ -14,6 +14,7 @@ import {
   createDialHandshake,
   type HandshakeParty,
   type Identity,
+  isFormation,
   nonceBytes,
 } from './transport/handshake.ts';
 import { type OutgoingLane, silentTicksMax } from './transport/lanes.ts';
@@ -110,7 +111,11 @@ class PeerTransport implements Transport {
     const handshake = createAcceptHandshake(this.#party());
     const stranger = negotiate(connection, handshake, clock, this.#options.handshakeMilliseconds, (outcome) => {
       this.#strangers.delete(stranger);
-      if (outcome.kind === 'open')
+      if (outcome.kind === 'open' && isFormation(outcome.peer.clusterId)) {
+        // It knows now that there is a cluster; see `formation.ts`.
+        connection.close();
+        this.#refused(connection.remoteAddress, `node ${outcome.peer.name} has an empty data folder`);
+      } else if (outcome.kind === 'open')
         this.#peers.get(outcome.peer.node)!.addIncoming(connection, outcome.lane, outcome.peer);
       else if (outcome.reason !== null) this.#refused(connection.remoteAddress, outcome.reason);
     });
@@ -122,7 +127,7 @@ class PeerTransport implements Transport {
       self: this.#self,
       secret: this.#options.secret,
       nonce: this.#ports.random.bytes(nonceBytes),
-      check: (peer) => this.#check(peer),
+      check: (peer) => (isFormation(peer.clusterId) ? null : this.#check(peer)),
     };
   }
 

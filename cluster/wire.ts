@@ -7,6 +7,8 @@
 //   reply     what became of a batch that was not appended
 //   applied   u64: the metadata index that the sender has applied
 //   leaving   empty: the sender is about to stop, nobody should hand it a leadership
+//   status    what a node tells of itself: time, whom it hears, what it leads
+//   relay     u32 to, u32 kind, body: a frame for another node; relayed: u32 from, u32 kind, u64 its incarnation, body
 //
 // Payloads are never copied: an encoder returns the pieces to send, a decoder returns views of the frame.
 
@@ -20,7 +22,31 @@ import {
 } from 'raft-ts';
 import type { EntryData, LogEntry } from './log/types.ts';
 
-export const FrameKind = { messages: 1, append: 2, snapshot: 3, batch: 4, reply: 5, applied: 6, leaving: 7 } as const;
+export const FrameKind = {
+  messages: 1,
+  append: 2,
+  snapshot: 3,
+  batch: 4,
+  reply: 5,
+  applied: 6,
+  leaving: 7,
+  /** What a node tells of itself now and then. */
+  status: 8,
+  /** A frame for another node, which the sender cannot reach; and how it arrives there. */
+  relay: 9,
+  relayed: 10,
+  /** A node without a replica (or with one that cannot be read) hears from one that has. */
+  feedOpen: 11,
+  feedEvents: 12,
+  feedClose: 13,
+  /** Questions to a node that has a replica: messages, the state of a queue. */
+  query: 14,
+  answer: 15,
+  /** Metadata leases: asked for, granted, and how far every holder has come. */
+  leaseRequest: 16,
+  leaseGrant: 17,
+  visible: 18,
+} as const;
 
 const messageKinds = [
   'preVote',
@@ -335,3 +361,101 @@ export function encodeApplied(index: number): Buffer {
   return frame;
 }
 export const decodeApplied = (frame: Buffer): number | null => (frame.length === 8 ? readU64(viewOf(frame), 0) : null);
+
+/** What a node tells of itself every few ticks, and at once when something changes. */
+export interface NodeStatus {
+  /** Counts up within an incarnation. */
+  readonly sequence: number;
+  /** Its estimate of the time, in milliseconds. */
+  readonly clock: number;
+  readonly metadataApplied: number;
+  /** Its replica of the metadata stopped: it should lead nothing. */
+  readonly metadataHalted: boolean;
+  /** Nodes whose frames arrive there directly, and those of them that hear it too: it can relay to these. Ascending. */
+  readonly heard: readonly number[];
+  readonly connected: readonly number[];
+  /** The groups that it leads, with their terms. */
+  readonly led: ReadonlyMap<number, number>;
+}
+
+const statusHeadBytes = 36;
+const metadataHaltedFlag = 1;
+
+export function encodeStatus(status: NodeStatus): Buffer {
+  const { heard, connected, led } = status;
+  const frame = Buffer.allocUnsafe(statusHeadBytes + 4 * (heard.length + connected.length) + 12 * led.size);
+  const view = viewOf(frame);
+  writeU64(view, status.sequence, 0);
+  view.setFloat64(8, status.clock, true);
+  writeU64(view, status.metadataApplied, 16);
+  view.setUint32(24, status.metadataHalted ? metadataHaltedFlag : 0, true);
+  view.setUint16(28, heard.length, true);
+  view.setUint16(30, connected.length, true);
+  view.setUint32(32, led.size, true);
+  let at = statusHeadBytes;
+  for (const node of heard) at = frame.writeUInt32LE(node, at);
+  for (const node of connected) at = frame.writeUInt32LE(node, at);
+  for (const [group, term] of led) {
+    view.setUint32(at, group, true);
+    writeU64(view, term, at + 4);
+    at += 12;
+  }
+  return frame;
+}
+
+export function decodeStatus(frame: Buffer): NodeStatus | null {
+  if (frame.length < statusHeadBytes) return null;
+  const view = viewOf(frame);
+  const heardCount = view.getUint16(28, true);
+  const connectedCount = view.getUint16(30, true);
+  const ledCount = view.getUint32(32, true);
+  const clock = view.getFloat64(8, true);
+  if (frame.length !== statusHeadBytes + 4 * (heardCount + connectedCount) + 12 * ledCount) return null;
+  if (!Number.isFinite(clock)) return null;
+  const nodes = (from: number, count: number) =>
+    Array.from({ length: count }, (_, i) => view.getUint32(from + 4 * i, true));
+  const connectedAt = statusHeadBytes + 4 * heardCount;
+  const led = new Map<number, number>();
+  for (let at = connectedAt + 4 * connectedCount; at < frame.length; at += 12)
+    led.set(view.getUint32(at, true), readU64(view, at + 4));
+  return {
+    sequence: readU64(view, 0),
+    clock,
+    metadataApplied: readU64(view, 16),
+    metadataHalted: (view.getUint32(24, true) & metadataHaltedFlag) !== 0,
+    heard: nodes(statusHeadBytes, heardCount),
+    connected: nodes(connectedAt, connectedCount),
+    led,
+  };
+}
+
+/** The head of a frame that the receiver passes on to `to`; the frame's body follows. */
+export function encodeRelay(to: number, kind: number): Buffer {
+  const head = Buffer.allocUnsafe(8);
+  head.writeUInt32LE(to, 0);
+  head.writeUInt32LE(kind, 4);
+  return head;
+}
+/** Null: not well formed, or a relayed frame that should travel on: one hop only. */
+export function decodeRelay(frame: Buffer): { to: number; kind: number; body: Buffer } | null {
+  if (frame.length < 8) return null;
+  const kind = frame.readUInt32LE(4);
+  return mayRelay(kind) ? { to: frame.readUInt32LE(0), kind, body: frame.subarray(8) } : null;
+}
+
+export function encodeRelayed(from: number, incarnation: number, kind: number): Buffer {
+  const head = Buffer.allocUnsafe(16);
+  head.writeUInt32LE(from, 0);
+  head.writeUInt32LE(kind, 4);
+  writeU64(viewOf(head), incarnation, 8);
+  return head;
+}
+export function decodeRelayed(frame: Buffer): { from: number; incarnation: number; kind: number; body: Buffer } | null {
+  if (frame.length < 16) return null;
+  const kind = frame.readUInt32LE(4);
+  if (!mayRelay(kind)) return null;
+  return { from: frame.readUInt32LE(0), incarnation: readU64(viewOf(frame), 8), kind, body: frame.subarray(16) };
+}
+
+const mayRelay = (kind: number): boolean =>
+  kind >= 1 && kind <= 255 && kind !== FrameKind.relay && kind !== FrameKind.relayed;

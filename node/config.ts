@@ -148,6 +148,12 @@ export const keys = {
   'peer.redial.milliseconds.max': integer(1000, 1, 600_000, 'longest wait before dialling a peer again'),
 
   shards: integer(12, 1, 1024, 'Raft groups that hold the queues; fixed once the cluster is formed'),
+  replication: integer(
+    3,
+    1,
+    7,
+    'Nodes that hold a replica of each queue: 1, 3, 5 or 7; fixed once the cluster is formed',
+  ),
   'tick.milliseconds': integer(50, 5, 1000, 'unit of election and heartbeat times'),
   'election.ticks': integer(12, 4, 1000, 'ticks without a leader before an election (up to twice as many)'),
   'heartbeat.ticks': integer(2, 1, 100, 'ticks between heartbeats'),
@@ -187,13 +193,32 @@ export const keys = {
     600_000,
     'a write that takes longer makes the node give up its leaderships',
   ),
+  'node.suspect.milliseconds': integer(
+    1000,
+    100,
+    600_000,
+    'a node silent for so long is given no messages until it is heard again',
+  ),
   'node.dead.milliseconds': integer(
     5000,
     500,
     600_000,
     'a node away for so long is ended: its consumers give their messages back',
   ),
-  'visibility.milliseconds': integer(1000, 10, 60_000, 'longest wait of a declare until the other nodes know of it'),
+  'lease.milliseconds': integer(
+    2500,
+    100,
+    60_000,
+    'a node cut off for so long stops routing; about the longest wait of a declare for a node that hangs',
+  ),
+  'lease.renew.milliseconds': integer(1500, 50, 60_000, 'a lease on the metadata with less than this left is renewed'),
+  'lease.request.milliseconds': integer(500, 10, 10_000, 'time between two requests for a lease'),
+  'lease.clock.step.milliseconds': integer(
+    500,
+    10,
+    60_000,
+    'clocks that disagree by more say that the machine was suspended',
+  ),
   'balance.milliseconds': integer(250, 10, 600_000, 'time between two looks at how leaders are spread'),
   'hand.over.milliseconds': integer(2000, 0, 60_000, 'longest time to hand leaderships over at a clean stop'),
 
@@ -213,6 +238,21 @@ export const keys = {
   ),
   'publish.resend.milliseconds': integer(1000, 50, 60_000, 'a batch without an answer for so long is sent again'),
 
+  'feed.heartbeat.milliseconds': integer(500, 10, 60_000, 'how often a node that tells another of a queue says it lives'),
+  'feed.silence.milliseconds': integer(1500, 20, 600_000, 'silence after which another replica is listened to'),
+  'feed.lag.milliseconds': integer(1000, 10, 600_000, 'wait for a replica that makes no headway, before another is asked'),
+  'feed.wait.milliseconds': integer(1000, 10, 60_000, 'how long a replica may take to catch up with who listens to it'),
+  'feed.retry.milliseconds': integer(100, 10, 60_000, 'time before a replica to listen to is looked for again'),
+  'feed.avoid.milliseconds': integer(2000, 10, 600_000, 'time for which a replica that failed is the last to be asked'),
+  'feed.frame.bytes': bytes(256 * KiB, 4 * KiB, 1 * MiB, 'size at which news for another node, or messages, leave'),
+  'feed.query.milliseconds': integer(2000, 50, 60_000, 'a message that another node does not send is asked for again'),
+  'feed.status.milliseconds': integer(10_000, 50, 600_000, "longest wait for another node's word on a queue"),
+  'feed.answer.bytes.max': bytes(4 * MiB, 64 * KiB, 64 * MiB, 'messages on their way to a node that asked for them'),
+  'feed.questions.max': integer(1024, 16, 1_000_000, 'questions of one node that wait here'),
+  'outbox.rows.max': integer(256, 1, 65_536, 'dead letters of one shard on their way to another'),
+  'outbox.bytes.max': bytes(256 * KiB, 4 * KiB, 64 * MiB, 'their bytes; one goes however large'),
+  'outbox.route.letters.max': integer(256, 1, 16_384, 'dead letters that are routed with one log entry'),
+
   'log.file.bytes': bytes(32 * MiB, 1 * MiB, 1 * GiB, 'size at which a log file is sealed'),
   'log.cache.bytes': bytes(64 * MiB, 0, 64 * GiB, 'recent entries held in memory'),
   'log.kept.bytes': bytes(16 * MiB, 0, 64 * GiB, 'whole entries kept behind a snapshot for slow followers, per group'),
@@ -221,6 +261,12 @@ export const keys = {
     4 * MiB,
     1024 * GiB,
     'size of all log files beyond which groups that hold the oldest are asked for a snapshot',
+  ),
+  'log.volatile.waiting.bytes': bytes(
+    16 * MiB,
+    64 * KiB,
+    1 * GiB,
+    'transient messages that wait in memory for the disk',
   ),
 
   'log.level': choice(
@@ -263,8 +309,8 @@ export interface NodeConfig {
   /** All nodes with this one, by number. */
   readonly nodes: readonly ClusterNode[];
   readonly peerListen: Address;
-  /** Names the cluster: a hash of its name and of its nodes' numbers and names. */
-  readonly clusterId: string;
+  /** What nodes must have in common to form a cluster: a hash of its name, its nodes' numbers and names, and what cannot change later. */
+  readonly formationId: string;
   /** Absolute; this node's own. */
   readonly dataFolder: string;
 }
@@ -419,7 +465,8 @@ function checkTogether(settings: Settings, nodesCount: number, peerPort: number)
     fits('publish.batch.bytes.max', 2, 'publish.window.bytes') ??
     fits('peer.redial.milliseconds', 1, 'peer.redial.milliseconds.max') ??
     fits('log.file.bytes', 2, 'log.pressure.bytes') ??
-    fits('hand.over.milliseconds', 2, 'stop.milliseconds')
+    fits('hand.over.milliseconds', 2, 'stop.milliseconds') ??
+    fits('node.suspect.milliseconds', 2, 'node.dead.milliseconds')
   );
 }
 
@@ -439,21 +486,23 @@ export function resolveConfig(settings: Settings): NodeConfig | ConfigProblem {
     name: self.name,
     nodes,
     peerListen: { host: settings['peer.host'], port: peerPort },
-    clusterId: clusterIdOf(settings['cluster.name'], nodes),
+    formationId: formationIdOf(settings, nodes),
     dataFolder: resolve(settings['data.folder'], self.name),
   };
 }
 
 /** Addresses are left out on purpose: a node may move to another one. */
-export function clusterIdOf(clusterName: string, nodes: readonly ClusterNode[]): string {
+export function formationIdOf(settings: Settings, nodes: readonly ClusterNode[]): string {
   const members = nodes.map((node) => `${node.node}=${node.name}`).join(',');
-  return createHash('sha256').update(`warren cluster 1\n${clusterName}\n${members}\n`).digest('hex').slice(0, 32);
+  const fixed = `${settings['cluster.name']}\n${members}\n${settings.shards}\n${settings.replication}\n`;
+  return createHash('sha256').update(`warren formation 1\n${fixed}`).digest('hex').slice(0, 32);
 }
 
 /** The part of the settings that is the cluster's. */
 export function clusterLimits(settings: Settings): ClusterLimits {
   return {
     shards: settings.shards,
+    replication: settings.replication,
     tickMilliseconds: settings['tick.milliseconds'],
     electionTicks: settings['election.ticks'],
     heartbeatTicks: settings['heartbeat.ticks'],
@@ -468,10 +517,16 @@ export function clusterLimits(settings: Settings): ClusterLimits {
     snapshotEveryEntries: settings['snapshot.every.entries'],
     parkedBatchesMax: settings['parked.batches.max'],
     diskStallMilliseconds: settings['disk.stall.milliseconds'],
+    suspectMilliseconds: settings['node.suspect.milliseconds'],
     nodeDeadMilliseconds: settings['node.dead.milliseconds'],
-    visibilityMilliseconds: settings['visibility.milliseconds'],
     balanceMilliseconds: settings['balance.milliseconds'],
     handOverMilliseconds: settings['hand.over.milliseconds'],
+    lease: {
+      milliseconds: settings['lease.milliseconds'],
+      renewMilliseconds: settings['lease.renew.milliseconds'],
+      requestMilliseconds: settings['lease.request.milliseconds'],
+      clockStepMilliseconds: settings['lease.clock.step.milliseconds'],
+    },
     pipe: {
       batchBytesMax: settings['publish.batch.bytes.max'],
       batchesInFlightMax: settings['publish.batches.inflight.max'],
@@ -479,11 +534,30 @@ export function clusterLimits(settings: Settings): ClusterLimits {
       deadlineMilliseconds: settings['publish.deadline.milliseconds'],
       resendMilliseconds: settings['publish.resend.milliseconds'],
     },
+    feed: {
+      heartbeatMilliseconds: settings['feed.heartbeat.milliseconds'],
+      silenceMilliseconds: settings['feed.silence.milliseconds'],
+      lagMilliseconds: settings['feed.lag.milliseconds'],
+      waitMilliseconds: settings['feed.wait.milliseconds'],
+      retryMilliseconds: settings['feed.retry.milliseconds'],
+      avoidMilliseconds: settings['feed.avoid.milliseconds'],
+      frameBytes: settings['feed.frame.bytes'],
+      queryMilliseconds: settings['feed.query.milliseconds'],
+      statusMilliseconds: settings['feed.status.milliseconds'],
+      answerBytesMax: settings['feed.answer.bytes.max'],
+      questionsMax: settings['feed.questions.max'],
+    },
+    outbox: {
+      rowsInFlightMax: settings['outbox.rows.max'],
+      bytesInFlightMax: settings['outbox.bytes.max'],
+      lettersPerRouteMax: settings['outbox.route.letters.max'],
+    },
     log: {
       fileBytesMax: settings['log.file.bytes'],
       cacheBytesMax: settings['log.cache.bytes'],
       keptBytesMax: settings['log.kept.bytes'],
       pressureBytes: settings['log.pressure.bytes'],
+      volatileWaitingBytesMax: settings['log.volatile.waiting.bytes'],
     },
     transport: {
       frameBytesMax: settings['peer.frame.bytes.max'],

@@ -1,6 +1,6 @@
 // The folder of one node, and the rules about who may use it.
 //
-//   identity         whose folder this is; written once, whole or not at all
+//   identity         whose folder this is: prepared, then committed, when the cluster is formed (cluster/formation.ts); whole or not at all
 //   incarnation-<n>  one start of the node. Created exclusively, so a number is never given twice; only the newest stays. Names its process.
 //   pid              the process id, for people and scripts; removed at a clean stop
 //
@@ -8,7 +8,7 @@
 // before anyone sees it. Of two processes that start at once at most one goes on (see `takeIncarnation`). Two machines, or two containers with
 // process ids of their own, on one folder are not seen here: peers then refuse the older incarnation.
 
-import { randomUUID } from 'node:crypto';
+import { randomInt } from 'node:crypto';
 import {
   closeSync,
   existsSync,
@@ -23,22 +23,27 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { type Format, parseFormat } from '../cluster/index.ts';
 import type { NodeConfig } from './config.ts';
 
 export interface Identity {
   readonly format: 1;
   readonly clusterName: string;
-  readonly clusterId: string;
-  /** Number and name of every node, as `1=n1,2=n2`: for people, `clusterId` is what counts. */
-  readonly members: string;
   readonly node: number;
   readonly name: string;
-  readonly uuid: string;
+  /** False: prepared, and not known to be what the cluster agreed on. */
+  readonly committed: boolean;
+  /** Cluster id, and the UUIDs of all nodes at the time. */
+  readonly cluster: Format;
 }
 
 export interface DataFolder {
   readonly path: string;
-  readonly identity: Identity;
+  /** Null: the folder is empty. */
+  readonly identity: Identity | null;
+  /** Writes the identity, durably. */
+  prepare(format: Format): void;
+  commit(format: Format): void;
   /** The first call gives the number of this start, every later one a new number; each is durable and was never given before. */
   nextIncarnation(): number;
   /** At a clean stop, once nothing writes here any more. */
@@ -55,9 +60,11 @@ export type DataFolderResult =
   | { readonly ok: true; readonly folder: DataFolder }
   | { readonly ok: false; readonly error: string };
 
-const incarnationPattern = /^incarnation-([1-9][0-9]{0,9})$/;
+const incarnationPattern = /^incarnation-([1-9][0-9]{0,15})$/;
+/** The low part of an incarnation is random: a folder that was copied gives other numbers than the original, and the lower are refused. */
+const incarnationRandom = 2 ** 20;
 /** What a first start that was interrupted may leave behind. */
-const harmlessPattern = /^(incarnation-[1-9][0-9]{0,9}|identity\.temporary|pid|pid\.temporary)$/;
+const harmlessPattern = /^(incarnation-[1-9][0-9]{0,15}|identity\.temporary|pid|pid\.temporary)$/;
 
 /** Why this node must not use its folder, or null. Reads only. */
 export function checkDataFolder(config: NodeConfig): string | null {
@@ -65,7 +72,7 @@ export function checkDataFolder(config: NodeConfig): string | null {
   return typeof found === 'string' ? found : refusal(config, found);
 }
 
-/** Takes the folder for this process: checks, takes a new incarnation, writes the identity at the first start, and the pid file. */
+/** Takes the folder for this process: checks, takes a new incarnation, writes the pid file. */
 export function openDataFolder(config: NodeConfig, self: ProcessName = processName(process.pid)): DataFolderResult {
   const path = config.dataFolder;
   try {
@@ -76,26 +83,36 @@ export function openDataFolder(config: NodeConfig, self: ProcessName = processNa
     makeFolder(path);
     const incarnation = takeIncarnation(path, self);
     if (incarnation === null) return { ok: false, error: `data folder ${path}: another process is starting in it` };
-    const identity = found.identity ?? writeIdentity(config);
     replaceFile(path, 'pid', `${self.pid}\n`);
-    return { ok: true, folder: openedFolder(path, identity, incarnation, self) };
+    return { ok: true, folder: openedFolder(config, found.identity, incarnation, self) };
   } catch (error) {
     return { ok: false, error: `data folder ${path}: ${(error as Error).message}` };
   }
 }
 
-function openedFolder(path: string, identity: Identity, first: number, self: ProcessName): DataFolder {
+function openedFolder(config: NodeConfig, found: Identity | null, first: number, self: ProcessName): DataFolder {
+  const path = config.dataFolder;
+  let identity = found;
   let incarnation = first;
   let given = false;
   return {
     path,
-    identity,
+    get identity() {
+      return identity;
+    },
+    prepare(format) {
+      identity = writeIdentity(config, format, false);
+    },
+    commit(format) {
+      identity = writeIdentity(config, format, true);
+    },
     nextIncarnation() {
       if (given) {
-        incarnation += 1;
+        const before = incarnation;
+        incarnation = incarnationAfter(before);
         writeDurably(incarnationFile(path, incarnation), JSON.stringify(self), 'wx');
         syncFolder(path);
-        unlinkSync(incarnationFile(path, incarnation - 1));
+        unlinkSync(incarnationFile(path, before));
       }
       given = true;
       return incarnation;
@@ -174,12 +191,17 @@ function readIdentity(path: string): Identity | string {
   }
   if (found.format !== 1)
     return `data folder ${path}: written by another version of Warren (format ${String(found.format)})`;
-  const { clusterName, clusterId, members, node, name, uuid } = found;
-  const texts = [clusterName, clusterId, members, name, uuid];
-  if (!texts.every((value) => typeof value === 'string' && value !== '') || !Number.isInteger(node)) {
+  const { clusterName, node, name, committed } = found;
+  const cluster = parseFormat(found.cluster);
+  if (
+    cluster === null ||
+    typeof clusterName !== 'string' ||
+    typeof name !== 'string' ||
+    typeof committed !== 'boolean' ||
+    !cluster.nodes.some((known) => known.node === node)
+  )
     return `data folder ${path}: its identity file is damaged`;
-  }
-  return found as Identity;
+  return { format: 1, clusterName, node: Number(node), name, committed, cluster };
 }
 
 function refusal(config: NodeConfig, found: Found): string | null {
@@ -193,21 +215,23 @@ function refusal(config: NodeConfig, found: Found): string | null {
     if (identity.node !== config.node || identity.name !== config.name) {
       return `${at} belongs to node ${identity.node} "${identity.name}", not to node ${config.node} "${config.name}"`;
     }
-    if (identity.clusterId !== config.clusterId) {
-      return `${at} belongs to a cluster of the nodes ${identity.members}, not of ${membersText(config)}`;
+    const members = membersText(identity.cluster.nodes);
+    if (members !== membersText(config.nodes)) {
+      return `${at} belongs to a cluster of the nodes ${members}, not of ${membersText(config.nodes)}`;
     }
   }
   return owner === null ? null : `${at} in use by process ${owner.pid}`;
 }
 
-const membersText = (config: NodeConfig): string => config.nodes.map((node) => `${node.node}=${node.name}`).join(',');
+const membersText = (nodes: readonly { readonly node: number; readonly name: string }[]): string =>
+  nodes.map(({ node, name }) => `${node}=${name}`).join(',');
 
 /**
  * The next incarnation, or null if another process is about to take the folder too. Each of two such processes first writes its own file and
  * then looks for the other's: whichever looks last sees both, so they never both go on (both may give up, which is safe).
  */
 function takeIncarnation(path: string, self: ProcessName): number | null {
-  const incarnation = (incarnations(path).at(-1) ?? 0) + 1;
+  const incarnation = incarnationAfter(incarnations(path).at(-1) ?? 0);
   const mine = incarnationFile(path, incarnation);
   try {
     writeDurably(mine, JSON.stringify(self), 'wx');
@@ -225,6 +249,9 @@ function takeIncarnation(path: string, self: ProcessName): number | null {
   for (const other of others) rmSync(incarnationFile(path, other), { force: true });
   return incarnation;
 }
+
+const incarnationAfter = (incarnation: number): number =>
+  (Math.floor(incarnation / incarnationRandom) + 1) * incarnationRandom + randomInt(incarnationRandom);
 
 const incarnationFile = (path: string, incarnation: number): string => join(path, `incarnation-${incarnation}`);
 
@@ -254,17 +281,14 @@ function ownerOf(path: string, incarnation: number): ProcessName | null {
   }
 }
 
-function writeIdentity(config: NodeConfig): Identity {
-  const identity: Identity = {
-    format: 1,
-    clusterName: config.settings['cluster.name'],
-    clusterId: config.clusterId,
-    members: membersText(config),
-    node: config.node,
-    name: config.name,
-    uuid: randomUUID(),
-  };
-  replaceFile(config.dataFolder, 'identity', `${JSON.stringify(identity, null, 2)}\n`);
+function writeIdentity(
+  { settings, node, name, dataFolder }: NodeConfig,
+  cluster: Format,
+  committed: boolean,
+): Identity {
+  const clusterName = settings['cluster.name'];
+  const identity: Identity = { format: 1, clusterName, node, name, committed, cluster };
+  replaceFile(dataFolder, 'identity', `${JSON.stringify(identity, null, 2)}\n`);
   return identity;
 }
 

@@ -16,17 +16,18 @@ export type LaunchOptionsResult =
   | { readonly ok: true; readonly options: LaunchOptions }
   | { readonly ok: false; readonly error: string };
 
-const nodesAllowed: readonly string[] = ['1', '3'];
+const nodesAllowed: readonly string[] = ['1', '3', '5'];
+const nodesMax = 5;
 export const httpPortOffset = 10_000;
 export const peerPortOffset = 20_000;
-const portMax = 65535 - peerPortOffset - 2;
+const portMax = 65535 - peerPortOffset - (nodesMax - 1);
 
-export const launchHelp = `usage: warren start [--nodes 1|3] [--data DIR | --ephemeral] [--port PORT]
+export const launchHelp = `usage: warren start [--nodes 1|3|5] [--data DIR | --ephemeral] [--port PORT]
        npm start -- [the same]
 
 Runs a whole cluster on this machine until Ctrl-C, and starts a node again when it dies.
 
-  --nodes 1|3    how many nodes; default 3
+  --nodes 1|3|5  how many nodes; default 3
   --data DIR     where they keep their data; default ./data
   --ephemeral    keep it in a temporary folder, removed at the end
   --port PORT    AMQP port of the first node; default 5672. Node i takes PORT+i-1 for AMQP, PORT+${httpPortOffset}+i-1 for HTTP

@@ -8,6 +8,7 @@ const help = `usage: warren COMMAND
 
   start      a whole cluster on this machine ("warren start --help")
   node       one node, from a config file or the environment ("warren node --help")
+  rebuild    builds a node's replica of a group anew ("warren rebuild --help")
   version    the version of Warren
   help       this text`;
 
@@ -22,6 +23,12 @@ async function main(command: string | undefined, flags: readonly string[]): Prom
       if (wantsHelp) return console.log((await import('./config-sources.ts')).nodeHelp());
       const [{ runNode }, { createParts }] = await Promise.all([import('./run.ts'), import('./parts.ts')]);
       return runNode(flags, createParts);
+    }
+    case 'rebuild': {
+      const { rebuildGroup, rebuildHelp } = await import('./rebuild-command.ts');
+      if (wantsHelp) return console.log(rebuildHelp);
+      process.exitCode = await rebuildGroup(flags);
+      return;
     }
     case 'version':
     case '--version':

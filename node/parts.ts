@@ -1,10 +1,12 @@
 // Joins one node's parts: ports → cluster → broker → AMQP.
 
 import { join } from 'node:path';
-import { createPorts, openCluster } from '../cluster/index.ts';
+import { createPorts, type Format, type Formation, formCluster, openCluster } from '../cluster/index.ts';
+import { readHeaders } from './amqp/properties.ts';
 import { type AmqpServer, createAmqpServer } from './amqp/server.ts';
 import { Broker } from './broker/broker.ts';
 import { amqpOptions, clusterLimits } from './config.ts';
+import { EventLoopDelay } from './event-loop.ts';
 import type { CreateParts, NodeContext, NodeParts } from './server.ts';
 
 export const createParts: CreateParts = (context) => new Parts(context);
@@ -13,22 +15,65 @@ class Parts implements NodeParts {
   readonly #context: NodeContext;
   #cluster: Awaited<ReturnType<typeof openCluster>> | null = null;
   #amqp: AmqpServer | null = null;
+  readonly #ports;
+  #formation: Formation | null = null;
+  readonly #eventLoop = new EventLoopDelay();
 
   constructor(context: NodeContext) {
     this.#context = context;
+    this.#ports = createPorts(join(context.folder.path, 'store'));
+  }
+
+  async form(): Promise<void> {
+    const { config, folder, log } = this.#context;
+    const { settings } = config;
+    const { identity } = folder;
+    if (identity?.committed === true) return;
+    const options = {
+      settingsId: config.formationId,
+      node: config.node,
+      nodeName: config.name,
+      nodes: config.nodes,
+      peerListen: config.peerListen,
+      secret: settings['cluster.secret'],
+      prepared: identity?.cluster ?? null,
+      prepare: (format: Format) => folder.prepare(format),
+      commit: (format: Format) => folder.commit(format),
+      handshakeMilliseconds: settings['peer.handshake.milliseconds'],
+      redialMilliseconds: settings['peer.redial.milliseconds'],
+      report: (level: 'debug' | 'info' | 'warn' | 'error', event: string, details: object) =>
+        log[level](details, event),
+    };
+    this.#formation = formCluster(options, this.#ports);
+    const { clusterId } = await this.#formation.done;
+    this.#formation = null;
+    log.info({ clusterId }, 'the cluster is formed');
+  }
+
+  formingWith(): string | null {
+    if (this.#formation === null) return null;
+    const missing = this.#formation.missing();
+    return missing.length === 0
+      ? 'the cluster is being formed'
+      : `the cluster is formed once all its nodes can be reached; missing: ${missing.join(', ')}`;
+  }
+
+  stopForming(): void {
+    this.#formation?.cancel();
   }
 
   async open(): Promise<void> {
     const { config, folder, log, fatal } = this.#context;
     const { settings } = config;
-    const ports = createPorts(join(folder.path, 'store'));
+    const { cluster: format, node } = folder.identity!;
+    const ports = this.#ports;
     const cluster = await openCluster(
       {
         clusterName: settings['cluster.name'],
-        clusterId: config.clusterId,
+        clusterId: format.clusterId,
         node: config.node,
         nodeName: config.name,
-        nodeUuid: folder.identity.uuid,
+        nodeUuid: format.nodes.find((known) => known.node === node)!.uuid,
         contact: {
           pid: process.pid,
           amqp: `${settings['amqp.host'][0]}:${settings['amqp.port']}`,
@@ -38,6 +83,7 @@ class Parts implements NodeParts {
         nodes: config.nodes,
         peerListen: config.peerListen,
         secret: settings['cluster.secret'],
+        readHeaders,
         limits: clusterLimits(settings),
       },
       ports,
@@ -64,7 +110,12 @@ class Parts implements NodeParts {
   }
 
   status() {
-    return this.#cluster?.status() ?? { ready: false, groups: [] };
+    const status = this.#cluster?.status() ?? { ready: false, groups: [] };
+    return { ...status, eventLoopMilliseconds: Math.round(this.#eventLoop.longest * 10) / 10 };
+  }
+
+  async rebuild(group: number): Promise<string | null> {
+    return this.#cluster === null ? 'there is no cluster yet' : this.#cluster.rebuild(group);
   }
 
   async stopAccepting(): Promise<void> {
@@ -81,5 +132,6 @@ class Parts implements NodeParts {
 
   async close(): Promise<void> {
     await this.#cluster?.stop();
+    this.#eventLoop.stop();
   }
 }

@@ -6,6 +6,7 @@
 // Started by a launcher (there is an IPC channel), the node stops cleanly when the launcher is gone, and leaves SIGINT to it: a Ctrl-C at a
 // terminal reaches the whole process group.
 
+import { FormationError } from '../cluster/index.ts';
 import { readConfig } from './config-sources.ts';
 import { checkDataFolder, openDataFolder } from './data-folder.ts';
 import { findBusyAddress } from './listen-check.ts';
@@ -43,6 +44,10 @@ export async function runNode(flags: readonly string[], createParts: CreateParts
     await server.start();
   } catch (error) {
     if (server.phase === 'stopping') return;
+    if (error instanceof FormationError) {
+      await server.stop();
+      return refuse(error.message);
+    }
     const { code, syscall } = error as NodeJS.ErrnoException;
     if (syscall === 'listen') {
       // Somebody took the port since the check.

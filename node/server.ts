@@ -1,6 +1,6 @@
 // One node, from an open data folder to a clean stop: which part starts and stops when.
 //
-//   start: HTTP port → cluster → AMQP port          stop: AMQP accepts no more → leaderships go → clients go (320) → HTTP → cluster → folder
+//   start: HTTP port → formed → cluster → AMQP port          stop: AMQP accepts no more → leaderships go → clients go (320) → HTTP → cluster → folder
 //
 // State owned: the phase, and the parts. It knows no signals and ends no process; `run.ts` does.
 // Invariants: AMQP clients are accepted only while the cluster part runs. The folder is released last, and only if everything before has ended
@@ -14,6 +14,12 @@ import type { Phase, StatusView } from './status.ts';
 
 /** What a node is made of, as far as starting and stopping goes. Each is called at most once, in this order, but for `status`. */
 export interface NodeParts {
+  /** Resolves once the data folder belongs to a cluster; a new one is formed when all its nodes are there, else never. */
+  form(): Promise<void>;
+  /** What `form` waits for, or null. */
+  formingWith(): string | null;
+  /** Ends `form`, which then never resolves. */
+  stopForming(): void;
   /** Opens the log and recovers; local work only, so it always ends. */
   open(): Promise<void>;
   /** Joins the peers. Resolves once clients can be served: without a majority, never. */
@@ -22,6 +28,8 @@ export interface NodeParts {
   listen(): Promise<void>;
   /** From the end of `open` on. */
   status(): StatusView;
+  /** Builds this node's replica of a group anew. Null: it has begun; else why not. From the end of `open` on. */
+  rebuild(group: number): Promise<string | null>;
   /** No new AMQP connections. */
   stopAccepting(): Promise<void> | void;
   /** Gives leaderships to other nodes, as far as there are any; bounded in time by itself. */
@@ -76,10 +84,17 @@ class Server implements NodeServer {
   }
 
   async start(): Promise<void> {
-    this.#opening = this.#open();
+    this.#opening = this.#listenForHttp();
     await this.#opening;
-    const parts = this.#parts;
-    if (parts === null || this.#phase === 'stopping') return;
+    if (this.#isStopping()) return;
+    const parts = this.#createParts(this.#context);
+    this.#parts = parts;
+    await parts.form();
+    if (this.#isStopping()) return;
+    this.#opening = parts.open();
+    await this.#opening;
+    this.#opened = true;
+    if (this.#isStopping()) return;
     await parts.join();
     if (this.#isStopping()) return;
     this.#listening = parts.listen();
@@ -98,7 +113,7 @@ class Server implements NodeServer {
     return this.#phase === 'stopping';
   }
 
-  async #open(): Promise<void> {
+  async #listenForHttp(): Promise<void> {
     const { config, log } = this.#context;
     const { settings } = config;
     this.#http = await startHttpServer(
@@ -106,15 +121,13 @@ class Server implements NodeServer {
       {
         phase: () => this.#phase,
         status: () => (this.#opened ? (this.#parts?.status() ?? null) : null),
+        rebuild: async (group) => (this.#opened ? this.#parts!.rebuild(group) : 'the node is starting, or stopping'),
+        formingWith: () => this.#parts?.formingWith() ?? null,
         failed: (path, error) => log.error({ path, err: error }, 'an HTTP request failed'),
       },
     );
     const { unavailable } = this.#http;
     if (unavailable.length > 0) log.warn({ hosts: unavailable }, 'HTTP addresses that this machine lacks');
-    if (this.#isStopping()) return;
-    this.#parts = this.#createParts(this.#context);
-    await this.#parts.open();
-    this.#opened = true;
   }
 
   async #end(): Promise<boolean> {
@@ -128,6 +141,7 @@ class Server implements NodeServer {
         log.error({ err: error, step: name }, 'a step of the stop failed');
       }
     };
+    this.#parts?.stopForming();
     await step('open', () => this.#opening);
     if (this.#listening !== null) await step('listen', () => this.#listening);
     const parts = this.#parts;

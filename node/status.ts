@@ -26,14 +26,25 @@ export interface Health {
 
 export const reasonsMax = 32;
 
-/** Ok: this node accepts clients, every group that it has a replica of has a leader, and none is halted. */
-export function healthOf(phase: Phase, status: StatusView | null): Health {
+/** What builds this node's replica of a group anew. `http`: where the node can be asked. */
+export const rebuildCommand = (group: string, http: string): string => `warren rebuild ${group} --http ${http}`;
+
+/** Ok: this node accepts clients, every group that it has a replica of has a leader, and none is halted. `http`: this node's address, for advice. */
+export function healthOf(
+  phase: Phase,
+  status: StatusView | null,
+  formingWith: string | null = null,
+  http: string | null = null,
+): Health {
   const reasons: string[] = [];
-  if (phase !== 'running') reasons.push(`node is ${phase}`);
+  if (formingWith !== null) reasons.push(formingWith);
+  else if (phase !== 'running') reasons.push(`node is ${phase}`);
   else if (status === null || !status.ready) reasons.push('cluster is not ready');
   for (const group of status?.groups ?? []) {
-    if (typeof group.halted === 'string') reasons.push(`${group.name} is halted: ${group.halted}`);
-    else if (group.leader === 0) reasons.push(`${group.name} has no leader`);
+    if (typeof group.halted === 'string') {
+      const remedy = http === null ? '' : `; to build it anew: ${rebuildCommand(group.name, http)}`;
+      reasons.push(`${group.name} is halted: ${group.halted}${remedy}`);
+    } else if (group.leader === 0) reasons.push(`${group.name} has no leader`);
   }
   return { status: reasons.length === 0 ? 'ok' : 'unavailable', reasons: reasons.slice(0, reasonsMax) };
 }

@@ -12,20 +12,22 @@
 //  24  u64  sequence of the file before it, 0: none      28  u32  checksum of bytes 0..28, salted
 //  32  u16  bytes of the cluster id
 //  34  u16  bytes of the node's UUID
-//  36  u32  kind: 0 log, 1 kept
+//  36  u32  kind: 0 log, 1 kept, 2 volatile (never synced, without a footer, removed at the next start)
 //  40  cluster id, node UUID, zeros
 //
 // Record header (80 bytes), followed by the payload
 //   0  u32  checksum of bytes 4..80, salted with the file's id
 //   4  u8   version (1)
-//   5  u8   kind: 1 entry, 2 kept, 3 hard state, 4 truncation, 5 checkpoint
-//   6  u8   flags: 1 volatile (dropped at start)
+//   5  u8   kind: 1 entry, 2 kept, 3 hard state, 4 truncation, 5 checkpoint, 6 reset, 7 repaired
+//   6  u8   0
 //   7  u8   entry kind: 0 none, 1 data, 2 no-op, 3 configuration
 //   8  u32  group
 //  12  u32  bytes of the payload
 //  16  u64  replica id
 //  24  u64  index       entry, kept: its index; hard state: commit; truncation: first index dropped; checkpoint: snapshot's index
-//  32  u64  term        entry, kept: its term;  hard state: term;   truncation: 0;                   checkpoint: snapshot's term
+//                       reset: what has to be repaired, up to here
+//  32  u64  term        entry, kept: its term;  hard state: term;   checkpoint: snapshot's term
+//                       reset: its name, a sequence: kept files before it are void for the group
 //  40  u64  previous    entry: term of the entry before it;  hard state: vote;  checkpoint: 0 group created, 1 snapshot installed
 //  48  f64  stamp
 //  56  f64  state hash
@@ -49,13 +51,21 @@ export const payloadBytesMax = 0x4000_0000;
 const fileMagic = 0x474c5257;
 const trailerMagic = 0x52545257;
 
-export const RecordKind = { entry: 1, kept: 2, hardState: 3, truncation: 4, checkpoint: 5 } as const;
+export const RecordKind = {
+  entry: 1,
+  kept: 2,
+  hardState: 3,
+  truncation: 4,
+  checkpoint: 5,
+  reset: 6,
+  repaired: 7,
+} as const;
 export type RecordKind = (typeof RecordKind)[keyof typeof RecordKind];
 
 export const EntryKind = { none: 0, data: 1, noop: 2, configuration: 3 } as const;
 export type EntryKind = (typeof EntryKind)[keyof typeof EntryKind];
 
-export const FileKind = { log: 0, kept: 1 } as const;
+export const FileKind = { log: 0, kept: 1, volatile: 2 } as const;
 export type FileKind = (typeof FileKind)[keyof typeof FileKind];
 
 export interface FileHeader {
@@ -71,7 +81,6 @@ export interface FileHeader {
 /** Two-step so that a record is written without an object for it. */
 export interface RecordHeader {
   readonly kind: RecordKind;
-  readonly flags: number;
   readonly entryKind: EntryKind;
   readonly group: number;
   readonly payloadBytes: number;
@@ -229,7 +238,7 @@ export function writeRecordHeader(
 /** Quick look without the checksum: may a record header start here? Keeps a search for headers fast. */
 export function looksLikeRecord(bytes: Uint8Array, at: number): boolean {
   const kind = bytes[at + 5]!;
-  return bytes[at + 4] === logVersion && kind >= 1 && kind <= 5 && bytes[at + 6]! <= 1 && bytes[at + 7]! <= 3;
+  return bytes[at + 4] === logVersion && kind >= 1 && kind <= 7 && bytes[at + 6] === 0 && bytes[at + 7]! <= 3;
 }
 
 /** The record header at `at`, or null if it is damaged or cut. */
@@ -238,7 +247,6 @@ export function readRecordHeader(bytes: Buffer, view: DataView, at: number, salt
   if (shortChecksum(bytes, at + 4, at + recordHeaderBytes, salt) !== view.getUint32(at, true)) return null;
   return {
     kind: bytes[at + 5] as RecordKind,
-    flags: bytes[at + 6]!,
     entryKind: bytes[at + 7] as EntryKind,
     group: view.getUint32(at + 8, true),
     payloadBytes: view.getUint32(at + 12, true),

@@ -11,8 +11,8 @@ const pressureRepeatFiles = 8;
 export type IsLive = (group: number, first: number, last: number) => boolean;
 
 /**
- * Files that nobody needs: covered by the manifest that is about to be written, not being read, and without an entry that follows its
- * group's compaction point or is live.
+ * Files that nobody needs: covered by the manifest that is about to be written (volatile ones never are in it), not being read, and
+ * without an entry that follows its group's compaction point or is live.
  */
 export function findGarbage(
   files: Iterable<LogFile>,
@@ -23,10 +23,14 @@ export function findGarbage(
   const garbage: LogFile[] = [];
   for (const file of files) {
     if (!file.sealed || file.pins > 0 || file.doomed) continue;
-    const covered = file.kind === FileKind.log ? file.sequence <= coveredTo : file.committedIn <= coveredTo;
-    if (covered && !isNeeded(file, groups, isLive)) garbage.push(file);
+    if (isCovered(file, coveredTo) && !isNeeded(file, groups, isLive)) garbage.push(file);
   }
   return garbage;
+}
+
+function isCovered(file: LogFile, coveredTo: number): boolean {
+  if (file.kind === FileKind.volatile) return true;
+  return (file.kind === FileKind.log ? file.sequence : file.committedIn) <= coveredTo;
 }
 
 function isNeeded(file: LogFile, groups: ReadonlyMap<number, GroupLog>, isLive: IsLive): boolean {
@@ -36,7 +40,8 @@ function isNeeded(file: LogFile, groups: ReadonlyMap<number, GroupLog>, isLive: 
     if (group !== undefined && !group.isDurable) return true;
     if (group === undefined || group.replica !== part.replica) continue;
     if (group.installing || group.epoch !== group.durableEpoch) return true;
-    if (part.runs.some((run) => run.count > 0 && file.kind === FileKind.log && run.last > group.compacted.index))
+    if (file.kind === FileKind.kept && file.sequence < group.keptFrom) continue;
+    if (part.runs.some((run) => run.count > 0 && file.kind !== FileKind.kept && run.last > group.compacted.index))
       return true;
     for (const run of part.runs) {
       if (run.count === 0) continue;
@@ -51,10 +56,11 @@ function isNeeded(file: LogFile, groups: ReadonlyMap<number, GroupLog>, isLive: 
   return false;
 }
 
-/** Files before this sequence are beyond the budget, counted from the newest. 0: all are within it. */
+/** Files before this sequence are beyond the budget, counted from the newest. 0: all are within it. Volatile ones do not press anybody. */
 export function pressureHorizon(files: readonly LogFile[], bytesMax: number): number {
   let bytes = 0;
   for (let i = files.length - 1; i >= 0; i--) {
+    if (files[i]!.kind === FileKind.volatile) continue;
     bytes += files[i]!.bytes;
     if (bytes > bytesMax) return files[i]!.sequence + 1;
   }
@@ -65,6 +71,7 @@ export function pressureHorizon(files: readonly LogFile[], bytesMax: number): nu
 export function findPressed(groups: Iterable<GroupLog>, horizon: number, sealedFiles: number): number[] {
   const pressed: number[] = [];
   for (const group of groups) {
+    if (group.isVolatile) continue;
     const run = group.runs.find((candidate) => candidate.last > group.snapshot.index);
     if (run === undefined || run.file.sequence >= horizon) continue;
     if (group.pressureToldAt >= 0 && sealedFiles - group.pressureToldAt < pressureRepeatFiles) continue;

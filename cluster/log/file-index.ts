@@ -5,11 +5,13 @@
 //   - the runs of a group ascend; within a run indices are consecutive (or listed, in kept files) and the term is one;
 //   - entries that a later truncation in the same file dropped are not in the footer;
 //   - `truncateFrom` is the lowest index from which this file drops entries of *earlier* files (0: none);
-//   - a footer is equal to what a scan of the file's records gives.
+//   - a footer is equal to what a scan of the file's records gives;
+//   - what comes before a reset in the same file is not in the footer, but for the group's creation and its term and vote.
 //
 // Footer: u32 magic, u32 version, u32 groups, then each group:
-//   u32 group, u32 flags (1 created, 2 hard state), u64 replica, u64 truncateFrom, u64 last index ever stored
+//   u32 group, u32 flags (1 created, 2 hard state, 4 reset, 8 repair), u64 replica, u64 truncateFrom, u64 last index ever stored
 //   [created: u64 index, u64 term, configuration]  [hard state: u64 term, u64 vote, u64 commit]
+//   [reset: configuration, u64 kept from]  [repair: u64 repair to]
 //   u32 installs, each: u64 index, u64 term, configuration, u32 kept files, each u64
 //   u32 configuration entries, each: u64 index, configuration
 //   u32 runs, each: u64 first, u64 term, u64 previous term, u32 count, u32 listed (0, 1),
@@ -23,7 +25,7 @@ import { assert, LogError } from './errors.ts';
 import type { LogFile } from './files.ts';
 
 const footerMagic = 0x46545257;
-const footerVersion = 1;
+const footerVersion = 2;
 
 /** Consecutive entries of one term in one file. Records need not be adjacent: other groups' lie between. */
 export class Run {
@@ -112,6 +114,13 @@ export interface Install extends Position {
   readonly keptFiles: readonly number[];
 }
 
+/** The group lost its log and snapshot here, and begins anew. */
+export interface Reset {
+  readonly configuration: Configuration;
+  /** Names it: taken from the sequence of files. Kept files of the group before this one are void. */
+  readonly keptFrom: number;
+}
+
 /** One group's part of one file. */
 export class FileGroup {
   readonly group: number;
@@ -119,6 +128,9 @@ export class FileGroup {
   created: Position | null = null;
   hardState: HardState | null = null;
   truncateFrom = 0;
+  reset: Reset | null = null;
+  /** What was said last; null: nothing. */
+  repairTo: number | null = null;
   /** The highest index that the footer names: what would come back if a truncation were forgotten. */
   lastStored = 0;
   readonly installs: Install[] = [];
@@ -200,6 +212,15 @@ export class FileIndex {
     for (const index of part.configurations.keys()) if (index >= from) part.configurations.delete(index);
   }
 
+  reset(group: number, replica: number, repairTo: number, reset: Reset): void {
+    this.truncate(group, replica, 1);
+    const part = this.group(group, replica);
+    part.installs.length = 0;
+    part.reset = reset;
+    part.repairTo = repairTo;
+    if (part.hardState !== null) part.hardState = { ...part.hardState, commit: 0 };
+  }
+
   /** Called once, when nothing more is added. */
   finish(): void {
     for (const part of this.groups.values()) {
@@ -250,16 +271,23 @@ export function recordBytes(run: Run, slot: number): number {
 
 function writePart(writer: FooterWriter, part: FileGroup): void {
   writer.u32(part.group);
-  writer.u32((part.created === null ? 0 : 1) | (part.hardState === null ? 0 : 2));
+  const { created, hardState, reset, repairTo } = part;
+  const flag = (bit: number, value: unknown) => (value === null ? 0 : bit);
+  writer.u32(flag(1, created) | flag(2, hardState) | flag(4, reset) | flag(8, repairTo));
   writer.u64(part.replica);
   writer.u64(part.truncateFrom);
   writer.u64(part.lastStored);
-  if (part.created !== null) writer.position(part.created);
-  if (part.hardState !== null) {
-    writer.u64(part.hardState.term);
-    writer.u64(part.hardState.vote);
-    writer.u64(part.hardState.commit);
+  if (created !== null) writer.position(created);
+  if (hardState !== null) {
+    writer.u64(hardState.term);
+    writer.u64(hardState.vote);
+    writer.u64(hardState.commit);
   }
+  if (reset !== null) {
+    writer.configuration(reset.configuration);
+    writer.u64(reset.keptFrom);
+  }
+  if (repairTo !== null) writer.u64(repairTo);
   writer.u32(part.installs.length);
   for (const install of part.installs) {
     writer.position(install);
@@ -292,6 +320,8 @@ function readPart(reader: FooterReader, file: LogFile): FileGroup {
   part.lastStored = reader.u64();
   if (flags & 1) part.created = reader.position();
   if (flags & 2) part.hardState = { term: reader.u64(), vote: reader.u64(), commit: reader.u64() };
+  if (flags & 4) part.reset = { configuration: reader.configuration(), keptFrom: reader.u64() };
+  if (flags & 8) part.repairTo = reader.u64();
   for (let count = reader.u32(); count > 0; count--) {
     const position = reader.position();
     const keptFiles: number[] = [];

@@ -4,24 +4,25 @@
 // read; the file being written keeps its own.
 
 import type { Disk, DiskFile } from '../ports.ts';
-import { encodeTrailer, FileKind } from './codec.ts';
+import { encodeTrailer, type FileKind } from './codec.ts';
 import { FileIndex } from './file-index.ts';
 import { syncFile, writeAll } from './whole-files.ts';
 
 export const logFolder = 'log';
 export const snapshotFolder = 'snapshots';
 
+const suffixes = ['log', 'kept', 'volatile'] as const;
+
 /** Zero-padded so that names sort like numbers. */
 export function logFilePath(sequence: number, kind: FileKind): string {
-  const suffix = kind === FileKind.log ? 'log' : 'kept';
-  return `${logFolder}/${String(sequence).padStart(10, '0')}.${suffix}`;
+  return `${logFolder}/${String(sequence).padStart(10, '0')}.${suffixes[kind]}`;
 }
 
 /** The sequence and kind in a file's name, or null for a foreign name. */
 export function parseLogFileName(name: string): { readonly sequence: number; readonly kind: FileKind } | null {
-  const match = /^(\d{10})\.(log|kept)$/.exec(name);
+  const match = /^(\d{10})\.(log|kept|volatile)$/.exec(name);
   if (match === null) return null;
-  return { sequence: Number(match[1]), kind: match[2] === 'log' ? FileKind.log : FileKind.kept };
+  return { sequence: Number(match[1]), kind: suffixes.indexOf(match[2] as (typeof suffixes)[number]) as FileKind };
 }
 
 export class LogFile {
@@ -33,7 +34,7 @@ export class LogFile {
   /** End of what was gathered for this file; of the whole file once it is sealed. */
   bytes: number;
   index: FileIndex;
-  /** The footer is durable: the file never changes again. */
+  /** The footer is durable, or the file is volatile and written to its end: it never changes again. */
   sealed = false;
   /** Readers under way and open snapshot streams. */
   pins = 0;

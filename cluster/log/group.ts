@@ -4,10 +4,11 @@
 //   - entries after `compacted` up to `lastIndex` follow each other without a gap, in `runs`; behind it there may be gaps;
 //   - an entry that is not durable is in the cache; the cache holds consecutive indices up to `lastIndex`;
 //   - `compacted.index` <= `snapshot.index`, and never moves back; terms never fall along the log.
+// A volatile group has no snapshots: `compacted` is what its machine has applied, and durable means written.
 
 import type { HardState, SnapshotMeta } from 'raft-ts';
 import { assert } from './errors.ts';
-import { type Run, recordBytes, truncateRuns } from './file-index.ts';
+import { type Reset, type Run, recordBytes, truncateRuns } from './file-index.ts';
 import type { LogFile } from './files.ts';
 import type { Truncation } from './manifest.ts';
 import type { LogEntry } from './types.ts';
@@ -20,10 +21,15 @@ const noHardState: HardState = { term: 0, vote: 0, commit: 0 };
 export class GroupLog {
   readonly group: number;
   readonly replica: number;
+  readonly isVolatile: boolean;
   hardState: HardState = noHardState;
   snapshot: SnapshotMeta;
   snapshotStored = false;
   compacted: { readonly index: number; readonly term: number };
+  /** Entries up to here may have been acknowledged and are lost; 0: none. */
+  repairTo = 0;
+  /** Names the last reset, 0: none. Kept files before this sequence are from before it. */
+  keptFrom = 0;
   /** Position and index both ascending: a later truncation to a lower index makes an earlier one superfluous. */
   truncations: Truncation[] = [];
   /** From log files, ascending, dead entries left out. */
@@ -52,31 +58,35 @@ export class GroupLog {
     readonly snapshot: SnapshotMeta;
     readonly snapshotStored: boolean;
     readonly compacted: { readonly index: number; readonly term: number };
+    readonly keptFrom: number;
   };
-  /** The record of the group's creation is durable. */
+  /** The record of the group's creation or reset is durable. */
   isDurable = false;
-  /** The group's earlier replica here: what the manifest says until this one is durable. */
+  /** The group before its reset, or its earlier replica here: what the manifest says until this one is durable. */
   replaced: GroupLog | null = null;
   /** An installed snapshot's record is gathered and not yet durable. */
   installing = false;
+  /** Another one took its place, or none. */
+  hasEnded = false;
 
-  constructor(group: number, replica: number, snapshot: SnapshotMeta) {
+  constructor(group: number, replica: number, snapshot: SnapshotMeta, isVolatile = false) {
     this.group = group;
     this.replica = replica;
+    this.isVolatile = isVolatile;
     this.snapshot = snapshot;
     this.compacted = { index: snapshot.index, term: snapshot.term };
     this.lastIndex = snapshot.index;
     this.lastTerm = snapshot.term;
     this.durableIndex = snapshot.index;
     this.cacheFirst = snapshot.index + 1;
-    this.stable = { snapshot, snapshotStored: false, compacted: this.compacted };
+    this.stable = { snapshot, snapshotStored: false, compacted: this.compacted, keptFrom: 0 };
   }
 
   /** Lets the manifest say what is true now. */
   settle(): void {
     if (this.installing) return;
-    const { snapshot, snapshotStored, compacted } = this;
-    this.stable = { snapshot, snapshotStored, compacted };
+    const { snapshot, snapshotStored, compacted, keptFrom } = this;
+    this.stable = { snapshot, snapshotStored, compacted, keptFrom };
   }
 
   // ---- where entries are ----
@@ -140,6 +150,36 @@ export class GroupLog {
     this.pressureToldAt = -1;
     // The latest first: where two installs brought the same entry, the file that stays longer answers.
     this.kept.unshift(...kept);
+  }
+
+  /** Begins anew, with nothing but term and vote. What came before is dead by a truncation. */
+  restart({ configuration, keptFrom }: Reset): void {
+    this.snapshot = { index: 0, term: 0, configuration };
+    this.snapshotStored = false;
+    this.compacted = { index: 0, term: 0 };
+    this.hardState = { ...this.hardState, commit: 0 };
+    this.keptFrom = Math.max(this.keptFrom, keptFrom);
+  }
+
+  /** Takes the place of `before`, of which nothing is to be read any more. */
+  replace(before: GroupLog): void {
+    this.replaced = before.isDurable ? before : before.replaced;
+    before.end();
+  }
+
+  /** Reads under way find nothing. */
+  end(): void {
+    this.hasEnded = true;
+    this.epoch++;
+    this.runs = [];
+    this.kept = [];
+  }
+
+  /** The machine of a volatile group has applied everything up to here. */
+  volatileApplied(index: number): void {
+    const term = this.termAt(index);
+    assert(term !== undefined && index >= this.compacted.index, `group ${this.group} has applied ${index}`);
+    this.compacted = { index, term };
   }
 
   /** Forgets the entries of files that are being deleted. */

@@ -1,9 +1,11 @@
 // The door of the log: one append-only store for all groups of a node. What it promises is in types.ts, how its bytes lie in codec.ts.
 //
-//   store.ts      the whole: order of effects, cache, snapshots, manifest
-//   writer.ts     gather, write, sync, rotate           recovery.ts, scan.ts   opening, torn or damaged
-//   group.ts      one group: where its entries are      collector.ts           which files can go
-//   reads.ts      reading back, checked                 staging.ts, snapshot-*.ts, kept-writer.ts   snapshots, sent and installed
+//   store.ts      the whole: order of effects, snapshots, manifest
+//   records.ts    writes into records                   recovery.ts, scan.ts   opening, torn or damaged
+//   writer.ts     gather, write, sync, rotate           collector.ts           which files can go
+//   group.ts      one group: where its entries are      covered.ts             what the manifest says
+//   cache.ts      what leaves memory next               staging.ts, snapshot-*.ts, kept-writer.ts   snapshots: saved, sent, installed
+//   reads.ts      reading back, checked
 
 import type { Clock, Disk } from '../ports.ts';
 import { describeGroup, recover } from './recovery.ts';

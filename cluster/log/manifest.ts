@@ -1,7 +1,7 @@
 // The manifest: per group what must survive the deletion of log files. One small file, replaced as a whole: temporary file, sync, rename,
-// folder sync. Text, so that a person can read it: `warren-manifest 1 <crc32 of the rest>`, a line of JSON.
+// folder sync. Text, so that a person can read it: `warren-manifest 2 <crc32 of the rest>`, a line of JSON.
 //
-// Meaning: hard states and truncations are as of the end of log file `coveredTo`; records in later files are replayed on top. Log files up
+// Meaning: hard states, truncations and what is to be repaired are as of the end of log file `coveredTo`; records in later files are replayed on top. Log files up
 // to `coveredTo` that are not listed, and kept files that neither the manifest nor a later checkpoint names, are garbage.
 
 import { crc32 } from 'node:zlib';
@@ -12,7 +12,7 @@ import { removeIfPresent, writeWholeFile } from './whole-files.ts';
 
 export const manifestPath = 'manifest';
 const temporaryPath = 'manifest.tmp';
-const manifestVersion = 1;
+const manifestVersion = 2;
 
 /** Entries of the group with an index at or above `from` in log files before `position` are dead. */
 export interface Truncation {
@@ -29,6 +29,10 @@ export interface ManifestGroup {
   readonly snapshotStored: boolean;
   readonly compacted: { readonly index: number; readonly term: number };
   readonly truncations: readonly Truncation[];
+  /** Entries up to here may have been acknowledged and are lost; 0: none. */
+  readonly repairTo: number;
+  /** Names the reset that the snapshot is from after, 0: none. Kept files before this sequence are void. */
+  readonly keptFrom: number;
 }
 
 export interface Manifest {

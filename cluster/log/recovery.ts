@@ -10,7 +10,7 @@ import { crc32 } from 'node:zlib';
 import type { Disk, DiskFile } from '../ports.ts';
 import { decodeFileHeader, decodeTrailer, type FileHeader, FileKind, trailerBytes } from './codec.ts';
 import { assert, LogError } from './errors.ts';
-import { type FileGroup, FileIndex, truncateRuns } from './file-index.ts';
+import { type FileGroup, FileIndex, type Reset, truncateRuns } from './file-index.ts';
 import { LogFile, logFilePath, logFolder, parseLogFileName, sealFile, snapshotFolder } from './files.ts';
 import { GroupLog } from './group.ts';
 import { type Manifest, manifestPath, readManifest, type Truncation, writeManifest } from './manifest.ts';
@@ -62,7 +62,10 @@ export async function recover(disk: Disk, identity: Identity): Promise<Recovered
   await readLogFiles(disk, folder, identity);
   replay(folder);
   await readKeptFiles(disk, folder, identity);
-  for (const group of folder.groups.values()) finishGroup(group);
+  for (const group of folder.groups.values()) {
+    finishGroup(group);
+    folder.nextSequence = Math.max(folder.nextSequence, group.keptFrom + 1);
+  }
   await checkSnapshots(disk, folder);
   const last = folder.logs[folder.logs.length - 1];
   if (last !== undefined && last.sequence > manifest.coveredTo) await sealTail(disk, last);
@@ -112,7 +115,8 @@ async function readLogFiles(disk: Disk, folder: Folder, identity: Identity): Pro
     if (parsed === null) throw new LogError('corrupt', 'file does not belong here', `${logFolder}/${name}`);
     const { sequence, kind } = parsed;
     folder.nextSequence = Math.max(folder.nextSequence, sequence + 1);
-    if (kind === FileKind.kept) folder.keptPaths.set(sequence, `${logFolder}/${name}`);
+    if (kind === FileKind.volatile) garbage.push(`${logFolder}/${name}`);
+    else if (kind === FileKind.kept) folder.keptPaths.set(sequence, `${logFolder}/${name}`);
     else if (sequence <= manifest.coveredTo && !listed.has(sequence)) garbage.push(`${logFolder}/${name}`);
     else sequences.push(sequence);
     listed.delete(sequence);
@@ -218,6 +222,9 @@ function restoreGroups(manifest: Manifest): Map<number, GroupLog> {
     group.hardState = row.hardState;
     group.snapshotStored = row.snapshotStored;
     group.compacted = row.compacted;
+    group.repairTo = row.repairTo;
+    group.keptFrom = row.keptFrom;
+    group.settle();
     groups.set(row.group, group);
   }
   return groups;
@@ -265,6 +272,7 @@ function replayControl(
   }
   if (group === undefined || group.replica !== part.replica) return;
   if (part.truncateFrom > 0) group.kill(part.truncateFrom, file.sequence);
+  if (part.reset !== null) replayReset(group, part.reset);
   for (const install of part.installs) {
     for (const sequence of install.keptFiles) keptWanted.set(sequence, file.sequence);
     if (install.index <= group.snapshot.index) continue;
@@ -274,6 +282,18 @@ function replayControl(
     group.compacted = { index, term };
   }
   if (part.hardState !== null) group.hardState = part.hardState;
+  if (part.repairTo !== null) group.repairTo = part.repairTo;
+}
+
+/** What the manifest says of snapshots may be from after this reset, though the record lies in a later file than it covers. */
+function replayReset(group: GroupLog, reset: Reset): void {
+  const isKnown = reset.keptFrom === group.keptFrom;
+  group.restart(reset);
+  if (!isKnown) return;
+  const { snapshot, snapshotStored, compacted } = group.stable;
+  group.snapshot = snapshot;
+  group.snapshotStored = snapshotStored;
+  group.compacted = compacted;
 }
 
 /**
@@ -310,7 +330,8 @@ async function readKeptFiles(disk: Disk, folder: Folder, identity: Identity): Pr
     files.push(file);
     for (const part of file.index.groups.values()) {
       const group = groups.get(part.group);
-      if (group !== undefined && group.replica === part.replica) group.kept.push(...part.runs);
+      const counts = group !== undefined && group.replica === part.replica && sequence >= group.keptFrom;
+      if (counts) group.kept.push(...part.runs);
     }
   }
 }
@@ -361,10 +382,10 @@ async function checkSnapshots(disk: Disk, folder: Folder): Promise<void> {
     wanted.delete(path);
     const handle = await disk.open(path, 'read');
     try {
-      const info = await readSnapshotInfo(handle, 0, path);
+      const info = await readSnapshotInfo(handle, 0, handle.size, path);
       const { index, term } = group.snapshot;
       const fits = info.group === group.group && info.meta.index === index && info.meta.term === term;
-      if (!fits || info.bytes !== handle.size) throw new LogError('corrupt', 'snapshot is cut or another one', path);
+      if (!fits) throw new LogError('corrupt', 'snapshot is another one', path);
     } finally {
       await handle.close();
     }
@@ -386,6 +407,6 @@ export function describeGroup(group: GroupLog): RecoveredGroup {
       entries.push(configuration === undefined ? entry : { ...entry, configuration });
     }
   }
-  const { group: id, replica, hardState, snapshot, compacted } = group;
-  return { group: id, replica, hardState, snapshot, compacted, entries };
+  const { group: id, replica, hardState, snapshot, compacted, repairTo } = group;
+  return { group: id, replica, hardState, snapshot, compacted, repairTo, entries };
 }

@@ -68,7 +68,6 @@ async function refuseDamage(handle: DiskFile, file: LogFile, bad: number): Promi
 function indexRecord(file: LogFile, header: RecordHeader, payload: Buffer, offset: number): void {
   const { index } = file;
   const { kind, group, replica } = header;
-  if (header.flags !== 0) return; // volatile: gone with its process
   switch (kind) {
     case RecordKind.entry:
     case RecordKind.kept: {
@@ -92,6 +91,13 @@ function indexRecord(file: LogFile, header: RecordHeader, payload: Buffer, offse
       if (header.previous === 0) return index.create(group, replica, position);
       return index.install(group, replica, { ...position, keptFiles: checkpoint.keptFiles }, checkpoint.truncateFrom);
     }
+    case RecordKind.reset: {
+      const reset = { configuration: decodeConfiguration(payload), keptFrom: header.term };
+      return index.reset(group, replica, header.index, reset);
+    }
+    case RecordKind.repaired:
+      index.group(group, replica).repairTo = 0;
+      return;
     default:
       kind satisfies never;
   }

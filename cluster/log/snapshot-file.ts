@@ -1,8 +1,13 @@
-// Snapshot files: `snapshots/<group>-<index>-<term>`. The same bytes on every node, so that a file can be sent as it is.
+// Snapshot files: `snapshots/<group>-<index>-<term>`. One can be sent as it is.
 //
 //   0 u32 magic 'WRSN' | 4 u16 version | 6 u16 0 | 8 u32 checksum of header and configuration, this field as 0 | 12 u32 group
-//   16 u64 index | 24 u64 term | 32 u64 bytes of the state | 40 u32 bytes of a chunk | 44 u32 bytes of the configuration
-//   48 configuration | state | u32 crc32 of each chunk of the state | u32 crc32 of those
+//   16 u64 index | 24 u64 term | 32 u32 bytes of a chunk | 36 u32 bytes of the configuration
+//   40 configuration | state | u32 crc32 of each chunk of the state | trailer
+//
+//   trailer: 0 u32 magic 'WRSE' | 4 u64 bytes of the state | 12 u32 crc32 of the chunks' checksums and of bytes 0..12
+//
+// How long the state is stands at the end: it is made while it is being written, one piece for every write that completes, so that neither
+// memory nor a turn of the event loop ever holds more than a piece.
 //
 // Written to a temporary name, synced, read back and checked, renamed, and the folder synced: a name without `.tmp` is whole.
 
@@ -13,12 +18,17 @@ import { readU64, viewOf, writeU64 } from './codec.ts';
 import { decodeConfiguration, encodeConfiguration } from './configuration.ts';
 import { LogError } from './errors.ts';
 import { snapshotFolder } from './files.ts';
+import type { PieceSource } from './types.ts';
 import { readBytes, removeIfPresent, syncFile, writeAll } from './whole-files.ts';
 
 const magic = 0x4e535257;
-const version = 1;
-const headerBytes = 48;
-/** Checked, read and written in pieces of this size, each in its own turn of the event loop. */
+const trailerMagic = 0x45535257;
+const version = 2;
+const headerBytes = 40;
+const trailerBytes = 16;
+/** What a state is asked for at a time. */
+const pieceBytes = 256 * 1024;
+/** Checked, read and copied in pieces of this size, each in its own turn of the event loop. */
 export const snapshotChunkBytes = 512 * 1024;
 
 export interface SnapshotInfo {
@@ -27,8 +37,6 @@ export interface SnapshotInfo {
   readonly stateOffset: number;
   readonly stateBytes: number;
   readonly chunkBytes: number;
-  /** Of the whole file. */
-  readonly bytes: number;
 }
 
 export function snapshotPath(group: number, index: number, term: number): string {
@@ -43,7 +51,7 @@ export function parseSnapshotName(
   return { group: Number(match[1]), index: Number(match[2]), term: Number(match[3]) };
 }
 
-function encodeHeader(group: number, meta: SnapshotMeta, stateBytes: number): Buffer {
+function encodeHeader(group: number, meta: SnapshotMeta): Buffer {
   const configuration = encodeConfiguration(meta.configuration);
   const bytes = Buffer.alloc(headerBytes + configuration.length);
   const view = viewOf(bytes);
@@ -52,88 +60,153 @@ function encodeHeader(group: number, meta: SnapshotMeta, stateBytes: number): Bu
   view.setUint32(12, group, true);
   writeU64(view, 16, meta.index);
   writeU64(view, 24, meta.term);
-  writeU64(view, 32, stateBytes);
-  view.setUint32(40, snapshotChunkBytes, true);
-  view.setUint32(44, configuration.length, true);
+  view.setUint32(32, snapshotChunkBytes, true);
+  view.setUint32(36, configuration.length, true);
   configuration.copy(bytes, headerBytes);
   view.setUint32(8, crc32(bytes), true);
   return bytes;
 }
 
-/** Reads and checks the header of the snapshot file that starts at `base` of an open file. `path` is for errors. */
-export async function readSnapshotInfo(handle: DiskFile, base: number, path: string): Promise<SnapshotInfo> {
+/** Follows the checksums of all chunks, whose own checksum it ends. */
+function encodeTrailer(stateBytes: number, tableChecksum: number): Buffer {
+  const bytes = Buffer.alloc(trailerBytes);
+  const view = viewOf(bytes);
+  view.setUint32(0, trailerMagic, true);
+  writeU64(view, 4, stateBytes);
+  view.setUint32(12, crc32(bytes.subarray(0, 12), tableChecksum), true);
+  return bytes;
+}
+
+/**
+ * Reads and checks the header, and what the trailer says of the length, of the snapshot that lies in [base, base + bytes) of an open file.
+ * `path` is for errors.
+ */
+export async function readSnapshotInfo(
+  handle: DiskFile,
+  base: number,
+  bytes: number,
+  path: string,
+): Promise<SnapshotInfo> {
   const damaged = (what: string) => new LogError('corrupt', `snapshot: ${what}`, path, base);
   const start = await readBytes(handle, base, headerBytes);
   if (start.length < headerBytes || start.readUInt32LE(0) !== magic) throw damaged('not a snapshot');
   if (start.readUInt16LE(4) !== version) throw new LogError('version', 'snapshot version is not known', path);
-  const configurationBytes = start.readUInt32LE(44);
+  const configurationBytes = start.readUInt32LE(36);
   if (configurationBytes > 0x1_0000) throw damaged('header is damaged');
   const whole = Buffer.concat([start, await readBytes(handle, base + headerBytes, configurationBytes)]);
   whole.fill(0, 8, 12);
   if (whole.length !== headerBytes + configurationBytes || crc32(whole) !== start.readUInt32LE(8))
     throw damaged('header is damaged');
   const view = viewOf(whole);
-  const stateBytes = readU64(view, 32);
-  const chunkBytes = view.getUint32(40, true);
+  const chunkBytes = view.getUint32(32, true);
   if (chunkBytes === 0) throw damaged('header makes no sense');
+  const stateOffset = headerBytes + configurationBytes;
+  const trailer = await readBytes(handle, base + bytes - trailerBytes, trailerBytes);
+  if (trailer.length < trailerBytes || trailer.readUInt32LE(0) !== trailerMagic)
+    throw damaged('cut, or its end is damaged');
+  const stateBytes = readU64(viewOf(trailer), 4);
   const chunks = Math.ceil(stateBytes / chunkBytes);
+  if (stateOffset + stateBytes + 4 * chunks + trailerBytes !== bytes) throw damaged('cut, or its end is damaged');
   const meta = {
     index: readU64(view, 16),
     term: readU64(view, 24),
     configuration: decodeConfiguration(whole.subarray(headerBytes)),
   };
-  const stateOffset = headerBytes + configurationBytes;
-  const bytes = stateOffset + stateBytes + 4 * chunks + 4;
-  return { group: view.getUint32(12, true), meta, stateOffset, stateBytes, chunkBytes, bytes };
+  return { group: view.getUint32(12, true), meta, stateOffset, stateBytes, chunkBytes };
 }
 
-/** Checks every byte of the snapshot that starts at `base`. Returns its state if `keep`, else an empty buffer. */
-export async function checkSnapshot(handle: DiskFile, base: number, path: string, keep: boolean): Promise<Buffer> {
-  const info = await readSnapshotInfo(handle, base, path);
-  const chunks = Math.ceil(info.stateBytes / info.chunkBytes);
-  const tableOffset = base + info.stateOffset + info.stateBytes;
-  const table = await readBytes(handle, tableOffset, 4 * chunks + 4);
+/** Checks every byte of the snapshot in [base, base + bytes). Returns its state if `keep`, else an empty buffer. */
+export async function checkSnapshot(
+  handle: DiskFile,
+  base: number,
+  bytes: number,
+  path: string,
+  keep: boolean,
+): Promise<Buffer> {
+  const { stateOffset, stateBytes, chunkBytes } = await readSnapshotInfo(handle, base, bytes, path);
+  const chunks = Math.ceil(stateBytes / chunkBytes);
+  const stateStart = base + stateOffset;
+  const tableStart = stateStart + stateBytes;
+  const end = await readBytes(handle, tableStart, 4 * chunks + trailerBytes);
   const damaged = (offset: number) =>
     new LogError('corrupt', 'snapshot: bytes do not match their checksum', path, offset);
-  if (table.length !== 4 * chunks + 4 || crc32(table.subarray(0, 4 * chunks)) !== table.readUInt32LE(4 * chunks))
-    throw damaged(tableOffset);
-  const state = Buffer.allocUnsafeSlow(keep ? info.stateBytes : 0);
+  const complete = end.length === 4 * chunks + trailerBytes;
+  if (!complete || crc32(end.subarray(0, -4)) !== end.readUInt32LE(end.length - 4)) throw damaged(tableStart);
+  const state = Buffer.allocUnsafeSlow(keep ? stateBytes : 0);
   for (let chunk = 0; chunk < chunks; chunk++) {
-    const at = chunk * info.chunkBytes;
-    const length = Math.min(info.chunkBytes, info.stateBytes - at);
-    const bytes = await readBytes(handle, base + info.stateOffset + at, length);
-    if (bytes.length !== length || crc32(bytes) !== table.readUInt32LE(4 * chunk))
-      throw damaged(base + info.stateOffset + at);
-    if (keep) bytes.copy(state, at);
+    const at = chunk * chunkBytes;
+    const length = Math.min(chunkBytes, stateBytes - at);
+    const piece = await readBytes(handle, stateStart + at, length);
+    if (piece.length !== length || crc32(piece) !== end.readUInt32LE(4 * chunk)) throw damaged(stateStart + at);
+    if (keep) piece.copy(state, at);
   }
   return state;
 }
 
-/** Writes a snapshot durably under its name. The pieces must not change until it resolves. */
+/** A state on its way into its file. */
+class StateWriter {
+  readonly #handle: DiskFile;
+  #at: number;
+  #stateBytes = 0;
+  readonly #checksums: number[] = [];
+  #chunkFilled = 0;
+  #chunkChecksum = 0;
+
+  constructor(handle: DiskFile, at: number) {
+    this.#handle = handle;
+    this.#at = at;
+  }
+
+  async add(piece: Buffer): Promise<void> {
+    for (let from = 0; from < piece.length; ) {
+      const part = piece.subarray(from, from + snapshotChunkBytes - this.#chunkFilled);
+      this.#chunkChecksum = crc32(part, this.#chunkChecksum);
+      this.#chunkFilled += part.length;
+      this.#stateBytes += part.length;
+      if (this.#chunkFilled === snapshotChunkBytes) this.#endChunk();
+      await this.#write(part);
+      from += part.length;
+    }
+  }
+
+  async end(): Promise<void> {
+    if (this.#chunkFilled > 0) this.#endChunk();
+    const table = Buffer.alloc(4 * this.#checksums.length);
+    for (let i = 0; i < this.#checksums.length; i++) table.writeUInt32LE(this.#checksums[i]!, 4 * i);
+    await this.#write(Buffer.concat([table, encodeTrailer(this.#stateBytes, crc32(table))]));
+  }
+
+  #endChunk(): void {
+    this.#checksums.push(this.#chunkChecksum);
+    this.#chunkChecksum = 0;
+    this.#chunkFilled = 0;
+  }
+
+  async #write(bytes: Buffer): Promise<void> {
+    await writeAll(this.#handle, [bytes], this.#at);
+    this.#at += bytes.length;
+  }
+}
+
+/**
+ * Writes a snapshot durably under its name. `turn` resolves in a later turn of the event loop: a piece may come out empty, when its source
+ * had other things to do. Closes the pieces when it has them all.
+ */
 export async function writeSnapshotFile(
   disk: Disk,
   group: number,
   meta: SnapshotMeta,
-  pieces: readonly Buffer[],
+  pieces: PieceSource,
+  turn: () => Promise<void>,
 ): Promise<void> {
-  const stateBytes = pieces.reduce((sum, piece) => sum + piece.length, 0);
-  const path = snapshotPath(group, meta.index, meta.term);
-  await replaceFile(disk, path, async (handle) => {
-    let at = 0;
-    const write = async (buffers: readonly Uint8Array[]) => {
-      await writeAll(handle, buffers, at);
-      for (const buffer of buffers) at += buffer.length;
-    };
-    await write([encodeHeader(group, meta, stateBytes)]);
-    const checksums: number[] = [];
-    for (const chunk of chunked(pieces, snapshotChunkBytes)) {
-      checksums.push(chunk.reduce((sum, piece) => crc32(piece, sum), 0));
-      await write(chunk);
-    }
-    const table = Buffer.alloc(4 * checksums.length + 4);
-    for (let i = 0; i < checksums.length; i++) table.writeUInt32LE(checksums[i]!, 4 * i);
-    table.writeUInt32LE(crc32(table.subarray(0, -4)), table.length - 4);
-    await write([table]);
+  await replaceFile(disk, snapshotPath(group, meta.index, meta.term), async (handle) => {
+    const header = encodeHeader(group, meta);
+    await writeAll(handle, [header], 0);
+    const state = new StateWriter(handle, header.length);
+    for (let piece = pieces.next(pieceBytes); piece !== null; piece = pieces.next(pieceBytes))
+      await (piece.length > 0 ? state.add(piece) : turn());
+    pieces.close();
+    await state.end();
   });
 }
 
@@ -160,30 +233,14 @@ async function replaceFile(disk: Disk, path: string, fill: (handle: DiskFile) =>
   try {
     await fill(handle);
     await syncFile(handle);
-    await checkSnapshot(handle, 0, temporary, false);
-  } finally {
+    await checkSnapshot(handle, 0, handle.size, temporary, false);
+  } catch (error) {
     await handle.close();
+    // What fails to go now is removed at the next start.
+    await removeIfPresent(disk, temporary).catch(() => {});
+    throw error;
   }
+  await handle.close();
   await disk.rename(temporary, path);
   await disk.syncFolder(snapshotFolder);
-}
-
-/** The same bytes, cut into lists of pieces that add up to `bytesMax` each (the last one to less). */
-function* chunked(pieces: readonly Buffer[], bytesMax: number): Generator<Buffer[]> {
-  let chunk: Buffer[] = [];
-  let bytes = 0;
-  for (const piece of pieces) {
-    for (let at = 0; at < piece.length; ) {
-      const part = piece.subarray(at, at + bytesMax - bytes);
-      chunk.push(part);
-      bytes += part.length;
-      at += part.length;
-      if (bytes === bytesMax) {
-        yield chunk;
-        chunk = [];
-        bytes = 0;
-      }
-    }
-  }
-  if (bytes > 0) yield chunk;
 }

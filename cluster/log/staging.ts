@@ -18,6 +18,8 @@ export interface StagingEvents {
   replica(): number;
   /** Fails if the snapshot must not be installed (any more). */
   check(header: StreamHeader): void;
+  /** No removal of an older file takes this name away from now on. */
+  claim(path: string): Promise<void>;
   /** Runs while no other snapshot of the group is written. */
   inTurn(work: () => Promise<void>): Promise<void>;
   /** Makes it count: gathers the checkpoint record, waits for it, writes the manifest. */
@@ -63,13 +65,19 @@ export class Staging implements SnapshotStaging {
       const replica = this.#events.replica();
       await readKeptRecords(this.#file, this.#path, header, (entry) => kept.add(this.#group, replica, entry));
       const base = streamHeaderBytes + header.recordsBytes;
-      const state = await checkSnapshot(this.#file, base, this.#path, true);
+      const state = await checkSnapshot(this.#file, base, header.snapshotBytes, this.#path, true);
       await kept.finish();
       const path = snapshotPath(this.#group, this.#meta.index, this.#meta.term);
       await this.#events.inTurn(async () => {
         this.#events.check(header);
+        await this.#events.claim(path);
         await copySnapshotFile(this.#disk, this.#file, base, header.snapshotBytes, path);
-        this.#events.check(header);
+        try {
+          this.#events.check(header);
+        } catch (error) {
+          await removeIfPresent(this.#disk, path);
+          throw error;
+        }
         committed = true;
         await this.#events.commit(this.#meta, header.liveAbove, kept);
       });
@@ -93,10 +101,9 @@ export class Staging implements SnapshotStaging {
     const base = streamHeaderBytes + header.recordsBytes;
     if (base + header.snapshotBytes !== this.#received)
       throw new LogError('invalid', 'snapshot stream has another length than it says', this.#path, this.#received);
-    const info = await readSnapshotInfo(this.#file, base, this.#path);
+    const info = await readSnapshotInfo(this.#file, base, header.snapshotBytes, this.#path);
     const fits = info.group === this.#group && info.meta.index === index && info.meta.term === term;
-    if (!fits || info.bytes !== header.snapshotBytes)
-      throw new LogError('invalid', 'snapshot in the stream is another one', this.#path, base);
+    if (!fits) throw new LogError('invalid', 'snapshot in the stream is another one', this.#path, base);
     this.#events.check(header);
     return header;
   }

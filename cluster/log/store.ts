@@ -1,43 +1,44 @@
-// The one log of a node: puts the writer, the groups, the cache, reading, snapshots and the manifest together.
+// The one log of a node: puts the writers, the groups, the cache, reading, snapshots and the manifest together.
 //
-// State owned: the groups, the files, the order in which cached entries leave memory, and what the next manifest covers.
+// State owned: the groups, the files, and what the next manifest covers.
 // Invariants:
 //   - memory is changed when a record is gathered, in the order of the records; the manifest only says what is durable;
 //   - a file leaves memory first, then the manifest, then the disk;
-//   - after the first error of writing nothing succeeds and `onFatal` was called once.
+//   - after the first error of writing nothing succeeds and `onFatal` was called once;
+//   - volatile groups have files, a writer and a cache order of their own: nothing durable ever waits for them, or they for it.
 
-import { crc32 } from 'node:zlib';
-import type { HardState, SnapshotMeta } from 'raft-ts';
+import type { Configuration, SnapshotMeta } from 'raft-ts';
 import type { Clock, Disk } from '../ports.ts';
-import { EntryKind, FileKind, fileBytesLimit, RecordKind } from './codec.ts';
-import { findGarbage, findPressed, type IsLive, neededTruncations, pressureHorizon } from './collector.ts';
+import { CacheOrder, evictDownTo } from './cache.ts';
+import { FileKind, fileBytesLimit, RecordKind } from './codec.ts';
+import { findGarbage, findPressed, type IsLive, pressureHorizon } from './collector.ts';
 import { encodeCheckpoint, encodeConfiguration } from './configuration.ts';
+import { type Captured, capture, manifestGroups } from './covered.ts';
 import { assert, LogError } from './errors.ts';
 import { type LogFile, OpenFiles } from './files.ts';
 import { GroupLog } from './group.ts';
 import { KeptWriter } from './kept-writer.ts';
-import { type Manifest, type ManifestGroup, type Truncation, writeManifest } from './manifest.ts';
+import { type Manifest, writeManifest } from './manifest.ts';
 import { type Location, Reads, toEntry } from './reads.ts';
+import { Recorder } from './records.ts';
 import type { Recovered } from './recovery.ts';
 import { checkSnapshot, snapshotPath, writeSnapshotFile } from './snapshot-file.ts';
+import { SnapshotPins } from './snapshot-pins.ts';
 import { type LiveEntry, type StreamHeader, StreamReader } from './snapshot-stream.ts';
 import { Staging } from './staging.ts';
-import type { GroupWrite, Log, LogEntry, LogOptions, SnapshotReader, SnapshotStaging } from './types.ts';
+import type { GroupWrite, Log, LogEntry, LogOptions, PieceSource, SnapshotReader, SnapshotStaging } from './types.ts';
 import { removeIfPresent } from './whole-files.ts';
 import { Writer } from './writer.ts';
 
 /** Sealed files that keep a descriptor for reading. */
 const openFilesMax = 64;
-const emptyPayloadChecksum = 0;
-
-/** Control state of all groups at the end of one file. */
-interface Captured {
-  readonly coveredTo: number;
-  readonly groups: Map<
-    number,
-    { readonly replica: number; readonly hardState: HardState; readonly truncations: readonly Truncation[] }
-  >;
-}
+const noConfiguration: Configuration = {
+  voters: [],
+  outgoing: [],
+  learners: [],
+  learnersNext: [],
+  autoLeave: false,
+};
 
 export class Store implements Log {
   onPressure: (group: number) => void = () => {};
@@ -52,20 +53,21 @@ export class Store implements Log {
   readonly #openFiles: OpenFiles;
   readonly #reads: Reads;
   readonly #writer: Writer;
+  readonly #records: Recorder;
+  /** Begun with the first volatile group. */
+  #volatile: Recorder | null = null;
+  /** Writes of volatile groups whose `done` waits for the disk. */
+  #volatileWaits = 0;
   #captured: Captured;
   #sealedFiles = 0;
 
-  /** Whose oldest cached entry leaves next; from `#fifoHead` on. */
-  #fifo: GroupLog[] = [];
-  #fifoHead = 0;
-  #cachedBytes = 0;
+  readonly #cache = new CacheOrder();
+  readonly #volatileCache = new CacheOrder();
 
   #manifestRunning: Promise<void> = Promise.resolve();
   #manifestWaiting: Promise<void> | null = null;
   #collecting: Promise<void> = Promise.resolve();
-  /** Open readers of snapshot files; a file with one is removed when the last is closed. */
-  readonly #snapshotPins = new Map<string, number>();
-  readonly #snapshotsUnwanted = new Set<string>();
+  readonly #snapshotPins: SnapshotPins;
   /** Snapshots being saved or installed. */
   readonly #running = new Set<Promise<void>>();
   readonly #snapshotTurns = new Map<number, Promise<void>>();
@@ -84,14 +86,16 @@ export class Store implements Log {
     this.#nextSequence = recovered.nextSequence;
     this.#openFiles = new OpenFiles(disk, openFilesMax);
     this.#reads = new Reads(this.#openFiles);
-    this.#captured = this.#capture(recovered.coveredTo);
-    this.#writer = new Writer(disk, clock, options, options.fileBytesMax, () => this.#nextSequence++, {
-      rotating: (file) => this.#capture(file.sequence),
+    this.#snapshotPins = new SnapshotPins(disk);
+    this.#captured = capture(this.#groups.values(), recovered.coveredTo);
+    this.#writer = new Writer(disk, clock, options, FileKind.log, options.fileBytesMax, () => this.#nextSequence++, {
+      rotating: (file) => capture(this.#groups.values(), file.sequence),
       sealed: (file, captured) => this.#sealed(file, captured as Captured),
       opened: (file) => this.#addFile(file),
       durable: () => this.#evict(),
       failed: (error) => this.#fail(error),
     });
+    this.#records = new Recorder(this.#writer, this.#cache);
   }
 
   /** Writes the first manifest of this run and creates the file to write to. */
@@ -107,130 +111,152 @@ export class Store implements Log {
     if (known !== undefined && known.replica === replica) return;
     if (known !== undefined && known.replica > replica)
       throw new LogError('stale', `group ${id} belongs to replica ${known.replica}, not ${replica}`);
-    if (known !== undefined) this.#cachedBytes -= known.cachedBytes;
     const payload = encodeCheckpoint({ configuration: snapshot.configuration, truncateFrom: 0, keptFiles: [] });
     const { index, term } = snapshot;
-    this.#control(RecordKind.checkpoint, id, replica, index, term, 0, payload);
+    this.#records.control(RecordKind.checkpoint, id, replica, index, term, 0, payload);
     this.#writer.active.index.create(id, replica, snapshot);
     // The earlier replica's snapshot file goes at the next start: until this record is durable it may be needed.
-    const group = new GroupLog(id, replica, snapshot);
-    group.replaced = known === undefined || known.isDurable ? (known ?? null) : known.replaced;
-    this.#groups.set(id, group);
+    this.#begin(new GroupLog(id, replica, snapshot));
+  }
+
+  /** The group counts from the next write on, instead of the one that it replaces. */
+  #begin(group: GroupLog): void {
+    const before = this.#groups.get(group.group);
+    if (before !== undefined) {
+      this.#cache.bytes -= before.cachedBytes;
+      group.replace(before);
+    }
+    this.#groups.set(group.group, group);
     this.#writer.mark(group);
+  }
+
+  async resetGroup(id: number, repairTo: number): Promise<void> {
+    this.#checkOpen();
+    const known = this.#group(id);
+    assert(!known.isVolatile, `group ${id} is not volatile`);
+    const { replica } = known;
+    const { configuration } = known.snapshot;
+    const lost = Math.max(repairTo, known.repairTo);
+    const keptFrom = this.#nextSequence++;
+    this.#records.control(RecordKind.reset, id, replica, lost, keptFrom, 0, encodeConfiguration(configuration));
+    const { active } = this.#writer;
+    active.index.reset(id, replica, lost, { configuration, keptFrom });
+    known.kill(1, active.sequence);
+    const group = new GroupLog(id, replica, { index: 0, term: 0, configuration });
+    group.hardState = known.hardState;
+    group.truncations = known.truncations;
+    group.repairTo = lost;
+    group.restart({ configuration, keptFrom });
+    group.settle();
+    this.#begin(group);
+    await this.#track(this.#inTurn(id, () => this.#afterReset(known)));
+  }
+
+  /** Whatever was being saved or installed when the group was reset has ended. */
+  async #afterReset({ group, snapshot, snapshotStored }: GroupLog): Promise<void> {
+    await this.#flushed();
+    await this.#saveManifest();
+    if (snapshotStored) this.#letSnapshotGo(group, snapshot);
+  }
+
+  async repaired(id: number): Promise<void> {
+    this.#checkOpen();
+    const group = this.#group(id);
+    if (group.repairTo > 0) {
+      this.#records.control(RecordKind.repaired, id, group.replica, 0, 0, 0, null);
+      this.#writer.active.index.group(id, group.replica).repairTo = 0;
+      group.repairTo = 0;
+    }
+    await this.#flushed();
   }
 
   append(writes: readonly GroupWrite[], done: () => void): void {
     if (this.#failure !== null || this.#closed) return;
+    if (writes.length > 0 && this.#group(writes[0]!.group).isVolatile) return this.#appendVolatile(writes, done);
     const writer = this.#writer;
+    const records = this.#records;
     for (let i = 0; i < writes.length; i++) {
       const { group: id, truncateFrom, entries, hardState } = writes[i]!;
       const group = this.#group(id);
-      if (truncateFrom !== null && truncateFrom <= group.lastIndex) this.#truncate(group, truncateFrom);
-      for (let n = 0; n < entries.length; n++) this.#entry(group, entries[n]!);
-      if (hardState !== null) this.#hardState(group, hardState);
+      assert(!group.isVolatile, 'volatile and other groups are not written together');
+      if (truncateFrom !== null && truncateFrom <= group.lastIndex) records.truncate(group, truncateFrom);
+      for (let n = 0; n < entries.length; n++) records.entry(group, entries[n]!);
+      if (hardState !== null) records.hardState(group, hardState);
       writer.mark(group);
     }
     writer.notify(done);
     writer.kick();
   }
 
-  #entry(group: GroupLog, entry: LogEntry): void {
-    const { index, term } = entry;
-    assert(index === group.lastIndex + 1, `entry ${index} of group ${group.group} follows ${group.lastIndex}`);
-    assert(term >= group.lastTerm, `entry ${index} of group ${group.group} has term ${term} after ${group.lastTerm}`);
-    let kind: EntryKind = EntryKind.noop;
-    let payload: Buffer | null = null;
-    let checksum = emptyPayloadChecksum;
-    let stamp = 0;
-    let stateHash = 0;
-    let machineVersion = 0;
-    if (entry.kind === 'data') {
-      ({ payload, checksum, stamp, stateHash, machineVersion } = entry.data);
-      kind = EntryKind.data;
-    } else if (entry.kind === 'configuration') {
-      payload = encodeConfiguration(entry.configuration);
-      checksum = crc32(payload);
-      kind = EntryKind.configuration;
+  // ---- volatile groups ----
+
+  createVolatileGroup(id: number, replica: number): void {
+    assert(!this.#groups.has(id), `volatile group ${id} is new`);
+    if (this.#failure === null && !this.#closed) this.#volatile ??= this.#startVolatile();
+    const group = new GroupLog(id, replica, { index: 0, term: 0, configuration: noConfiguration }, true);
+    group.isDurable = true;
+    this.#groups.set(id, group);
+  }
+
+  #startVolatile(): Recorder {
+    const { fileBytesMax } = this.#options;
+    const next = () => this.#nextSequence++;
+    const writer = new Writer(this.#disk, this.#clock, this.#options, FileKind.volatile, fileBytesMax, next, {
+      rotating: () => null,
+      sealed: (file) => this.#openFiles.adopt(file),
+      opened: (file) => this.#addFile(file),
+      durable: () => this.#evict(),
+      failed: (error) => this.#fail(error),
+    });
+    writer.startVolatile();
+    return new Recorder(writer, this.#volatileCache);
+  }
+
+  #appendVolatile(writes: readonly GroupWrite[], done: () => void): void {
+    const records = this.#volatile!;
+    const { writer } = records;
+    for (let i = 0; i < writes.length; i++) {
+      const { group: id, truncateFrom, entries } = writes[i]!;
+      const group = this.#group(id);
+      assert(group.isVolatile, 'volatile and other groups are not written together');
+      assert(truncateFrom === null || truncateFrom > group.lastIndex, 'a volatile group is never truncated');
+      for (let n = 0; n < entries.length; n++) records.entry(group, entries[n]!);
+      writer.mark(group);
     }
-    const length = payload === null ? 0 : payload.length;
-    const { group: id, replica, lastTerm } = group;
-    const writer = this.#writer;
-    writer.reserve(length);
-    const { active } = writer;
-    const offset = writer.record(
-      RecordKind.entry,
-      kind,
-      id,
-      replica,
-      index,
-      term,
-      lastTerm,
-      stamp,
-      stateHash,
-      machineVersion,
-      payload,
-      checksum,
-    );
-    const run = active.index.add(id, replica, index, term, lastTerm, offset, length, false);
-    if (entry.kind === 'configuration') active.index.group(id, replica).configurations.set(index, entry.configuration);
-    const before = group.cachedBytes;
-    group.appended(entry, run);
-    this.#cachedBytes += group.cachedBytes - before;
-    this.#fifo.push(group);
-  }
-
-  #truncate(group: GroupLog, from: number): void {
-    this.#control(RecordKind.truncation, group.group, group.replica, from, 0, 0, null);
-    const { active } = this.#writer;
-    active.index.truncate(group.group, group.replica, from);
-    const before = group.cachedBytes;
-    group.truncate(from, active.sequence);
-    this.#cachedBytes += group.cachedBytes - before;
-  }
-
-  #hardState(group: GroupLog, hardState: HardState): void {
-    const old = group.hardState;
-    const sameVote = hardState.term > old.term || old.vote === 0 || hardState.vote === old.vote;
-    assert(hardState.term >= old.term && sameVote, `hard state of group ${group.group} goes back`);
-    const { term, vote, commit } = hardState;
-    this.#control(RecordKind.hardState, group.group, group.replica, commit, term, vote, null);
-    this.#writer.active.index.group(group.group, group.replica).hardState = hardState;
-    group.hardState = hardState;
-  }
-
-  #control(
-    kind: RecordKind,
-    group: number,
-    replica: number,
-    index: number,
-    term: number,
-    previous: number,
-    payload: Buffer | null,
-  ): void {
-    const checksum = payload === null ? emptyPayloadChecksum : crc32(payload);
-    this.#writer.reserve(payload === null ? 0 : payload.length);
-    this.#writer.record(kind, EntryKind.none, group, replica, index, term, previous, 0, 0, 0, payload, checksum);
-  }
-
-  /** Lets the oldest entries out of memory, down to the bound, as far as they are durable. */
-  #evict(): void {
-    const { cacheBytesMax } = this.#options;
-    const fifo = this.#fifo;
-    while (this.#cachedBytes > cacheBytesMax && this.#fifoHead < fifo.length) {
-      const group = fifo[this.#fifoHead]!;
-      if (!group.isCacheEmpty && this.#groups.get(group.group) === group) {
-        if (!group.canEvict) break;
-        this.#cachedBytes -= group.evict();
-      }
-      this.#fifoHead++;
+    // What is not written yet lies in memory: where the disk cannot follow, whoever writes has to wait, and those after it.
+    const waits = this.#volatileWaits > 0 || writer.waitingBytes > this.#options.volatileWaitingBytesMax;
+    if (waits) {
+      this.#volatileWaits++;
+      writer.notify(() => {
+        this.#volatileWaits--;
+        done();
+      });
     }
-    if (this.#fifoHead > 1024 && this.#fifoHead * 2 > fifo.length) {
-      this.#fifo = fifo.slice(this.#fifoHead);
-      this.#fifoHead = 0;
-    }
+    writer.kick();
+    if (!waits) done();
+  }
+
+  volatileApplied(id: number, index: number): void {
+    const group = this.#group(id);
+    assert(group.isVolatile, `group ${id} is volatile`);
+    group.volatileApplied(index);
+  }
+
+  dropVolatileGroup(id: number): void {
+    const group = this.#group(id);
+    assert(group.isVolatile, `group ${id} is volatile`);
+    this.#volatileCache.bytes -= group.cachedBytes;
+    group.end();
+    this.#groups.delete(id);
+    for (const file of this.#files) if (file.kind === FileKind.volatile) file.index.groups.delete(id);
   }
 
   // ---- reading ----
+
+  /** Lets the oldest entries out of memory, down to the bound, as far as they are on the disk. */
+  #evict(): void {
+    evictDownTo(this.#options.cacheBytesMax, this.#cache, this.#volatileCache);
+  }
 
   cached(group: number, index: number): LogEntry | undefined {
     return this.#groups.get(group)?.cached(index);
@@ -248,7 +274,8 @@ export class Store implements Log {
     bytesMax: number,
     done: (error: Error | null, entries: LogEntry[]) => void,
   ): void {
-    const group = this.#group(id);
+    const group = this.#groups.get(id);
+    if (group === undefined) return done(new LogError('missing', `group ${id} is not here`), []);
     const entries: LogEntry[] = [];
     const locations: Location[] = [];
     let bytes = 0;
@@ -297,21 +324,41 @@ export class Store implements Log {
 
   // ---- snapshots ----
 
-  async saveSnapshot(id: number, meta: SnapshotMeta, pieces: readonly Buffer[]): Promise<void> {
-    this.#checkOpen();
-    await this.#track(this.#inTurn(id, () => this.#saveSnapshot(id, meta, pieces)));
+  async saveSnapshot(id: number, meta: SnapshotMeta, pieces: PieceSource): Promise<void> {
+    let open = true;
+    const source: PieceSource = {
+      next: (bytesMax) => {
+        this.#checkAlive();
+        return pieces.next(bytesMax);
+      },
+      close: () => {
+        if (open) pieces.close();
+        open = false;
+      },
+    };
+    try {
+      this.#checkOpen();
+      const group = this.#group(id);
+      assert(!group.isVolatile, `group ${id} is not volatile`);
+      await this.#track(this.#inTurn(id, () => this.#saveSnapshot(group, meta, source)));
+    } finally {
+      source.close();
+    }
   }
 
-  async #saveSnapshot(id: number, meta: SnapshotMeta, pieces: readonly Buffer[]): Promise<void> {
-    const group = this.#group(id);
-    // Installed or saved meanwhile: what was wanted is there.
+  async #saveSnapshot(group: GroupLog, meta: SnapshotMeta, pieces: PieceSource): Promise<void> {
+    const id = group.group;
+    // Installed or saved meanwhile: what was wanted is there. Or begun anew: nobody wants it any more.
     if (meta.index < group.snapshot.index || (meta.index === group.snapshot.index && group.snapshotStored)) return;
+    if (group.hasEnded) return;
     assert(meta.index <= group.lastIndex, `snapshot of group ${id} at ${meta.index} is past its log`);
-    await writeSnapshotFile(this.#disk, id, meta, pieces);
+    const path = snapshotPath(id, meta.index, meta.term);
+    await this.#snapshotPins.claim(path);
+    await writeSnapshotFile(this.#disk, id, meta, pieces, () => this.#turn());
     this.#checkAlive();
     // What a snapshot replaces must be durable before it counts, or a crash would leave a gap behind it.
     if (group.durableIndex < meta.index) await this.#flushed();
-    if (this.#groups.get(id) !== group) return removeIfPresent(this.#disk, snapshotPath(id, meta.index, meta.term));
+    if (group.hasEnded) return removeIfPresent(this.#disk, path);
     const old = group.snapshotStored ? group.snapshot : null;
     group.snapshot = meta;
     group.snapshotStored = true;
@@ -321,15 +368,23 @@ export class Store implements Log {
     if (old !== null) this.#letSnapshotGo(id, old);
   }
 
+  #turn(): Promise<void> {
+    return new Promise((resolve) => this.#clock.soon(resolve));
+  }
+
+  #letSnapshotGo(group: number, { index, term }: SnapshotMeta): void {
+    this.#snapshotPins.letGo(snapshotPath(group, index, term));
+  }
+
   async loadSnapshot(id: number): Promise<{ meta: SnapshotMeta; state: Buffer } | null> {
     this.#checkOpen();
     const { snapshot: meta, snapshotStored } = this.#group(id);
     if (!snapshotStored) return null;
     const path = snapshotPath(id, meta.index, meta.term);
-    return this.#withSnapshot(path, async () => {
+    return this.#snapshotPins.use(path, async () => {
       const handle = await this.#disk.open(path, 'read');
       try {
-        return { meta, state: await checkSnapshot(handle, 0, path, true) };
+        return { meta, state: await checkSnapshot(handle, 0, handle.size, path, true) };
       } finally {
         await handle.close();
       }
@@ -351,12 +406,13 @@ export class Store implements Log {
     entries.sort((a, b) => a.index - b.index);
     for (const { run } of entries) run.file.pins++;
     const path = snapshotPath(id, meta.index, meta.term);
-    this.#pinSnapshot(path);
+    this.#snapshotPins.pin(path);
+    const unpin = () => this.#snapshotPins.unpin(path);
     try {
       const handle = await this.#disk.open(path, 'read');
-      return new StreamReader(id, meta, liveAbove, entries, handle, this.#reads, () => this.#unpinSnapshot(path));
+      return new StreamReader(id, meta, liveAbove, entries, handle, this.#reads, unpin);
     } catch (error) {
-      this.#unpinSnapshot(path);
+      unpin();
       throw error;
     } finally {
       for (const { run } of entries) run.file.pins--;
@@ -374,6 +430,7 @@ export class Store implements Log {
         new KeptWriter(this.#disk, this.#clock, this.#options, this.#options.fileBytesMax, () => this.#nextSequence++),
       replica: () => group.replica,
       check: (header) => this.#checkInstall(group, header),
+      claim: (name) => this.#snapshotPins.claim(name),
       inTurn: (work) => this.#track(this.#inTurn(id, work)),
       commit: (snapshot, liveAbove, kept) => this.#install(group, snapshot, liveAbove, kept),
       installed: (kept) => this.#unpinInstalled(kept),
@@ -382,7 +439,7 @@ export class Store implements Log {
 
   #checkInstall(group: GroupLog, { index, term, liveAbove }: StreamHeader): void {
     this.#checkOpen();
-    if (this.#groups.get(group.group) !== group || group.snapshot.index >= index || group.installing)
+    if (group.hasEnded || group.snapshot.index >= index || group.installing)
       throw new LogError('stale', `group ${group.group} has a newer snapshot than ${index}`);
     if (group.termAt(index) !== term && liveAbove > group.lastIndex)
       throw new LogError('invalid', `snapshot expects entries up to ${liveAbove}, the log ends at ${group.lastIndex}`);
@@ -396,7 +453,7 @@ export class Store implements Log {
     const truncateFrom = fits ? 0 : liveAbove + 1;
     const keptFiles = kept.files.map((file) => file.sequence);
     const payload = encodeCheckpoint({ configuration, truncateFrom, keptFiles });
-    this.#control(RecordKind.checkpoint, id, replica, index, term, 1, payload);
+    this.#records.control(RecordKind.checkpoint, id, replica, index, term, 1, payload);
     const { active } = this.#writer;
     active.index.install(id, replica, { index, term, configuration, keptFiles }, truncateFrom);
     const old = group.snapshotStored ? group.snapshot : null;
@@ -404,7 +461,7 @@ export class Store implements Log {
     const runs = kept.files.flatMap((file) => file.index.groups.get(id)?.runs ?? []);
     group.installing = true;
     group.installed(meta, truncateFrom, active.sequence, runs);
-    this.#cachedBytes += group.cachedBytes - before;
+    this.#cache.bytes += group.cachedBytes - before;
     this.#writer.mark(group);
     for (const file of kept.files) {
       file.committedIn = active.sequence;
@@ -416,6 +473,7 @@ export class Store implements Log {
     group.settle();
     await this.#saveManifest();
     if (old !== null) this.#letSnapshotGo(id, old);
+    if (group.hasEnded) throw new LogError('stale', `group ${id} was begun anew`);
   }
 
   /** The host's machine knows the installed state from the end of this turn on; before that `isLive` speaks of the old one. */
@@ -425,41 +483,11 @@ export class Store implements Log {
     });
   }
 
-  async #withSnapshot<T>(path: string, use: () => Promise<T>): Promise<T> {
-    this.#pinSnapshot(path);
-    try {
-      return await use();
-    } finally {
-      this.#unpinSnapshot(path);
-    }
-  }
-
-  #pinSnapshot(path: string): void {
-    this.#snapshotPins.set(path, (this.#snapshotPins.get(path) ?? 0) + 1);
-  }
-
-  #unpinSnapshot(path: string): void {
-    const left = this.#snapshotPins.get(path)! - 1;
-    if (left > 0) return void this.#snapshotPins.set(path, left);
-    this.#snapshotPins.delete(path);
-    if (this.#snapshotsUnwanted.delete(path)) this.#removeLater(path);
-  }
-
-  #letSnapshotGo(group: number, { index, term }: SnapshotMeta): void {
-    const path = snapshotPath(group, index, term);
-    if (this.#snapshotPins.has(path)) this.#snapshotsUnwanted.add(path);
-    else this.#removeLater(path);
-  }
-
-  /** What fails to go now is removed at the next start. */
-  #removeLater(path: string): void {
-    if (!this.#closed) removeIfPresent(this.#disk, path).catch(() => {});
-  }
-
   // ---- files that go ----
 
   compactionPoint(id: number): { index: number; term: number } {
     const group = this.#group(id);
+    if (group.isVolatile) return group.compacted;
     const { keptBytesMax, pressureBytes } = this.#options;
     group.compacted = group.compactionTarget(keptBytesMax, pressureHorizon(this.#files, pressureBytes));
     group.settle();
@@ -480,7 +508,7 @@ export class Store implements Log {
     for (const file of garbage) file.doomed = true;
     for (const group of this.#groups.values()) group.forget((file) => file.doomed);
     this.#files = this.#files.filter((file) => !file.doomed);
-    await this.#saveManifest();
+    if (garbage.some((file) => file.kind !== FileKind.volatile)) await this.#saveManifest();
     for (const file of garbage) {
       await this.#openFiles.close(file);
       await removeIfPresent(this.#disk, file.path);
@@ -512,31 +540,11 @@ export class Store implements Log {
 
   // ---- manifest ----
 
-  #capture(coveredTo: number): Captured {
-    const groups: Captured['groups'] = new Map();
-    for (const [id, { replica, hardState, truncations }] of this.#groups)
-      groups.set(id, { replica, hardState, truncations: [...truncations] });
-    return { coveredTo, groups };
-  }
-
   #manifest(): Manifest {
     const { clusterId, nodeUuid } = this.#options;
     const { coveredTo } = this.#captured;
     const covered = (kind: FileKind) =>
       this.#files.filter((file) => file.kind === kind && (kind === FileKind.kept || file.sequence <= coveredTo));
-    const durable = [...this.#groups.values()].flatMap((group) => (group.isDurable ? group : (group.replaced ?? [])));
-    const groups = durable.map((group): ManifestGroup => {
-      const captured = this.#captured.groups.get(group.group);
-      const isSame = captured !== undefined && captured.replica === group.replica;
-      const truncations = isSame ? neededTruncations(group, captured.truncations, this.#files) : [];
-      return {
-        group: group.group,
-        replica: group.replica,
-        hardState: isSame ? captured.hardState : { term: 0, vote: 0, commit: 0 },
-        ...group.stable,
-        truncations,
-      };
-    });
     return {
       clusterId,
       nodeUuid,
@@ -544,7 +552,7 @@ export class Store implements Log {
       files: covered(FileKind.log).map((file) => file.sequence),
       keptFiles: covered(FileKind.kept).map((file) => file.sequence),
       nextSequence: this.#nextSequence,
-      groups,
+      groups: manifestGroups(this.#groups.values(), this.#captured, this.#files),
     };
   }
 
@@ -565,7 +573,7 @@ export class Store implements Log {
     return {
       files: this.#files.length,
       bytes: this.#files.reduce((sum, file) => sum + file.bytes, 0),
-      cachedBytes: this.#cachedBytes,
+      cachedBytes: this.#cache.bytes + this.#volatileCache.bytes,
       syncs: writer.syncs,
       lastSyncMilliseconds: writer.lastSyncMilliseconds,
       writeInFlight: writer.writeInFlight,
@@ -577,8 +585,21 @@ export class Store implements Log {
     this.#closed = true;
     for (const work of [...this.#running, this.#collecting]) await work.catch(() => {});
     await this.#manifestRunning.catch(() => {});
+    this.#snapshotPins.close();
     if (this.#failure === null) await this.#writer.close();
+    await this.#closeVolatile();
     await this.#openFiles.closeAll();
+  }
+
+  /** What fails to go now is removed at the next start. */
+  async #closeVolatile(): Promise<void> {
+    if (this.#failure !== null || this.#volatile === null) return;
+    await this.#volatile.writer.close();
+    for (const file of this.#files) {
+      if (file.kind !== FileKind.volatile) continue;
+      await this.#openFiles.close(file);
+      await removeIfPresent(this.#disk, file.path).catch(() => {});
+    }
   }
 
   /** One snapshot of a group is being written or installed at a time. */
@@ -635,6 +656,7 @@ export class Store implements Log {
     if (this.#failure !== null) return;
     this.#failure = error;
     this.#writer.halt();
+    this.#volatile?.writer.halt();
     for (const reject of this.#waiting) reject(error);
     this.#waiting.clear();
     this.onFatal(error);
@@ -644,6 +666,6 @@ export class Store implements Log {
   check(): void {
     for (const group of this.#groups.values()) group.check();
     const cached = [...this.#groups.values()].reduce((sum, group) => sum + group.cachedBytes, 0);
-    assert(cached === this.#cachedBytes, 'cached bytes add up');
+    assert(cached === this.#cache.bytes + this.#volatileCache.bytes, 'cached bytes add up');
   }
 }

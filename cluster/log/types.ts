@@ -24,6 +24,8 @@ export interface LogOptions {
   readonly keptBytesMax: number;
   /** Bytes of log files beyond which groups that pin the oldest ones are asked for a snapshot (`onPressure`). */
   readonly pressureBytes: number;
+  /** Bytes of volatile entries that may wait in memory for the disk. Beyond it, `done` of a volatile write waits for the disk too. */
+  readonly volatileWaitingBytesMax: number;
 }
 
 /** One group as it was found on disk. */
@@ -33,6 +35,8 @@ export interface RecoveredGroup {
   readonly hardState: HardState;
   readonly snapshot: SnapshotMeta;
   readonly compacted: { readonly index: number; readonly term: number };
+  /** Up to here entries may have been acknowledged that are lost; 0: none. */
+  readonly repairTo: number;
   readonly entries: { index: number; term: number; bytes: number; configuration?: Configuration }[];
 }
 
@@ -51,7 +55,27 @@ export interface GroupWrite {
 export interface Log {
   /** Prepares an empty group, or opens one that was recovered. Must precede any other use of it. Durable with the next write. */
   createGroup(group: number, replica: number, snapshot: SnapshotMeta): void;
-  /** Gathers. Starts a write at once when none is in flight. */
+  /**
+   * Prepares an empty volatile group, which must not exist. Its entries go to files of their own that are never synced, and can be read like
+   * others; nothing of it outlives this process. `done` of a write that holds nothing else is called before `append` returns, unless more
+   * than `volatileWaitingBytesMax` wait for the disk. It has no hard state (what is given is ignored), no truncations and no snapshots; its
+   * compaction point is what was applied.
+   */
+  createVolatileGroup(group: number, replica: number): void;
+  /** Its machine has applied entries up to here: from now on they are kept only as long as `collect` hears that they are live. */
+  volatileApplied(group: number, index: number): void;
+  /** Ends a volatile group: its entries are garbage. The same number may be created again. */
+  dropVolatileGroup(group: number): void;
+  /**
+   * Forgets a group's whole log and snapshot but for term and vote, and for what it may have acknowledged: until the replica has that again
+   * it is `RecoveredGroup.repairTo`, also after restarts (the highest one that was ever given). For a replica that is to be built anew from
+   * its peers. Takes effect at once; when it resolves, it is durable. Snapshots of it that are being saved come to nothing, those being
+   * installed are refused.
+   */
+  resetGroup(group: number, repairTo: number): Promise<void>;
+  /** The replica has all again that it may ever have acknowledged: `repairTo` is forgotten. Resolves when that is durable. */
+  repaired(group: number): Promise<void>;
+  /** Gathers. Starts a write at once when none is in flight. One call is for volatile groups, or for others, never for both. */
   append(writes: readonly GroupWrite[], done: () => void): void;
   /** The entry if it is in memory, else undefined. */
   cached(group: number, index: number): LogEntry | undefined;
@@ -69,10 +93,11 @@ export interface Log {
   /** True if the entry can be read: it follows the compaction point, or lives on behind it. */
   has(group: number, index: number): boolean;
   /**
-   * Writes a snapshot durably (temporary file, sync, rename, folder sync), notes it in the manifest, lets older ones go. The pieces must
-   * not change until it resolves. Does nothing if the group has this or a newer one by then.
+   * Writes a snapshot durably (temporary file, sync, rename, folder sync), notes it in the manifest, lets older ones go. Takes the pieces
+   * one after the other as the disk takes them, and closes `pieces` once, however it ends. Does nothing if the group has this or a newer one
+   * by then, or was reset.
    */
-  saveSnapshot(group: number, meta: SnapshotMeta, pieces: readonly Buffer[]): Promise<void>;
+  saveSnapshot(group: number, meta: SnapshotMeta, pieces: PieceSource): Promise<void>;
   /** The newest snapshot's whole machine state, checked, or null if the group has none. */
   loadSnapshot(group: number): Promise<{ meta: SnapshotMeta; state: Buffer } | null>;
   /**
@@ -83,8 +108,8 @@ export interface Log {
   /** Receiving side of such a stream. */
   createSnapshotStaging(group: number, meta: SnapshotMeta): Promise<SnapshotStaging>;
   /**
-   * Deletes log files that nobody needs: every entry in them is at or below its group's compaction point and `isLive` says none of
-   * [first, last] is live, and the manifest covers their control records. Called by the host after snapshots and now and then.
+   * Deletes log files that nobody needs: every entry in them is at or below its group's compaction point (of a volatile group: applied) and
+   * `isLive` says none of [first, last] is live, and the manifest covers their control records. Called by the host after snapshots and now and then.
    */
   collect(isLive: (group: number, first: number, last: number) => boolean): Promise<void>;
   /**
@@ -105,6 +130,13 @@ export interface Log {
   };
   /** Waits for what is gathered, writes the footer of the open file, closes. */
   close(): Promise<void>;
+}
+
+/** A stream that its owner makes piece by piece. */
+export interface PieceSource {
+  /** About `bytesMax` more bytes, which never change afterwards; none: not in this turn; null: that was all. */
+  next(bytesMax: number): Buffer | null;
+  close(): void;
 }
 
 export interface SnapshotReader {

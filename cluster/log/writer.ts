@@ -1,6 +1,10 @@
-// The append stream of all groups: gathers records, writes them, syncs, tells who waits; seals full files and has the next one ready.
+// An append stream of many groups: gathers records, writes them, syncs, tells who waits; seals full files and has the next one ready.
 //
 //   gather ──► write (one gathered write) ──► sync ──► done callbacks ──► [file full: footer, sync, sealed] ──► next gathered batch
+//
+// A node has one for what must last, and one for its volatile groups: that one syncs nothing and writes no footers, so "durable" means
+// written there. They share no file: a plain write in front of a durable one would have to be synced with it, and a torn one in the middle
+// of a file would look like damage.
 //
 // State owned: the batches not yet durable, the file being written and the prepared one after it.
 // Invariants:
@@ -61,6 +65,8 @@ class Batch {
   sliceStart = 0;
   slabEnd = 0;
   bytes = 0;
+  /** The file ends here; with this footer, if it is not volatile. */
+  isLast = false;
   footer: Buffer | null = null;
   captured: unknown = null;
 
@@ -79,6 +85,7 @@ export class Writer {
   readonly #disk: Disk;
   readonly #clock: Clock;
   readonly #identity: Identity;
+  readonly #kind: FileKind;
   readonly #fileBytesMax: number;
   readonly #nextSequence: () => number;
   readonly #events: WriterEvents;
@@ -94,6 +101,8 @@ export class Writer {
   #whenIdle: (() => void)[] = [];
   /** Files are prepared one after the other, so that only the last can be unfinished after a crash. */
   #preparing: Promise<void> = Promise.resolve();
+  /** Gathered, and not written yet. */
+  waitingBytes = 0;
   syncs = 0;
   lastSyncMilliseconds = 0;
 
@@ -101,6 +110,7 @@ export class Writer {
     disk: Disk,
     clock: Clock,
     identity: Identity,
+    kind: FileKind,
     fileBytesMax: number,
     nextSequence: () => number,
     events: WriterEvents,
@@ -108,6 +118,7 @@ export class Writer {
     this.#disk = disk;
     this.#clock = clock;
     this.#identity = identity;
+    this.#kind = kind;
     this.#fileBytesMax = fileBytesMax;
     this.#nextSequence = nextSequence;
     this.#events = events;
@@ -117,6 +128,15 @@ export class Writer {
   async start(previous: number): Promise<void> {
     const file = this.#newFile();
     await this.#create(file, previous);
+    this.#begin(file);
+  }
+
+  /** Records can be gathered at once; they are written when the first file is there. */
+  startVolatile(): void {
+    this.#begin(this.#prepare(0));
+  }
+
+  #begin(file: LogFile): void {
     this.#active = file;
     this.#events.opened(file);
     this.#queue.push(new Batch(file, file.bytes));
@@ -184,6 +204,7 @@ export class Writer {
       batch.buffers.push(payload!);
     }
     batch.bytes += recordHeaderBytes + length;
+    this.waitingBytes += recordHeaderBytes + length;
     file.bytes = offset + recordHeaderBytes + length;
     return offset;
   }
@@ -203,12 +224,11 @@ export class Writer {
   rotate(): void {
     const file = this.#active;
     const batch = this.#queue[this.#queue.length - 1]!;
-    batch.footer = file.encodeFooter();
+    batch.isLast = true;
+    if (this.#kind === FileKind.volatile) file.index.finish();
+    else batch.footer = file.encodeFooter();
     batch.captured = this.#events.rotating(file);
-    this.#active = this.#next;
-    this.#events.opened(this.#active);
-    this.#queue.push(new Batch(this.#active, this.#active.bytes));
-    this.#next = this.#prepare(this.#active.sequence);
+    this.#begin(this.#next);
   }
 
   // ---- writing ----
@@ -217,7 +237,7 @@ export class Writer {
   kick(): void {
     if (this.#busy || this.#failed) return;
     const batch = this.#queue[0]!;
-    if (batch.bytes === 0 && batch.callbacks.length === 0 && batch.footer === null) {
+    if (batch.bytes === 0 && batch.callbacks.length === 0 && !batch.isLast) {
       for (const waiter of this.#whenIdle.splice(0)) waiter();
       return;
     }
@@ -234,17 +254,20 @@ export class Writer {
     const started = this.#clock.now();
     batch.closeSlice();
     this.#writing = true;
-    handle.writeDurably(batch.buffers, batch.offset, (error) => {
+    const written = (error: Error | null) => {
       if (error !== null) return this.#fail(error);
       this.#writing = false;
       this.syncs++;
       this.lastSyncMilliseconds = this.#clock.now() - started;
       this.#durable(batch);
-    });
+    };
+    if (this.#kind === FileKind.volatile) handle.write(batch.buffers, batch.offset, written);
+    else handle.writeDurably(batch.buffers, batch.offset, written);
   }
 
   #durable(batch: Batch): void {
     if (this.#failed) return;
+    this.waitingBytes -= batch.bytes;
     for (const [group, mark] of batch.marks) {
       group.isDurable = true;
       group.replaced = null;
@@ -255,8 +278,14 @@ export class Writer {
     this.#events.durable();
     for (const slab of batch.slabs) if (this.#spareSlabs.length < slabsKeptMax) this.#spareSlabs.push(slab);
     for (let i = 0; i < batch.callbacks.length; i++) batch.callbacks[i]!();
-    if (batch.footer === null) return this.#goOn();
+    if (!batch.isLast) return this.#goOn();
     const { file, footer } = batch;
+    const sealed = () => {
+      file.sealed = true;
+      this.#events.sealed(file, batch.captured);
+      this.#goOn();
+    };
+    if (footer === null) return sealed();
     const handle = file.handle!;
     const at = batch.offset + batch.bytes;
     this.#writing = true;
@@ -267,9 +296,7 @@ export class Writer {
         this.#writing = false;
         this.syncs++;
         file.bytes = at + footer.length;
-        file.sealed = true;
-        this.#events.sealed(file, batch.captured);
-        this.#goOn();
+        sealed();
       });
     });
   }
@@ -295,7 +322,7 @@ export class Writer {
 
   #newFile(): LogFile {
     const sequence = this.#nextSequence();
-    return newLogFile(this.#identity, sequence, FileKind.log, this.#clock.wall());
+    return newLogFile(this.#identity, sequence, this.#kind, this.#clock.wall());
   }
 
   #prepare(previous: number): LogFile {
@@ -311,7 +338,7 @@ export class Writer {
 
   async #create(file: LogFile, previous: number): Promise<void> {
     const handle = await createLogFile(this.#disk, this.#identity, file, previous);
-    await this.#disk.syncFolder(logFolder);
+    if (this.#kind !== FileKind.volatile) await this.#disk.syncFolder(logFolder);
     file.handle = handle;
   }
 
@@ -355,7 +382,7 @@ export function newLogFile(identity: Identity, sequence: number, kind: FileKind,
   return new LogFile(sequence, kind, salt, headerBytes);
 }
 
-/** Creates the file on disk and syncs its header; its name is durable only after the folder was synced. */
+/** Creates the file on disk and syncs its header, but for a volatile one; its name is durable only after the folder was synced. */
 export async function createLogFile(
   disk: Disk,
   identity: Identity,
@@ -365,6 +392,6 @@ export async function createLogFile(
   const header = encodeFileHeader({ ...identity, kind: file.kind, sequence: file.sequence, previous, salt: file.salt });
   const handle = await disk.open(file.path, 'create');
   await writeAll(handle, [header], 0);
-  await syncFile(handle);
+  if (file.kind !== FileKind.volatile) await syncFile(handle);
   return handle;
 }

@@ -14,13 +14,17 @@ export const batchVersion = 1;
 export const batchHeaderBytes = 56;
 export const settleRecordBytes = 24;
 export const commandsPerBatchMax = 65_535;
+/** Leases that the settle section of one batch may name: what an entry costs to apply is bounded. */
+export const settlesPerBatchMax = 131_072;
+/** Bodies over this travel as `part` commands of at most this. */
+export const partBytesMax = 256 * 1024;
 
 export const OriginKind = { node: 1, group: 2 } as const;
 export type OriginKind = (typeof OriginKind)[keyof typeof OriginKind];
 
 export const CommandKind = {
   publish: 1,
-  /** One piece of a large message; its last piece is the publish. Reserved. */
+  /** One piece of a large body. The pieces of one message follow each other in their pipe; its publish (`PublishFlag.parts`) has the last. */
   part: 2,
   consume: 3,
   cancel: 4,
@@ -33,6 +37,14 @@ export const CommandKind = {
   changes: 9,
   /** A metadata command (`MetadataCommand` as JSON). Only in the metadata group. */
   metadata: 10,
+  /** From the group's own leader: a node's incarnation gets no new leases, or does again. */
+  suspect: 11,
+  /** From the group's own leader: a target has applied the outbox rows up to one. */
+  done: 12,
+  /** From the group's own leader: where the oldest dead letters go (`LetterRoutes` as JSON). Only then they are sent. */
+  route: 13,
+  /** A message out of another group's outbox: the row's number, and a whole publish. From whichever node leads that group. */
+  transfer: 14,
 } as const;
 export type CommandKind = (typeof CommandKind)[keyof typeof CommandKind];
 
@@ -41,7 +53,7 @@ export const SettleOperation = {
   accept: 1,
   /** Back to its place in the queue. `flagFailed` counts it as a failed delivery. */
   requeue: 2,
-  /** Refused for good (dead-lettered once that exists). */
+  /** Refused for good: dead-lettered, if its queue's dead letters go anywhere. */
   discard: 3,
   /** Back to its place, as if never delivered: no count, no redelivered flag. */
   release: 4,
@@ -50,7 +62,11 @@ export type SettleOperation = (typeof SettleOperation)[keyof typeof SettleOperat
 /** Settle flag: the consumer failed on it (basic.reject, death), not merely handed it back. */
 export const settleFailed = 1;
 
-export const PublishFlag = { persistent: 1, mandatory: 2, expiration: 4 } as const;
+/** `parts`: the body begins in the `part` commands before. */
+export const PublishFlag = { persistent: 1, mandatory: 2, expiration: 4, parts: 8 } as const;
+/** `first`: of its message; what is left of another one is dropped. */
+export const PartFlag = { first: 1 } as const;
+export const SuspectFlag = { suspected: 1 } as const;
 export const ConsumeFlag = { noAck: 1, exclusive: 2 } as const;
 export const GetFlag = { noAck: 1 } as const;
 export const CancelFlag = { returnLeases: 1 } as const;
@@ -166,7 +182,7 @@ export const publishLayout = {
   queues: 20,
 } as const;
 
-/** Where the parts of the message lie that starts at `offset` of `payload`. `key` is exchange and routing key, both as AMQP short strings. */
+/** Where the parts of a message lie in `payload`. `key` is exchange and routing key, both as AMQP short strings. */
 export interface MessageView {
   readonly payload: Buffer;
   readonly flags: number;
@@ -174,17 +190,30 @@ export interface MessageView {
   readonly propertiesStart: number;
   readonly bodyStart: number;
   readonly bodyEnd: number;
+  /** The body's pieces before the one in `payload`, of a message that came in parts and was put together; else empty. */
+  readonly before: readonly Buffer[];
+}
+const whole: readonly Buffer[] = [];
+
+/** A view of the message (entry payload, ordinal). The command must be a publish, or a transfer, which holds one. */
+export function viewMessage(payload: Buffer, ordinal: number): MessageView {
+  return viewPublish(payload, publishOffset(payload, commandOffset(payload, ordinal)));
 }
 
-/** A view of the message (entry payload, ordinal). The command must be a publish. */
-export function viewMessage(payload: Buffer, ordinal: number): MessageView {
-  const at = commandOffset(payload, ordinal);
+/** Where the publish begins that the command at `at` is, or holds. */
+export function publishOffset(payload: Buffer, at: number): number {
+  return payload[at] === CommandKind.transfer ? at + transferBytes : at;
+}
+
+/** A view of the message whose publish begins at `at`. */
+export function viewPublish(payload: Buffer, at: number): MessageView {
   const keyStart = at + publishLayout.queues + 4 * readU16(payload, at + publishLayout.queueCount);
   const propertiesStart = keyStart + readU16(payload, at + publishLayout.keyBytes);
   const bodyStart = propertiesStart + readU32(payload, at + publishLayout.propertiesBytes);
   const bodyEnd = bodyStart + readU32(payload, at + publishLayout.bodyBytes);
-  return { payload, flags: payload[at + 1]!, keyStart, propertiesStart, bodyStart, bodyEnd };
+  return { payload, flags: payload[at + 1]!, keyStart, propertiesStart, bodyStart, bodyEnd, before: whole };
 }
+const transferBytes = 24;
 
 /** Fixed bytes of each command; the variable part's length is inside. */
 const fixedBytes: Record<CommandKind, number> = {
@@ -198,6 +227,10 @@ const fixedBytes: Record<CommandKind, number> = {
   8: 8,
   9: 16,
   10: 8,
+  11: 16,
+  12: 16,
+  13: 8,
+  14: transferBytes,
 };
 
 /** Bytes of the command at `offset`, or -1 if it is not well formed within `end`. */
@@ -206,13 +239,14 @@ function commandBytes(view: DataView, offset: number, end: number): number {
   const fixed = fixedBytes[kind];
   if (fixed === undefined || offset + fixed > end) return -1;
   switch (kind) {
-    case CommandKind.publish: {
-      const queues = view.getUint16(offset + publishLayout.queueCount, true);
-      const variable =
-        view.getUint16(offset + publishLayout.keyBytes, true) +
-        view.getUint32(offset + publishLayout.propertiesBytes, true) +
-        view.getUint32(offset + publishLayout.bodyBytes, true);
-      return queues === 0 ? -1 : fixed + 4 * queues + variable;
+    case CommandKind.publish:
+      return publishBytes(view, offset);
+    case CommandKind.transfer: {
+      const at = offset + fixed;
+      if (at + publishLayout.queues > end || view.getUint8(at) !== CommandKind.publish) return -1;
+      if (view.getUint32(offset + 12, true) >= 0x20_0000 || view.getUint32(offset + 20, true) >= 0x20_0000) return -1;
+      const bytes = publishBytes(view, at);
+      return bytes < 0 ? -1 : fixed + bytes;
     }
     case CommandKind.part:
       return fixed + view.getUint32(offset + 4, true);
@@ -221,10 +255,20 @@ function commandBytes(view: DataView, offset: number, end: number): number {
     case CommandKind.changes:
       return fixed + view.getUint32(offset + 4, true);
     case CommandKind.metadata:
+    case CommandKind.route:
       return fixed + view.getUint32(offset + 4, true);
     default:
       return fixed;
   }
+}
+
+function publishBytes(view: DataView, at: number): number {
+  const queues = view.getUint16(at + publishLayout.queueCount, true);
+  const variable =
+    view.getUint16(at + publishLayout.keyBytes, true) +
+    view.getUint32(at + publishLayout.propertiesBytes, true) +
+    view.getUint32(at + publishLayout.bodyBytes, true);
+  return queues === 0 ? -1 : publishLayout.queues + 4 * queues + variable;
 }
 
 /** What is wrong with a batch, or null. Linear in the number of commands; never throws. */
@@ -251,11 +295,14 @@ export function checkBatch(payload: Buffer): string | null {
     at += bytes;
   }
   if (at !== tableOffset) return 'bytes between commands and ordinal table';
+  let settles = 0;
   for (let s = tableOffset + 4 * count; s < payload.length; s += settleRecordBytes) {
     const operation = view.getUint8(s);
     if (operation < 1 || operation > 4) return `settle operation ${operation} is not known`;
     if (view.getUint32(s + 12, true) >= 0x20_0000) return 'number over 2^53 in a settle record';
+    settles += view.getUint32(s + 16, true);
   }
+  if (settles > settlesPerBatchMax) return 'too many settlements in a batch';
   return null;
 }
 
@@ -304,12 +351,32 @@ export const readQueueCommand = (payload: Buffer, at: number) => ({
   flags: payload[at + 1]!,
   queue: payload.readUInt32LE(at + 4),
 });
-/** The JSON text of a `changes` or `metadata` command. */
+/** The JSON text of a `changes`, `metadata` or `route` command. */
 export function readJson(payload: Buffer, at: number): string {
   const start = at + fixedBytes[payload[at] as CommandKind];
   return payload.toString('utf8', start, start + payload.readUInt32LE(at + 4));
 }
 export const readChangesVersion = (payload: Buffer, at: number) => readU64(payload, at + 8);
+/** The piece of a body that a `part` holds: a view of the payload. */
+export function readPart(payload: Buffer, at: number) {
+  const start = at + fixedBytes[CommandKind.part];
+  return { flags: payload[at + 1]!, bytes: payload.subarray(start, start + payload.readUInt32LE(at + 4)) };
+}
+export const readSuspect = (payload: Buffer, at: number) => ({
+  flags: payload[at + 1]!,
+  node: payload.readUInt32LE(at + 4),
+  incarnation: readU64(payload, at + 8),
+});
+export const readDone = (payload: Buffer, at: number) => ({
+  target: payload.readUInt32LE(at + 4),
+  row: readU64(payload, at + 8),
+});
+/** `after`: the row before it for the same target. Its publish is at `publishOffset`. */
+export const readTransfer = (payload: Buffer, at: number) => ({
+  source: payload.readUInt32LE(at + 4),
+  after: readU64(payload, at + 8),
+  row: readU64(payload, at + 16),
+});
 
 /** A gathering buffer that one huge message made larger than this is not kept. */
 const keptBytesMax = 1024 * 1024;
@@ -327,6 +394,7 @@ export class BatchBuilder {
   #count = 0;
   #settle = Buffer.allocUnsafe(24 * 64);
   #settleEnd = 0;
+  #settles = 0;
   readonly #startBytes: number;
 
   constructor(startBytes = 64 * 1024) {
@@ -340,6 +408,10 @@ export class BatchBuilder {
   }
   get commandCount(): number {
     return this.#count;
+  }
+  /** Leases that the settle section names. */
+  get settles(): number {
+    return this.#settles;
   }
   /** Bytes of the batch if it were sealed now. */
   get bytes(): number {
@@ -357,8 +429,61 @@ export class BatchBuilder {
     body: readonly Buffer[],
     bodyBytes: number,
   ): number {
-    const fixed = publishLayout.queues + 4 * queues.length;
-    const at = this.#begin(CommandKind.publish, fixed + key.length + properties.length + bodyBytes);
+    const at = this.#begin(
+      CommandKind.publish,
+      publishLayout.queues + 4 * queues.length + key.length + properties.length + bodyBytes,
+    );
+    this.#putPublish(at, queues, flags, priority, expiration, key, properties, body, bodyBytes);
+    return this.#count - 1;
+  }
+
+  /** `flags`: `PartFlag`. `body`: pieces of at most `partBytesMax` bytes together. */
+  addPart(flags: number, body: readonly Buffer[], bodyBytes: number): number {
+    const at = this.#begin(CommandKind.part, 8 + bodyBytes);
+    this.#bytes[at + 1] = flags;
+    this.#view.setUint32(at + 4, bodyBytes, true);
+    let end = at + 8;
+    for (let i = 0; i < body.length; i++) end = copyInto(this.#bytes, end, body[i]!);
+    return this.#count - 1;
+  }
+
+  /** Row `row` of group `source`, which follows row `after` for the same target; the rest as in `addPublish`. */
+  addTransfer(
+    source: number,
+    after: number,
+    row: number,
+    queues: readonly number[],
+    flags: number,
+    priority: number,
+    expiration: number,
+    key: Buffer,
+    properties: Buffer,
+    body: readonly Buffer[],
+    bodyBytes: number,
+  ): number {
+    const variable = 4 * queues.length + key.length + properties.length + bodyBytes;
+    const at = this.#begin(CommandKind.transfer, transferBytes + publishLayout.queues + variable);
+    this.#bytes.writeUInt32LE(source, at + 4);
+    writeU64(this.#bytes, after, at + 8);
+    writeU64(this.#bytes, row, at + 16);
+    const publishAt = at + transferBytes;
+    this.#view.setUint32(publishAt, CommandKind.publish, true);
+    this.#putPublish(publishAt, queues, flags, priority, expiration, key, properties, body, bodyBytes);
+    return this.#count - 1;
+  }
+
+  /** All but the kind, which is there. */
+  #putPublish(
+    at: number,
+    queues: readonly number[],
+    flags: number,
+    priority: number,
+    expiration: number,
+    key: Buffer,
+    properties: Buffer,
+    body: readonly Buffer[],
+    bodyBytes: number,
+  ): void {
     const bytes = this.#bytes;
     const view = this.#view;
     bytes[at + 1] = flags;
@@ -373,7 +498,6 @@ export class BatchBuilder {
     end = copyInto(bytes, end, key);
     end = copyInto(bytes, end, properties);
     for (let i = 0; i < body.length; i++) end = copyInto(bytes, end, body[i]!);
-    return this.#count - 1;
   }
 
   addConsume(command: ConsumeCommand): number {
@@ -410,6 +534,22 @@ export class BatchBuilder {
     writeU64(this.#bytes, grantedTo, at + 12);
     return this.#count - 1;
   }
+  addSuspect(node: number, incarnation: number, suspected: boolean): number {
+    const at = this.#begin(CommandKind.suspect, 16);
+    this.#bytes[at + 1] = suspected ? SuspectFlag.suspected : 0;
+    this.#bytes.writeUInt32LE(node, at + 4);
+    writeU64(this.#bytes, incarnation, at + 8);
+    return this.#count - 1;
+  }
+  addDone(target: number, row: number): number {
+    const at = this.#begin(CommandKind.done, 16);
+    this.#bytes.writeUInt32LE(target, at + 4);
+    writeU64(this.#bytes, row, at + 8);
+    return this.#count - 1;
+  }
+  addRoute(json: string): number {
+    return this.#json(CommandKind.route, 8, json);
+  }
   addMetadata(json: string): number {
     return this.#json(CommandKind.metadata, 8, json);
   }
@@ -434,6 +574,7 @@ export class BatchBuilder {
     bytes.writeUInt32LE(count, at + 16);
     bytes.writeUInt32LE(0, at + 20);
     this.#settleEnd = at + settleRecordBytes;
+    this.#settles += count;
   }
 
   /** Closes the batch and returns its bytes; they are never written again. */
@@ -469,6 +610,7 @@ export class BatchBuilder {
     this.#end = batchHeaderBytes;
     this.#count = 0;
     this.#settleEnd = 0;
+    this.#settles = 0;
     return sealed;
   }
 

@@ -40,20 +40,28 @@ export interface PipeSink {
   fenced(): void;
 }
 
+/** A machine's state at one index, given piece by piece while entries go on being applied. One at a time per machine. */
+export interface SnapshotPieces {
+  /** About `bytesMax` more bytes (at least some), which never change afterwards; null: that was all. Bounded work. */
+  next(bytesMax: number): Buffer | null;
+  /** Gives up; `next` must not be called any more. Also to be called at the end. */
+  close(): void;
+}
+
 /** A pure, deterministic state machine. `apply` never throws on input; a failed assertion inside means a bug and halts the replica. */
 export interface Machine {
   readonly appliedIndex: number;
-  /** Whose sink to call, or null. Not part of the replicated state. */
-  watch(pipe: PipeId | null, sink: PipeSink | null): void;
+  /** Who hears what concerns a node's pipe of this incarnation; null: nobody any more. One sink per node. Not part of the replicated state. */
+  watch(pipe: PipeId, sink: PipeSink | null): void;
   apply(entry: AppliedEntry): void;
-  /** Tells the sink again all that the state still knows: results, then leases with an ordinal at or above `nextLease(consumer)`, in order. */
-  resume(nextLease: (consumer: number) => number): void;
+  /** Tells the pipe's sink again all that the state still knows: results, then leases with an ordinal at or above `nextLease(consumer)`, in order. */
+  resume(pipe: PipeId, nextLease: (consumer: number) => number): void;
   /** Sequence of the last batch applied from this pipe; 0 when it is not known. */
   lastSequence(pipe: PipeId): number;
   /** True if the pipe was ended; nothing of it will be applied any more. */
   isFenced(pipe: PipeId): boolean;
-  /** Complete state, as pieces to be written one after the other. Stable until the next `apply`. */
-  snapshot(): Buffer[];
+  /** Begins a snapshot of the state as it is now. */
+  snapshot(): SnapshotPieces;
   /** Replaces the state. Throws on bytes that are not a snapshot of a known version. */
   restore(bytes: Buffer): void;
   /** Are there messages in entries [first, last] that somebody may still read? */
@@ -62,6 +70,8 @@ export interface Machine {
   liveEntries(first: number, last: number): number[];
   /** Do sessions of this node hear of what others do in this group? Else only answers to its own batches matter to it. */
   concerns(node: number): boolean;
+  /** The stamp at which something falls due that only an entry can bring about; Infinity: nothing. Work left over is due at once (0). */
+  readonly due: number;
   /** A hash of the state, equal on all replicas at the same index. */
   stateHash(): number;
 }

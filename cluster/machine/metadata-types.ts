@@ -1,6 +1,8 @@
 // The words of the metadata group: its commands, its rows for the shards, and how others read it. Types only.
 // Commands travel as JSON in a `metadata` command; unknown kinds are refused, unknown fields ignored.
 
+import type { PipeId } from './machine.ts';
+
 /** An AMQP table value that JSON can carry: 64-bit integers beyond 2^53 as { int64: "…" }, byte strings as { bytes: base64 }. */
 export type ArgumentValue =
   | null
@@ -34,7 +36,7 @@ export type MetadataCommand =
       readonly incarnation: number;
       readonly contact: NodeContact;
     }
-  /** Ends (node, incarnation and earlier): its exclusive queues go, every shard gets a fence row. */
+  /** Ends (node, incarnation and earlier): its volatile queues go, every shard and every living volatile group gets a fence row. */
   | { readonly kind: 'fenceNode'; readonly node: number; readonly incarnation: number }
   | {
       readonly kind: 'declareQueue';
@@ -44,11 +46,15 @@ export type MetadataCommand =
       readonly autoDelete: boolean;
       readonly exclusive: ConnectionId | null;
       readonly arguments: Arguments;
+      /** The declaring node's incarnation, of which an exclusive queue's owner is a connection. Exclusive and non-durable queues live and end with it. */
+      readonly home: PipeId;
       /** Shards that the declaring node leads: preferred as long as the queues stay evenly spread. */
       readonly near?: readonly number[];
     }
   /** Removes exactly this queue (not a later one of the same name) and its bindings. */
   | { readonly kind: 'deleteQueue'; readonly uid: number }
+  /** What holds for a queue besides its declaration: the arguments that its group is to go by from now on. */
+  | { readonly kind: 'configureQueue'; readonly uid: number; readonly arguments: Arguments }
   /** All exclusive queues of a connection. */
   | { readonly kind: 'deleteExclusive'; readonly owner: ConnectionId }
   | {
@@ -70,10 +76,10 @@ export type MetadataCommand =
       readonly routingKey: string;
       readonly arguments: Arguments;
     }
-  /** A shard has applied all changes up to this version: its rows can go. */
+  /** A shard, or volatile group, has applied all changes up to this version: its rows can go. */
   | { readonly kind: 'shardApplied'; readonly shard: number; readonly version: number };
 
-/** What a shard must do because of the metadata. `version` is the metadata index of the entry that made the row. */
+/** What a shard, or volatile group, must do because of the metadata. `version` is the metadata index of the entry that made the row. */
 export type ShardChange =
   | {
       readonly kind: 'create';
@@ -84,6 +90,8 @@ export type ShardChange =
       readonly autoDelete: boolean;
       readonly arguments: Arguments;
     }
+  /** The resolved arguments that the queue goes by from now on; they replace all earlier ones. */
+  | { readonly kind: 'configure'; readonly version: number; readonly uid: number; readonly arguments: Arguments }
   | { readonly kind: 'delete'; readonly version: number; readonly uid: number }
   | { readonly kind: 'fence'; readonly version: number; readonly node: number; readonly incarnation: number };
 
@@ -92,11 +100,14 @@ export interface QueueRecord {
   readonly uid: number;
   readonly vhost: string;
   readonly name: string;
-  /** From 1: the number of the group that holds it. */
+  /** The number of the group that holds it: a shard, or the volatile group of its home. */
   readonly shard: number;
+  /** The incarnation that an exclusive or non-durable queue lives and ends with; null for the others, which are in a shard. */
+  readonly home: PipeId | null;
   readonly durable: boolean;
   readonly autoDelete: boolean;
   readonly exclusive: ConnectionId | null;
+  /** As declared. */
   readonly arguments: Arguments;
 }
 
@@ -145,14 +156,18 @@ export interface MetadataView {
   vhostExists(vhost: string): boolean;
   queue(vhost: string, name: string): QueueRecord | undefined;
   queueByUid(uid: number): QueueRecord | undefined;
+  /** The arguments that the queue's group goes by: the declared ones, or those that replaced them. */
+  effectiveArguments(uid: number): Arguments | undefined;
   exchange(vhost: string, name: string): ExchangeRecord | undefined;
   queues(): Iterable<QueueRecord>;
   exchanges(): Iterable<ExchangeRecord>;
   nodes(): Iterable<NodeRecord>;
+  /** Is this incarnation known, and not ended? */
+  isOpen(node: number, incarnation: number): boolean;
   /** Undefined: no such exchange. An empty route: unroutable. Each queue at most once. `name` '' is the default exchange. */
   route(vhost: string, exchange: string, routingKey: string, headers: HeaderLookup): Route | undefined;
   /** Does routing through this exchange depend on headers (so that a route must not be cached by key)? */
   usesHeaders(vhost: string, exchange: string): boolean;
-  /** Rows for a shard with a version in (after, upTo], ascending. */
-  changes(shard: number, after: number, upTo: number): ShardChange[];
+  /** Rows for a shard or volatile group with a version in (after, upTo], ascending. */
+  changes(group: number, after: number, upTo: number): ShardChange[];
 }

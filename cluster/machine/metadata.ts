@@ -1,15 +1,16 @@
 // The state machine of the metadata group: queues, exchanges, bindings, nodes and their incarnations, and what all that asks of the shards.
 //
-// State owned: the topology (`metadata/topology.ts`), the nodes (`nodes.ts`), the rows for each shard (`rows.ts`), the pipe table. Route cache
-// and the versions of the topology belong to this replica alone.
+// State owned: the topology (`metadata/topology.ts`), the nodes (`nodes.ts`), the rows for each shard and volatile group (`rows.ts`), the
+// pipe table. Route cache and the versions of the topology belong to this replica alone.
 //
 // An entry is one batch of `metadata` commands. Each command is taken whole or refused whole, and its result is kept for its origin unless
 // it is plainly ok.
 //
 // Invariants:
 // - Never throws on input: what is malformed, unknown or impossible is refused. What throws is a bug, and halts the replica.
-// - Every queue made or removed, and every incarnation ended, is one row of its shard (of every shard), with the entry's index as version.
-// - No exclusive queue of an ended incarnation exists, or can be made.
+// - Every queue made, configured or removed is one row of its group, every incarnation ended one of every group, with the entry's index as
+//   version. A volatile group has rows from its first queue on until its incarnation ends: then it is gone, rows and all.
+// - No volatile queue of an incarnation that is not open exists, or can be made.
 // - Equal entries make equal states: equal `stateHash`, equal snapshot bytes.
 //
 // PURE.
@@ -19,21 +20,32 @@ import {
   CommandKind,
   checkBatch,
   commandOffset,
-  type Origin,
   OriginKind,
   ResultCode,
   readBatchHeader,
   readJson,
 } from './commands.ts';
-import type { AppliedEntry, Machine, PipeId, PipeSink } from './machine.ts';
+import { volatileGroupOf } from './groups.ts';
+import type { AppliedEntry, Machine, PipeId, PipeSink, SnapshotPieces } from './machine.ts';
+import { shareEmpty } from './metadata/arguments.ts';
+import {
+  type BindingRecord,
+  bindingRecord,
+  bindingsOf,
+  type ExchangeNode,
+  isLive,
+  isVolatile,
+  live,
+} from './metadata/graph.ts';
 import { textHash } from './metadata/hash.ts';
 import { NodeTable } from './metadata/nodes.ts';
 import { parseMetadataCommand } from './metadata/parse.ts';
 import { Routes } from './metadata/routes.ts';
 import { ShardRows } from './metadata/rows.ts';
-import { type MetadataSnapshot, readSnapshot, writeSnapshot } from './metadata/snapshot.ts';
-import { type BindingRecord, bindingRecord, Topology } from './metadata/topology.ts';
+import { type MetadataHead, readSnapshot, type SnapshotBlock, writeSnapshot } from './metadata/snapshot.ts';
+import { Topology } from './metadata/topology.ts';
 import type {
+  Arguments,
   ExchangeRecord,
   HeaderLookup,
   MetadataCommand,
@@ -45,21 +57,26 @@ import type {
 } from './metadata-types.ts';
 import { PipeTable } from './pipes.ts';
 import { foldHash } from './queue/bytes.ts';
+import { Watchers } from './watchers.ts';
 
 export { type Difference, exchangeDifference, queueDifference } from './metadata/arguments.ts';
-export type { BindingRecord } from './metadata/topology.ts';
+export type { BindingRecord } from './metadata/graph.ts';
 
 export interface MetadataOptions {
   /** How many shards there are; the same on all replicas. */
   readonly shards: number;
   /** Queues in all routes kept for the next message, each route counting for four more; beyond it all are forgotten. */
   readonly routeQueuesMax?: number;
+  /** Queues and bindings of ended incarnations removed with one entry; the same on all replicas. */
+  readonly debtItemsPerEntry?: number;
 }
 
 /** Entries of a later version must not be applied by this code: it would do something else than the replicas that know them. */
 export const metadataMachineVersion = 1;
 
 const routeQueuesMaxDefault = 262_144;
+/** A few milliseconds. Part of the machine's version. */
+const debtItemsPerEntryDefault = 4_096;
 
 /** What a command came to: the code, and for a declared queue its uid. */
 interface Outcome {
@@ -70,28 +87,27 @@ const done: Outcome = { code: ResultCode.ok, value: 0 };
 const refused: Outcome = { code: ResultCode.refused, value: 0 };
 
 export class MetadataMachine implements Machine, MetadataView {
-  readonly #options: { readonly shards: number; readonly routeQueuesMax: number };
+  readonly #options: Required<MetadataOptions>;
   #topology: Topology;
   #routes: Routes;
   #nodes = new NodeTable();
-  #rows: ShardRows[];
+  /** By group: every shard, and the volatile groups that have or had queues and whose incarnation is open. */
+  #rows: Map<number, ShardRows>;
   #pipes = new PipeTable();
   /** Adds up the nodes; the topology and the rows have sums of their own. */
   #nodeSum = 0;
   #appliedIndex = 0;
   /** Batches that were not well formed. For people: no part of the state. */
   #malformed = 0;
-  #watched: PipeId | null = null;
-  #sink: PipeSink | null = null;
-  #fencedTold = false;
+  readonly #watchers = new Watchers();
 
   constructor(options: MetadataOptions) {
-    const { shards, routeQueuesMax = routeQueuesMaxDefault } = options;
+    const { shards, routeQueuesMax = routeQueuesMaxDefault, debtItemsPerEntry = debtItemsPerEntryDefault } = options;
     if (!Number.isInteger(shards) || shards < 1) throw new Error(`there must be at least one shard, not ${shards}`);
-    this.#options = { shards, routeQueuesMax };
+    this.#options = { shards, routeQueuesMax, debtItemsPerEntry };
     this.#topology = new Topology(shards);
     this.#routes = new Routes(this.#topology, routeQueuesMax);
-    this.#rows = Array.from({ length: shards }, () => new ShardRows());
+    this.#rows = new Map(Array.from({ length: shards }, (_, i) => [i + 1, new ShardRows()]));
   }
 
   // The machine.
@@ -100,10 +116,8 @@ export class MetadataMachine implements Machine, MetadataView {
     return this.#appliedIndex;
   }
 
-  watch(pipe: PipeId | null, sink: PipeSink | null): void {
-    this.#watched = pipe;
-    this.#sink = sink;
-    this.#fencedTold = false;
+  watch(pipe: PipeId, sink: PipeSink | null): void {
+    this.#watchers.set(pipe, sink);
   }
 
   apply(entry: AppliedEntry): void {
@@ -112,18 +126,25 @@ export class MetadataMachine implements Machine, MetadataView {
     if (entry.machineVersion > metadataMachineVersion)
       throw new Error(`entry ${entry.index} needs machine version ${entry.machineVersion}`);
     this.#appliedIndex = entry.index;
-    // Leaders check before they append. What got in nevertheless does nothing, here as on every replica.
-    if (checkBatch(entry.payload) !== null) {
-      this.#malformed++;
-      return;
-    }
-    const header = readBatchHeader(entry.payload);
-    if (this.#pipes.admit(header) === 'apply') this.#applyBatch(header, entry.payload);
+    this.#applyPayload(entry.payload);
+    this.#topology.workOff(this.#options.debtItemsPerEntry);
     this.#tellFenced();
   }
 
+  #applyPayload(payload: Buffer): void {
+    // Leaders check before they append. What got in nevertheless does nothing, here as on every replica.
+    if (checkBatch(payload) !== null) {
+      this.#malformed++;
+      return;
+    }
+    const header = readBatchHeader(payload);
+    // What leaders append by themselves has nothing for this machine but its place in the log.
+    if (header.kind !== OriginKind.node) return;
+    if (this.#pipes.admit(header) === 'apply') this.#applyBatch(header, payload);
+  }
+
   #applyBatch(header: BatchHeader, payload: Buffer): void {
-    const sink = this.#isWatched(header) ? this.#sink : null;
+    const sink = this.#watchers.sinkOf(header.id, header.incarnation);
     for (let ordinal = 0; ordinal < header.commandCount; ordinal++) {
       const { code, value } = this.#applyCommand(payload, commandOffset(payload, ordinal));
       // It may have ended itself: then nobody is left to read results, and the rest of the batch comes from a zombie.
@@ -156,11 +177,17 @@ export class MetadataMachine implements Machine, MetadataView {
         return done;
       }
       case 'declareQueue': {
-        const owner = command.exclusive;
-        if (owner !== null && this.#nodes.isFenced(owner.node, owner.incarnation)) return refused;
+        const { node, incarnation } = command.home;
+        if (isVolatile(command) && !this.#nodes.isOpen(node, incarnation)) return refused;
         const { code, uid, created } = this.#topology.declareQueue(command);
         if (created !== null) this.#queueCreated(created);
         return { code, value: uid };
+      }
+      case 'configureQueue': {
+        const record = this.#topology.configureQueue(command.uid, command.arguments);
+        if (record === undefined) return { code: ResultCode.notFound, value: 0 };
+        if (record !== null) this.#queueConfigured(record, command.arguments);
+        return done;
       }
       case 'deleteQueue': {
         const record = this.#topology.deleteQueue(command.uid);
@@ -185,17 +212,23 @@ export class MetadataMachine implements Machine, MetadataView {
     }
   }
 
-  /** `fenceTo`: its incarnations up to this one have just ended, for the shards, for this machine's own pipes and for exclusive queues. */
+  /** `fenceTo`: its incarnations up to this one have just ended, for all groups, for this machine's own pipes and for volatile queues. */
   #nodeChanged(before: NodeRecord | null, after: NodeRecord, fenceTo: number | null): void {
     if (before !== null) this.#nodeSum = (this.#nodeSum - textHash(nodeText(before))) >>> 0;
     this.#nodeSum = (this.#nodeSum + textHash(nodeText(after))) >>> 0;
     if (fenceTo === null) return;
     const { node } = after;
-    const version = this.#appliedIndex;
     this.#pipes.fence(node, fenceTo);
-    for (const record of this.#topology.deleteExclusiveOfNode(node, fenceTo)) this.#queueDeleted(record);
-    for (let shard = 1; shard <= this.#rows.length; shard++)
-      this.#push(shard, { kind: 'fence', version, node, incarnation: fenceTo });
+    if (before !== null) {
+      // Only the latest one can have been open: earlier ones took their queues with them.
+      if (fenceTo < before.incarnation)
+        throw new Error(`node ${node} ends up to ${fenceTo}, but not its latest incarnation`);
+      const group = volatileGroupOf(before);
+      this.#topology.endHome(group);
+      this.#rows.delete(group);
+    }
+    const row: ShardChange = { kind: 'fence', version: this.#appliedIndex, node, incarnation: fenceTo };
+    for (const rows of this.#rows.values()) rows.push(row);
   }
 
   #queueCreated({ shard, uid, vhost, name, autoDelete, arguments: table }: QueueRecord): void {
@@ -203,27 +236,38 @@ export class MetadataMachine implements Machine, MetadataView {
     this.#push(shard, { kind: 'create', version, uid, vhost, name, autoDelete, arguments: table });
   }
 
+  #queueConfigured({ shard, uid }: QueueRecord, table: Arguments): void {
+    this.#push(shard, { kind: 'configure', version: this.#appliedIndex, uid, arguments: table });
+  }
+
   #queueDeleted({ shard, uid }: QueueRecord): void {
     this.#push(shard, { kind: 'delete', version: this.#appliedIndex, uid });
   }
 
-  #push(shard: number, row: ShardChange): void {
-    this.#rows[shard - 1]!.push(row);
+  #push(group: number, row: ShardChange): void {
+    this.#rowsOf(group).push(row);
   }
 
-  #shardApplied(shard: number, version: number): Outcome {
-    const rows = this.#rows[shard - 1];
+  #rowsOf(group: number): ShardRows {
+    let rows = this.#rows.get(group);
+    if (rows === undefined) this.#rows.set(group, (rows = new ShardRows()));
+    return rows;
+  }
+
+  #shardApplied(group: number, version: number): Outcome {
+    const rows = this.#rows.get(group);
     // Nobody can have applied what is not committed before this entry.
     if (rows === undefined || version >= this.#appliedIndex) return refused;
     rows.prune(version);
     return done;
   }
 
-  resume(_nextLease: (consumer: number) => number): void {
-    if (this.#watched === null || this.#sink === null) return;
+  resume(pipe: PipeId, _nextLease: (consumer: number) => number): void {
+    const sink = this.#watchers.sinkOf(pipe.node, pipe.incarnation);
+    if (sink === null) return;
     this.#tellFenced();
-    for (const { sequence, ordinal, code, value, extra } of this.#pipes.results(this.#watched))
-      this.#sink.result(sequence, ordinal, code, value, extra);
+    for (const { sequence, ordinal, code, value, extra } of this.#pipes.results(pipe))
+      sink.result(sequence, ordinal, code, value, extra);
   }
 
   lastSequence(pipe: PipeId): number {
@@ -234,29 +278,46 @@ export class MetadataMachine implements Machine, MetadataView {
     return this.#pipes.isFenced(pipe);
   }
 
-  snapshot(): Buffer[] {
-    const state: MetadataSnapshot = {
+  /** Takes references only: at 100,000 queues and as many bindings that is a few milliseconds. */
+  snapshot(): SnapshotPieces {
+    const groups = Array.from(this.#rows).sort(([left], [right]) => left - right);
+    const head: MetadataHead = {
       appliedIndex: this.#appliedIndex,
-      shards: this.#rows.map((rows) => ({ appliedTo: rows.appliedTo, rows: rows.all() })),
+      shards: this.#options.shards,
       lastUid: this.#topology.lastUid,
-      vhosts: Array.from(this.#topology.vhosts(), (vhost) => vhost.name),
-      exchanges: Array.from(this.exchanges()).filter((exchange) => !exchange.predeclared),
-      queues: Array.from(this.queues()),
-      bindings: Array.from(this.bindings()),
+      vhosts: Array.from(this.vhosts()),
       nodes: Array.from(this.#nodes.values()),
+      groups: groups.map(([group, { appliedTo }]) => ({ group, appliedTo })),
+      pipes: this.#pipes.serialise().toString('base64'),
       stateHash: this.stateHash(),
     };
-    return writeSnapshot(state, this.#pipes.serialise());
+    // A Map's values are spread five times as fast as they are walked.
+    const exchanges = this.#topology.exchangesInOrder();
+    return writeSnapshot({
+      head,
+      exchanges,
+      queues: [...this.#topology.queues()],
+      configured: [...this.#topology.configured].sort(([left], [right]) => left - right),
+      bindings: exchanges.filter(({ outgoing }) => outgoing.size > 0).map(({ outgoing }) => [...outgoing.values()]),
+      rows: groups.map(([group, rows]) => ({ group, rows: rows.all() })),
+    });
   }
 
   restore(bytes: Buffer): void {
-    const { state, pipes } = readSnapshot(bytes);
-    const { shards, routeQueuesMax } = this.#options;
-    if (state.shards.length !== shards)
-      throw new Error(`the snapshot has ${state.shards.length} shards, this node is set to ${shards}`);
-    const restored = new MetadataMachine({ shards, routeQueuesMax });
-    restored.#load(state, pipes);
-    if (restored.stateHash() !== state.stateHash) throw new Error('the restored metadata have another state hash');
+    const restored = new MetadataMachine(this.#options);
+    let exchanges: ExchangeNode[] | null = null;
+    let lastUid = 0;
+    let stateHash: number | null = null;
+    for (const block of readSnapshot(bytes)) {
+      if (block.kind === 'head') ({ lastUid, stateHash } = block.head);
+      // They follow the exchanges, and name them by their places.
+      if (block.kind === 'bindings') exchanges ??= restored.#topology.exchangesInOrder();
+      restored.#load(block, exchanges ?? []);
+    }
+    restored.#topology.restoreLastUid(lastUid);
+    for (const [group, { id }] of restored.#topology.homes())
+      if (!restored.#nodes.isOpen(id.node, id.incarnation)) restored.#topology.endHome(group);
+    if (restored.stateHash() !== stateHash) throw new Error('the restored metadata have another state hash');
     // Only a state that is complete and right replaces the one that is there.
     restored.#topology.skipVersionsTo(this.#topology.version + 1);
     this.#topology = restored.#topology;
@@ -268,22 +329,44 @@ export class MetadataMachine implements Machine, MetadataView {
     this.#appliedIndex = restored.#appliedIndex;
   }
 
-  #load(state: MetadataSnapshot, pipes: Buffer): void {
-    for (const name of state.vhosts) if (this.#topology.vhost(name) === undefined) this.#topology.addVhost(name);
-    for (const exchange of state.exchanges) this.#topology.putExchange(exchange);
-    for (const queue of state.queues) this.#topology.restoreQueue(queue);
-    for (const binding of state.bindings) this.#topology.restoreBinding(binding);
-    this.#topology.restoreLastUid(state.lastUid);
-    for (const node of state.nodes) {
+  #load(block: SnapshotBlock, exchanges: readonly ExchangeNode[]): void {
+    switch (block.kind) {
+      case 'head':
+        return this.#loadHead(block.head);
+      case 'exchanges':
+        for (const exchange of block.exchanges) this.#topology.putExchange(exchange);
+        return;
+      case 'queues':
+        for (const queue of block.queues) this.#topology.restoreQueue(queue);
+        return;
+      case 'configured':
+        for (const [uid, table] of block.configured) this.#topology.putConfigured(uid, shareEmpty(table));
+        return;
+      case 'bindings':
+        for (const binding of block.bindings) this.#topology.restoreBinding(binding, exchanges);
+        return;
+      case 'rows': {
+        const rows = this.#rowsOf(block.group);
+        for (const row of block.rows) rows.push(row);
+        return;
+      }
+      default:
+        block satisfies never;
+    }
+  }
+
+  #loadHead(head: MetadataHead): void {
+    const { shards } = this.#options;
+    if (head.shards !== shards)
+      throw new Error(`the snapshot has ${head.shards} shards, this node is set to ${shards}`);
+    this.#appliedIndex = head.appliedIndex;
+    for (const name of head.vhosts) if (this.#topology.vhost(name) === undefined) this.#topology.addVhost(name);
+    for (const node of head.nodes) {
       this.#nodes.put(node);
       this.#nodeSum = (this.#nodeSum + textHash(nodeText(node))) >>> 0;
     }
-    for (const [shard, { appliedTo, rows }] of state.shards.entries()) {
-      this.#rows[shard]!.prune(appliedTo);
-      for (const row of rows) this.#push(shard + 1, row);
-    }
-    this.#pipes.restore(pipes);
-    this.#appliedIndex = state.appliedIndex;
+    for (const { group, appliedTo } of head.groups) this.#rowsOf(group).prune(appliedTo);
+    this.#pipes.restore(Buffer.from(head.pipes, 'base64'));
   }
 
   /** Nobody reads entries of this group again: what they asked for is all in the state. */
@@ -300,11 +383,18 @@ export class MetadataMachine implements Machine, MetadataView {
     return true;
   }
 
+  get due(): number {
+    return this.#topology.hasDebt ? 0 : Number.POSITIVE_INFINITY;
+  }
+
   stateHash(): number {
     let hash = foldHash(foldHash(0, this.#appliedIndex), this.#topology.lastUid);
     hash = foldHash(foldHash(hash, this.#topology.sum), this.#nodeSum);
-    for (const rows of this.#rows) hash = foldHash(foldHash(hash, rows.appliedTo), rows.sum);
-    return foldHash(hash, this.#pipes.hash());
+    // Added up, because the order in which volatile groups came is no part of the state.
+    let rowsSum = 0;
+    for (const [group, { appliedTo, sum }] of this.#rows)
+      rowsSum = (rowsSum + foldHash(foldHash(group, appliedTo), sum)) >>> 0;
+    return foldHash(foldHash(hash, rowsSum), this.#pipes.hash());
   }
 
   // The view.
@@ -318,11 +408,15 @@ export class MetadataMachine implements Machine, MetadataView {
   }
 
   queue(vhost: string, name: string): QueueRecord | undefined {
-    return this.#topology.vhost(vhost)?.queues.get(name)?.record;
+    return live(this.#topology.vhost(vhost)?.queues.get(name))?.record;
   }
 
   queueByUid(uid: number): QueueRecord | undefined {
     return this.#topology.queueByUid(uid)?.record;
+  }
+
+  effectiveArguments(uid: number): Arguments | undefined {
+    return this.#topology.effectiveArguments(uid);
   }
 
   exchange(vhost: string, name: string): ExchangeRecord | undefined {
@@ -334,7 +428,7 @@ export class MetadataMachine implements Machine, MetadataView {
   }
 
   *queues(): Generator<QueueRecord> {
-    for (const queue of this.#topology.queues()) yield queue.record;
+    for (const queue of this.#topology.queues()) if (live(queue) !== undefined) yield queue.record;
   }
 
   *exchanges(): Generator<ExchangeRecord> {
@@ -345,18 +439,18 @@ export class MetadataMachine implements Machine, MetadataView {
   *bindings(): Generator<BindingRecord> {
     for (const vhost of this.#topology.vhosts())
       for (const exchange of vhost.exchanges.values())
-        for (const binding of exchange.outgoing.values()) yield bindingRecord(binding);
+        for (const binding of exchange.outgoing.values()) if (isLive(binding)) yield bindingRecord(binding);
   }
 
   *bindingsFrom(vhost: string, exchange: string): Generator<BindingRecord> {
     const source = this.#topology.vhost(vhost)?.exchanges.get(exchange);
-    for (const binding of source?.outgoing.values() ?? []) yield bindingRecord(binding);
+    for (const binding of source?.outgoing.values() ?? []) if (isLive(binding)) yield bindingRecord(binding);
   }
 
   *bindingsTo(vhost: string, kind: 'queue' | 'exchange', name: string): Generator<BindingRecord> {
     const found = this.#topology.vhost(vhost);
-    const target = kind === 'queue' ? found?.queues.get(name) : found?.exchanges.get(name);
-    for (const binding of target?.incoming ?? []) yield bindingRecord(binding);
+    const target = kind === 'queue' ? live(found?.queues.get(name)) : found?.exchanges.get(name);
+    for (const binding of bindingsOf(target?.incoming)) yield bindingRecord(binding);
   }
 
   /** Is there exactly this binding? Arguments compare by value. */
@@ -372,6 +466,10 @@ export class MetadataMachine implements Machine, MetadataView {
     return this.#nodes.get(node);
   }
 
+  isOpen(node: number, incarnation: number): boolean {
+    return this.#nodes.isOpen(node, incarnation);
+  }
+
   route(vhost: string, exchange: string, routingKey: string, headers: HeaderLookup): Route | undefined {
     return this.#routes.route(vhost, exchange, routingKey, headers);
   }
@@ -380,20 +478,21 @@ export class MetadataMachine implements Machine, MetadataView {
     return this.#routes.usesHeaders(vhost, exchange);
   }
 
-  changes(shard: number, after: number, upTo: number): ShardChange[] {
-    return this.#rows[shard - 1]?.between(after, upTo) ?? [];
+  changes(group: number, after: number, upTo: number): ShardChange[] {
+    return this.#rows.get(group)?.between(after, upTo) ?? [];
   }
 
-  /** The version up to which a shard has said that it applied its rows. */
-  shardAppliedTo(shard: number): number {
-    return this.#rows[shard - 1]?.appliedTo ?? 0;
+  /** The version up to which a shard or volatile group has said that it applied its rows; 0 if it has none. */
+  shardAppliedTo(group: number): number {
+    return this.#rows.get(group)?.appliedTo ?? 0;
   }
 
   status(): {
     readonly queues: number;
     readonly bindings: number;
     readonly queuesPerShard: readonly number[];
-    readonly rowsPerShard: readonly number[];
+    /** By group: the shards, and volatile groups that have or had queues. */
+    readonly rowsPerGroup: ReadonlyMap<number, number>;
     readonly routeQueuesKept: number;
     readonly pipeGaps: number;
     readonly malformed: number;
@@ -402,27 +501,15 @@ export class MetadataMachine implements Machine, MetadataView {
       queues: this.#topology.queueCount,
       bindings: this.#topology.bindingCount,
       queuesPerShard: [...this.#topology.queuesPerShard],
-      rowsPerShard: this.#rows.map((rows) => rows.length),
+      rowsPerGroup: new Map(Array.from(this.#rows, ([group, rows]) => [group, rows.length])),
       routeQueuesKept: this.#routes.queuesKept,
       pipeGaps: this.#pipes.gaps,
       malformed: this.#malformed,
     };
   }
 
-  #isWatched(origin: Origin): boolean {
-    const pipe = this.#watched;
-    return (
-      pipe !== null &&
-      origin.kind === OriginKind.node &&
-      origin.id === pipe.node &&
-      origin.incarnation === pipe.incarnation
-    );
-  }
-
   #tellFenced(): void {
-    if (this.#fencedTold || this.#watched === null || !this.#pipes.isFenced(this.#watched)) return;
-    this.#fencedTold = true;
-    this.#sink?.fenced();
+    this.#watchers.tellFenced((pipe) => this.#pipes.isFenced(pipe));
   }
 }
 

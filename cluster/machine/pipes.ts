@@ -93,6 +93,11 @@ export class PipeTable {
     return row !== undefined && row.incarnation === origin.incarnation ? row.lastSequence : 0;
   }
 
+  /** The node's incarnations up to here were ended; -1: none. */
+  fencedTo(node: number): number {
+    return this.#row(OriginKind.node, node)?.fencedTo ?? -1;
+  }
+
   isFenced(pipe: PipeId): boolean {
     return this.isEnded({ kind: OriginKind.node, id: pipe.node, incarnation: pipe.incarnation });
   }

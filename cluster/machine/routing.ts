@@ -12,6 +12,7 @@
 // PURE.
 
 import { argumentOf, sameValue } from './metadata/arguments.ts';
+import { addTo, appendTo, type Bucket, removeFrom } from './metadata/bucket.ts';
 import type { Arguments, ArgumentValue, ExchangeType, HeaderLookup } from './metadata-types.ts';
 
 /** What a matcher looks at. An entry is known by its identity as an object. */
@@ -42,34 +43,6 @@ export function createMatcher<T extends RoutingEntry>(type: ExchangeType): Match
     default:
       throw new Error(`exchange type ${type satisfies never} has no matcher`);
   }
-}
-
-/** One entry, or several: most keys have one binding, for which a Set would cost 200 bytes. */
-type Bucket<T> = T | Set<T>;
-
-function addTo<T extends RoutingEntry>(bucket: Bucket<T> | undefined, entry: T): Bucket<T> {
-  if (bucket === undefined) return entry;
-  if (bucket instanceof Set) {
-    assert(!bucket.has(entry));
-    return bucket.add(entry);
-  }
-  assert(bucket !== entry);
-  return new Set([bucket, entry]);
-}
-
-/** The bucket without the entry; undefined once it is empty. */
-function removeFrom<T extends RoutingEntry>(bucket: Bucket<T> | undefined, entry: T): Bucket<T> | undefined {
-  if (bucket instanceof Set) {
-    assert(bucket.delete(entry));
-    return bucket.size === 0 ? undefined : bucket;
-  }
-  assert(bucket === entry);
-  return undefined;
-}
-
-function appendTo<T extends RoutingEntry>(bucket: Bucket<T> | undefined, into: T[]): void {
-  if (bucket instanceof Set) for (const entry of bucket) into.push(entry);
-  else if (bucket !== undefined) into.push(bucket);
 }
 
 function assert(condition: boolean): asserts condition {

@@ -3,7 +3,10 @@
 //
 // It reads the batches, admits them by their pipes, and turns their commands into calls of the queue store:
 //
-//   entry -> checkBatch -> PipeTable.admit -> settle section -> commands in order -> results, batchApplied -> a piece of debt
+//   entry -> what its stamp makes due -> checkBatch
+//     of a node:    -> PipeTable.admit -> settle section -> commands in order (`shard-commands.ts`) -> results, batchApplied
+//     of the leader -> commands in order (`leader-commands.ts`); none at all: a tick
+//   -> a piece of the work that is left
 //
 // State owned: pipes (`pipes.ts`), queues (`queue/store.ts`), the metadata version applied, counters of what was refused, the state hash.
 // It never throws on what an entry holds: a batch that is not well formed is counted and has no effect. It does throw when an invariant of
@@ -11,42 +14,34 @@
 
 import {
   type BatchHeader,
-  CancelFlag,
   CommandKind,
-  ConsumeFlag,
   checkBatch,
-  GetFlag,
+  commandOffset,
   OriginKind,
+  PublishFlag,
   publishLayout,
-  RemoveFlag,
   ResultCode,
   readBatchHeader,
-  readCancel,
-  readChangesVersion,
-  readConsume,
-  readCredit,
-  readGet,
-  readJson,
-  readQueueCommand,
   type SettleOperation,
   settleFailed,
   settleRecordBytes,
 } from './commands.ts';
-import type { AppliedEntry, Machine, PipeId, PipeSink, QueueStatus } from './machine.ts';
-import type { ShardChange } from './metadata-types.ts';
+import { LeaderCommands } from './leader-commands.ts';
+import type { AppliedEntry, Machine, PipeId, PipeSink, QueueStatus, SnapshotPieces } from './machine.ts';
+import type { OutboxView } from './outbox.ts';
 import { PipeTable } from './pipes.ts';
 import { ByteReader, ByteWriter, foldHash } from './queue/bytes.ts';
-import { keptArguments, parseChanges } from './queue/changes.ts';
 import { deliveryCountMax, redeliveredBit } from './queue/leases.ts';
-import { type Consumer, ConsumerMode, type Owner, type Queue } from './queue/queue.ts';
-import { restoreStore, serialiseStore } from './queue/snapshot.ts';
-import { QueueStore } from './queue/store.ts';
+import type { Letter, LetterPolicy } from './queue/letters.ts';
+import type { PartPlace } from './queue/parts.ts';
+import type { Consumer, Queue } from './queue/queue.ts';
+import { restoreStore, StoreSnapshot } from './queue/snapshot.ts';
+import { QueueStore, type StoreBounds, storeBounds } from './queue/store.ts';
+import { applyNodeCommand } from './shard-commands.ts';
+import { Watchers } from './watchers.ts';
 
 /** The highest machine version that this code can apply. */
 export const shardMachineVersion = 1;
-/** Dropped messages worked off with each entry. Part of the machine's version: all replicas must agree. */
-export const debtPerEntryMax = 16_384;
-
 const snapshotMagic = 0x52534857;
 const snapshotVersion = 1;
 
@@ -63,21 +58,19 @@ export interface PipeStatus {
 export class ShardMachine implements Machine {
   readonly shard: number;
   #appliedIndex = 0;
-  #metadataVersion = 0;
+  readonly #leader = new LeaderCommands();
   #malformed = 0;
   #hash = 0;
   #pipes = this.#createPipes();
-  #store = new QueueStore();
-  #watched: PipeId | null = null;
-  #sink: PipeSink | null = null;
-  /** Whether the sink knows that its pipe was ended. */
-  #fencedTold = false;
-  /** Of the result of the command being applied. */
-  #value = 0;
-  #extra = 0;
+  readonly #bounds: StoreBounds;
+  #store: QueueStore;
+  readonly #watchers = new Watchers();
 
-  constructor(shard: number) {
+  /** Other bounds are for tests: replicas with different ones do different things. */
+  constructor(shard: number, bounds: StoreBounds = storeBounds) {
     this.shard = shard;
+    this.#bounds = bounds;
+    this.#store = new QueueStore(bounds);
   }
 
   get appliedIndex(): number {
@@ -86,12 +79,15 @@ export class ShardMachine implements Machine {
 
   /** The highest version of `changes` that was applied. */
   get metadataVersion(): number {
-    return this.#metadataVersion;
+    return this.#leader.metadataVersion;
   }
 
-  /** What came in and had no effect: batches that were not well formed, and batches whose predecessor was missing. */
-  get refusals(): { readonly malformed: number; readonly gaps: number } {
-    return { malformed: this.#malformed, gaps: this.#pipes.gaps };
+  /**
+   * What came in and had no effect: batches that were not well formed, batches whose predecessor was missing, and commands of a leader
+   * that made no sense.
+   */
+  get refusals(): { readonly malformed: number; readonly gaps: number; readonly ignored: number } {
+    return { malformed: this.#malformed, gaps: this.#pipes.gaps, ignored: this.#leader.ignored };
   }
 
   /** Messages that were dropped and still wait to be worked off. */
@@ -99,10 +95,8 @@ export class ShardMachine implements Machine {
     return this.#store.debt.length;
   }
 
-  watch(pipe: PipeId | null, sink: PipeSink | null): void {
-    this.#watched = pipe;
-    this.#sink = pipe === null ? null : sink;
-    this.#fencedTold = false;
+  watch(pipe: PipeId, sink: PipeSink | null): void {
+    this.#watchers.set(pipe, sink);
     for (const owner of this.#store.owners.values()) owner.sink = this.#sinkOf(owner.node, owner.incarnation);
   }
 
@@ -112,16 +106,16 @@ export class ShardMachine implements Machine {
     if (entry.machineVersion > shardMachineVersion)
       throw new Error(`entry ${index} needs machine version ${entry.machineVersion}`);
     this.#appliedIndex = index;
+    this.#store.begin(entry.stamp);
     if (checkBatch(payload) === null) this.#applyBatch(index, payload);
     else this.#malformed++;
-    this.#store.workOff(debtPerEntryMax);
+    this.#store.workOff();
     this.#hash = foldHash(foldHash(this.#hash, index), this.#store.takeFold());
   }
 
-  resume(nextLease: (consumer: number) => number): void {
-    const pipe = this.#watched;
-    const sink = this.#sink;
-    if (pipe === null || sink === null) return;
+  resume(pipe: PipeId, nextLease: (consumer: number) => number): void {
+    const sink = this.#sinkOf(pipe.node, pipe.incarnation);
+    if (sink === null) return;
     this.#tellFenced();
     for (const { sequence, ordinal, code, value, extra } of this.#pipes.results(pipe))
       sink.result(sequence, ordinal, code, value, extra);
@@ -129,24 +123,16 @@ export class ShardMachine implements Machine {
     if (owner === undefined || owner.incarnation !== pipe.incarnation) return;
     for (const consumer of [...owner.consumers.values()].sort((a, b) => a.number - b.number)) {
       const { leases, number } = consumer;
-      for (let slot = leases.lowerBound(nextLease(number)); slot < leases.tail; slot++) {
-        if (leases.isSettled(slot)) continue;
-        const history = leases.history(slot);
+      for (let more = leases.seek(nextLease(number)); more; more = leases.advance()) {
+        const { leaseOrdinal, index, ordinal, history } = leases;
         const redelivered = (history & redeliveredBit) !== 0;
-        const deliveryCount = history & deliveryCountMax;
-        const ordinal = leases.ordinal(slot);
-        sink.lease(number, leases.leaseOrdinal(slot), leases.index(slot), ordinal, redelivered, deliveryCount);
+        sink.lease(number, leaseOrdinal, index, ordinal, redelivered, history & deliveryCountMax);
       }
     }
   }
 
   lastSequence(pipe: PipeId): number {
     return this.#pipes.lastSequence(pipe);
-  }
-
-  /** The same for another group's pipe. */
-  lastGroupSequence(group: number, incarnation: number): number {
-    return this.#pipes.lastSequenceOf({ kind: OriginKind.group, id: group, incarnation });
   }
 
   isFenced(pipe: PipeId): boolean {
@@ -171,6 +157,36 @@ export class ShardMachine implements Machine {
     for (const queue of this.#store.queues.values()) yield statusOf(queue);
   }
 
+  /** The parts of a message before its own piece, in order; empty for one that came whole. */
+  partsOf(index: number, ordinal: number): readonly PartPlace[] {
+    return this.#store.parts.of(index, ordinal);
+  }
+
+  /** The oldest dead letters, the first of which is number `lettersRouted`. Whoever leads has to say where they go. */
+  letters(max: number): Letter[] {
+    return this.#store.letters.list(max);
+  }
+
+  /** How a row of the outbox goes on that was a letter with this mark. */
+  letterTerms(mark: number): LetterPolicy {
+    return this.#store.letters.terms(mark);
+  }
+
+  /** Dead letters routed so far. */
+  get lettersRouted(): number {
+    return this.#store.letters.routed;
+  }
+
+  /** What other groups are owed, and how far they have said to have it. Whoever leads has to see to it. */
+  get outbox(): OutboxView {
+    return this.#store.outbox;
+  }
+
+  /** The pipe's consumers get nothing until the leader says otherwise. */
+  isSuspected(pipe: PipeId): boolean {
+    return this.#store.suspicions.has(pipe.node, pipe.incarnation);
+  }
+
   /** Queues that are sealed and wait for their deletion from the metadata, ascending. Whoever leads has to ask for it. */
   pendingRemovals(): number[] {
     return [...this.#store.pendingRemovals].sort((a, b) => a - b);
@@ -189,21 +205,20 @@ export class ShardMachine implements Machine {
     return statuses;
   }
 
-  /** The bytes never change afterwards, also when entries are applied. */
-  snapshot(): Buffer[] {
+  snapshot(): SnapshotPieces {
     const writer = new ByteWriter();
     writer.u32(snapshotMagic);
     writer.u32(snapshotVersion);
     writer.u32(this.shard);
     writer.u64(this.#appliedIndex);
-    writer.u64(this.#metadataVersion);
+    writer.u64(this.#leader.metadataVersion);
+    writer.u64(this.#leader.ignored);
     writer.u64(this.#malformed);
     writer.u32(this.#hash);
     const pipes = this.#pipes.serialise();
     writer.u32(pipes.length);
     writer.bytes(pipes);
-    serialiseStore(writer, this.#store);
-    return writer.pieces();
+    return new StoreSnapshot(this.#store, Buffer.concat(writer.pieces()));
   }
 
   restore(bytes: Buffer): void {
@@ -213,13 +228,16 @@ export class ShardMachine implements Machine {
     if (version !== snapshotVersion) throw new Error(`shard snapshot version ${version} is not known`);
     const shard = reader.u32();
     if (shard !== this.shard) throw new Error(`snapshot of shard ${shard} given to shard ${this.shard}`);
-    const [appliedIndex, metadataVersion, malformed, hash] = [reader.u64(), reader.u64(), reader.u64(), reader.u32()];
+    const [appliedIndex, metadataVersion, ignored] = [reader.u64(), reader.u64(), reader.u64()];
+    const [malformed, hash] = [reader.u64(), reader.u32()];
     const pipes = this.#createPipes();
     pipes.restore(reader.take(reader.u32()));
-    const store = restoreStore(reader, (node, incarnation) => this.#sinkOf(node, incarnation));
+    const store = new QueueStore(this.#bounds);
+    restoreStore(reader, store, (node, incarnation) => this.#sinkOf(node, incarnation));
     if (!reader.atEnd) throw new Error('shard snapshot is longer than its state');
     this.#appliedIndex = appliedIndex;
-    this.#metadataVersion = metadataVersion;
+    this.#leader.metadataVersion = metadataVersion;
+    this.#leader.ignored = ignored;
     this.#malformed = malformed;
     this.#hash = hash;
     this.#pipes = pipes;
@@ -239,6 +257,10 @@ export class ShardMachine implements Machine {
     return (this.#store.owners.get(node)?.consumers.size ?? 0) > 0;
   }
 
+  get due(): number {
+    return this.#store.hasWork ? 0 : this.#store.expiry.due;
+  }
+
   stateHash(): number {
     return this.#hash;
   }
@@ -250,42 +272,56 @@ export class ShardMachine implements Machine {
 
   #createPipes(): PipeTable {
     return new PipeTable((origin) => {
-      if (origin.kind === OriginKind.node) this.#store.endOwner(origin.id);
+      this.#store.endPipe(origin.id, origin.incarnation);
     });
   }
 
   #sinkOf(node: number, incarnation: number): PipeSink | null {
-    const watched = this.#watched;
-    return watched !== null && watched.node === node && watched.incarnation === incarnation ? this.#sink : null;
+    return this.#watchers.sinkOf(node, incarnation);
   }
 
   #tellFenced(): void {
-    if (this.#sink === null || this.#fencedTold || !this.#pipes.isFenced(this.#watched!)) return;
-    this.#fencedTold = true;
-    this.#sink.fenced();
+    this.#watchers.tellFenced((pipe) => this.#pipes.isFenced(pipe));
   }
 
   #applyBatch(index: number, payload: Buffer): void {
     const header = readBatchHeader(payload);
-    const admission = this.#pipes.admit(header);
-    this.#hash = foldHash(this.#hash, admission === 'apply' ? 1 : 0);
-    if (admission !== 'apply') return;
+    if (header.kind === OriginKind.group) this.#applyLeaderBatch(header, payload);
+    else {
+      const admission = this.#pipes.admit(header);
+      this.#hash = foldHash(this.#hash, admission === 'apply' ? 1 : 0);
+      if (admission === 'apply') this.#applyNodeBatch(header, index, payload);
+    }
+  }
+
+  /** It is in the log when it was due; its settle section, if it has one, means nothing. */
+  #applyLeaderBatch(header: BatchHeader, payload: Buffer): void {
+    this.#store.assign();
+    for (let ordinal = 0; ordinal < header.commandCount; ordinal++) {
+      this.#leader.apply(this.#store, this.#pipes, payload, commandOffset(payload, ordinal));
+      this.#tellFenced();
+      this.#store.assign();
+    }
+  }
+
+  #applyNodeBatch(header: BatchHeader, index: number, payload: Buffer): void {
     const store = this.#store;
     // Admitting the first batch of an incarnation may have ended an older one.
     store.assign();
     this.#tellFenced();
-    const sink = header.kind === OriginKind.node ? this.#sinkOf(header.id, header.incarnation) : null;
+    const sink = this.#sinkOf(header.id, header.incarnation);
     // One view for the hot commands: its reads take a tenth of the time of `Buffer`'s methods.
     const view = new DataView(payload.buffer, payload.byteOffset, payload.length);
-    if (header.settleCount > 0 && header.kind === OriginKind.node) {
+    if (header.settleCount > 0) {
       this.#applySettles(header, view);
       store.assign();
     }
     let queue: Queue | undefined;
     for (let ordinal = 0; ordinal < header.commandCount; ordinal++) {
       const at = view.getUint32(header.tableOffset + 4 * ordinal, true);
-      if (view.getUint8(at) !== CommandKind.publish) {
-        this.#applyCommand(header, payload, ordinal, at, sink);
+      const isPublish = view.getUint8(at) === CommandKind.publish;
+      if (!isPublish || (view.getUint8(at + publishLayout.flags) & PublishFlag.parts) !== 0) {
+        this.#applyCommand(header, index, payload, ordinal, at, sink);
         store.assign();
         continue;
       }
@@ -300,9 +336,7 @@ export class ShardMachine implements Machine {
         routed++;
       }
       if (routed > 0) continue;
-      this.#value = 0;
-      this.#extra = 0;
-      this.#result(header, ordinal, ResultCode.noQueue, sink);
+      this.#result(header, ordinal, ResultCode.noQueue, 0, 0, sink);
     }
     sink?.batchApplied(header.sequence);
   }
@@ -323,179 +357,34 @@ export class ShardMachine implements Machine {
     }
   }
 
-  /** Everything but publishes. Stores and tells the result unless it is plainly ok. */
-  #applyCommand(header: BatchHeader, payload: Buffer, ordinal: number, at: number, sink: PipeSink | null): void {
+  /** Everything but plain publishes. Stores and tells the result unless it is plainly ok. */
+  #applyCommand(
+    header: BatchHeader,
+    index: number,
+    payload: Buffer,
+    ordinal: number,
+    at: number,
+    sink: PipeSink | null,
+  ): void {
+    const command = { store: this.#store, header, index, payload, ordinal, at, sink, value: 0, extra: 0 };
+    const code = applyNodeCommand(command);
     const kind = payload[at] as CommandKind;
-    const fromNode = header.kind === OriginKind.node;
-    this.#value = 0;
-    this.#extra = 0;
-    let code: ResultCode = ResultCode.refused;
-    switch (kind) {
-      case CommandKind.consume:
-        if (fromNode) code = this.#consume(header, payload, at);
-        break;
-      case CommandKind.cancel:
-        if (fromNode) code = this.#cancel(header, payload, at);
-        break;
-      case CommandKind.credit:
-        if (fromNode) code = this.#credit(header, payload, at);
-        break;
-      case CommandKind.get:
-        if (fromNode) code = this.#get(header, payload, at);
-        break;
-      case CommandKind.purge:
-        code = this.#purge(payload, at);
-        break;
-      case CommandKind.remove:
-        code = this.#remove(payload, at);
-        break;
-      case CommandKind.changes:
-        if (!fromNode) code = this.#changes(payload, at);
-        break;
-      case CommandKind.publish:
-      case CommandKind.part:
-      case CommandKind.metadata:
-        break;
-      default:
-        // Unreachable: `checkBatch` lets no other kind pass.
-        kind satisfies never;
-    }
-    const hasValue = kind === CommandKind.purge || kind === CommandKind.remove;
-    if (code !== ResultCode.ok || hasValue) this.#result(header, ordinal, code, sink);
+    if (code === ResultCode.ok && kind !== CommandKind.purge && kind !== CommandKind.remove) return;
+    this.#result(header, ordinal, code, command.value, command.extra, sink);
   }
 
-  /** Keeps a result with `#value` and `#extra`, and tells it. */
-  #result(header: BatchHeader, ordinal: number, code: ResultCode, sink: PipeSink | null): void {
-    const [value, extra] = [this.#value, this.#extra];
+  /** Keeps a result and tells it. */
+  #result(
+    header: BatchHeader,
+    ordinal: number,
+    code: ResultCode,
+    value: number,
+    extra: number,
+    sink: PipeSink | null,
+  ): void {
     this.#pipes.keep(header, ordinal, code, value, extra);
     this.#hash = foldHash(foldHash(this.#hash, code), value);
     sink?.result(header.sequence, ordinal, code, value, extra);
-  }
-
-  #owner(header: BatchHeader): Owner {
-    return this.#store.owner(header.id, header.incarnation, this.#sinkOf(header.id, header.incarnation));
-  }
-
-  #consumer(header: BatchHeader, number: number): Consumer | undefined {
-    return this.#store.owners.get(header.id)?.consumers.get(number);
-  }
-
-  /** A queue that exists and is not being deleted. */
-  #openQueue(uid: number): Queue | undefined {
-    const queue = this.#store.queues.get(uid);
-    return queue === undefined || queue.sealed ? undefined : queue;
-  }
-
-  #consume(header: BatchHeader, payload: Buffer, at: number): ResultCode {
-    const command = readConsume(payload, at);
-    const queue = this.#openQueue(command.queue);
-    if (queue === undefined) return ResultCode.noQueue;
-    if (this.#consumer(header, command.consumer) !== undefined) return ResultCode.refused;
-    const alone = (command.flags & ConsumeFlag.exclusive) !== 0;
-    if (queue.exclusive !== null || (alone && queue.consumers > 0)) return ResultCode.exclusive;
-    this.#store.attach(this.#owner(header), queue, {
-      number: command.consumer,
-      mode: ConsumerMode.active,
-      priority: command.priority,
-      flags: command.flags,
-      tag: command.tag,
-      unsettledMax: command.unsettledMax,
-      grantedTo: Math.min(command.grantedTo, Number.MAX_SAFE_INTEGER),
-    });
-    return ResultCode.ok;
-  }
-
-  /** A consumer that is not known (any more) is none the less gone: plainly ok. */
-  #cancel(header: BatchHeader, payload: Buffer, at: number): ResultCode {
-    const { flags, consumer: number } = readCancel(payload, at);
-    const consumer = this.#consumer(header, number);
-    if (consumer === undefined) return ResultCode.ok;
-    if ((flags & CancelFlag.returnLeases) !== 0) this.#store.withdraw(consumer);
-    else this.#store.drain(consumer);
-    return ResultCode.ok;
-  }
-
-  /** Credit may cross the removal of its consumer on the way: plainly ok. */
-  #credit(header: BatchHeader, payload: Buffer, at: number): ResultCode {
-    const { consumer: number, unsettledMax, grantedTo } = readCredit(payload, at);
-    const consumer = this.#consumer(header, number);
-    if (consumer !== undefined) this.#store.grant(consumer, unsettledMax, Math.min(grantedTo, Number.MAX_SAFE_INTEGER));
-    return ResultCode.ok;
-  }
-
-  #get(header: BatchHeader, payload: Buffer, at: number): ResultCode {
-    const { flags, consumer: number, queue: uid } = readGet(payload, at);
-    const queue = this.#openQueue(uid);
-    if (queue === undefined) return ResultCode.noQueue;
-    let consumer = this.#consumer(header, number);
-    if (consumer !== undefined && (consumer.mode !== ConsumerMode.polled || consumer.queue !== queue))
-      return ResultCode.refused;
-    if (queue.ready === 0) return ResultCode.empty;
-    consumer ??= this.#store.attach(this.#owner(header), queue, {
-      number,
-      mode: ConsumerMode.polled,
-      priority: 0,
-      flags: 0,
-      tag: '',
-      unsettledMax: 0,
-      grantedTo: 0,
-    });
-    this.#value = this.#store.poll(consumer, (flags & GetFlag.noAck) !== 0);
-    this.#extra = queue.ready;
-    return ResultCode.leased;
-  }
-
-  #purge(payload: Buffer, at: number): ResultCode {
-    const queue = this.#openQueue(readQueueCommand(payload, at).queue);
-    if (queue === undefined) return ResultCode.noQueue;
-    this.#value = this.#store.purge(queue);
-    return ResultCode.ok;
-  }
-
-  /** What counts as empty and as the messages dropped are the ready ones, as in RabbitMQ. */
-  #remove(payload: Buffer, at: number): ResultCode {
-    const { flags, queue: uid } = readQueueCommand(payload, at);
-    const queue = this.#openQueue(uid);
-    if (queue === undefined) return ResultCode.noQueue;
-    const ready = queue.ready;
-    if ((flags & RemoveFlag.ifEmpty) !== 0 && ready > 0) return ResultCode.notEmpty;
-    if ((flags & RemoveFlag.ifUnused) !== 0 && queue.consumers > 0) return ResultCode.inUse;
-    this.#store.sealForRemoval(queue);
-    this.#value = ready;
-    return ResultCode.ok;
-  }
-
-  /** Rows up to the version that was reached before are repeats, and are skipped. */
-  #changes(payload: Buffer, at: number): ResultCode {
-    const version = readChangesVersion(payload, at);
-    const reached = this.#metadataVersion;
-    if (version <= reached) return ResultCode.ok;
-    const changes = parseChanges(readJson(payload, at));
-    if (changes === null || version > Number.MAX_SAFE_INTEGER) return ResultCode.refused;
-    for (const change of changes) if (change.version > reached) this.#change(change);
-    this.#metadataVersion = version;
-    this.#hash = foldHash(this.#hash, version);
-    return ResultCode.ok;
-  }
-
-  #change(change: ShardChange): void {
-    const store = this.#store;
-    switch (change.kind) {
-      case 'create':
-        if (!store.queues.has(change.uid)) store.create(change.uid, change.autoDelete, keptArguments(change.arguments));
-        return;
-      case 'delete': {
-        const queue = store.queues.get(change.uid);
-        if (queue !== undefined) store.delete(queue);
-        return;
-      }
-      case 'fence':
-        this.#pipes.fence(change.node, change.incarnation);
-        this.#tellFenced();
-        return;
-      default:
-        change satisfies never;
-    }
   }
 }
 

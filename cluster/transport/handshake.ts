@@ -17,6 +17,10 @@ import type { Lane } from '../transport-types.ts';
 export const handshakeVersions = { min: 1, max: 1 } as const;
 export const nonceBytes = 32;
 
+/** In place of a cluster id: of a node whose data folder is empty. */
+export const formationPrefix = 'formation:';
+export const isFormation = (clusterId: string): boolean => clusterId.startsWith(formationPrefix);
+
 export interface Identity {
   readonly clusterId: string;
   readonly node: number;
@@ -87,6 +91,8 @@ export function createDialHandshake(
         if (their === null) return refuse('not the introduction of a peer');
         const reason = checkIntroduction(their, party.self) ?? checkDialled(their, lane, expected);
         if (reason !== null) return refuse(reason);
+        if (isFormation(their.identity.clusterId) && !isFormation(party.self.clusterId))
+          return refuse('has an empty data folder');
         // Asked before the proof only in order to refuse early: nothing is remembered of a claim.
         const unwanted = party.check(their.identity);
         if (unwanted !== null) return refuse(unwanted);
@@ -143,10 +149,19 @@ function checkIntroduction(their: Introduction, self: Identity): string | null {
   const { min, max } = handshakeVersions;
   if (their.versionMin > max || their.versionMax < min)
     return `no common version: ${their.versionMin} to ${their.versionMax} offered, ${min} to ${max} known`;
-  if (their.identity.clusterId !== self.clusterId) return 'belongs to another cluster';
+  const reason = checkCluster(their.identity.clusterId, self.clusterId);
+  if (reason !== null) return reason;
   if (their.target !== self.node) return `node ${their.target} is not here, this is node ${self.node}`;
   if (their.identity.node === self.node) return `claims to be node ${self.node} as well`;
   return null;
+}
+
+/** A node that has no cluster yet may learn that others have one; what follows from it is theirs who asked. */
+function checkCluster(their: string, own: string): string | null {
+  if (their === own) return null;
+  if (isFormation(their) && isFormation(own))
+    return 'has other settings for the cluster: its name, or the list of nodes';
+  return isFormation(their) || isFormation(own) ? null : 'belongs to another cluster';
 }
 
 function checkDialled(

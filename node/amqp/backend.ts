@@ -38,6 +38,8 @@ export interface ConnectionEvents {
 }
 
 export interface ConnectionBackend {
+  /** Bytes have come and are about to be looked at: what is asked for until the next call was in them or in earlier ones. */
+  received(): void;
   openChannel(events: ChannelEvents): ChannelBackend;
   /** The connection is gone, however it ended: channels close, exclusive queues go. */
   close(): void;
@@ -51,6 +53,8 @@ export interface StoredMessage {
   readonly propertiesStart: number;
   readonly bodyStart: number;
   readonly bodyEnd: number;
+  /** The body's pieces before the one in `payload`, of a large message; else empty. */
+  readonly before: readonly Buffer[];
 }
 
 export interface ChannelEvents {
@@ -58,6 +62,8 @@ export interface ChannelEvents {
   confirmed(first: number, last: number, ok: boolean): void;
   /** A mandatory message that found no queue after it had been sent on; comes before its confirm. */
   returned(message: StoredMessage): void;
+  /** A publish that was answered `routed` turned out to be impossible; later ones were dropped. */
+  publishFailed(error: BrokerError): void;
   /** Only called while `canDeliver`. */
   deliver(
     consumer: number,
@@ -145,7 +151,7 @@ export interface ChannelBackend {
   /**
    * Takes a whole message. `properties`: the content header's property flags and list, byte for byte. `confirmTag`: its publish sequence on
    * the channel, 0 when confirms are off. The pieces are copied before the call returns.
-   * `routed`: a confirm will follow. `unroutable`: nothing will; the channel returns it if mandatory, and confirms.
+   * `routed`: a confirm will follow, or what else comes of it. `unroutable`: nothing will; the channel returns it if mandatory, and confirms.
    */
   publish(
     publication: Publication,

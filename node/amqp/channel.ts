@@ -317,14 +317,20 @@ export class Channel implements ChannelEvents, TopologyHost {
 
   returned(message: StoredMessage): void {
     if (this.#life !== 'open') return;
-    const { payload, keyStart, propertiesStart, bodyStart, bodyEnd } = message;
+    const { payload, keyStart, propertiesStart, bodyStart, bodyEnd, before } = message;
+    const body = [...before, payload.subarray(bodyStart, bodyEnd)];
     this.#writer.returned(
       this.number,
       payload.subarray(keyStart, propertiesStart),
       payload.subarray(propertiesStart, bodyStart),
-      [payload.subarray(bodyStart, bodyEnd)],
-      bodyEnd - bodyStart,
+      body,
+      body.reduce((sum, piece) => sum + piece.length, 0),
     );
+  }
+
+  publishFailed(error: BrokerError): void {
+    this.#method = methodId.basicPublish;
+    this.fail(error);
   }
 
   confirmed(first: number, last: number, ok: boolean): void {

@@ -123,6 +123,7 @@ export class AmqpConnection implements FrameSink, ChannelHost, ConnectionEvents 
       this.#bytesBeforeLogin += chunk.length;
       if (this.#bytesBeforeLogin > this.#options.preAuthBytesMax) return this.#setLife('closed');
     }
+    this.#connection?.received();
     this.#reader.push(chunk);
   }
 

@@ -155,10 +155,12 @@ export class FrameWriter {
   }
 
   #storedContent(channel: number, message: StoredMessage, properties: Buffer | null): void {
-    const { payload, propertiesStart, bodyStart, bodyEnd } = message;
-    const bodyBytes = bodyEnd - bodyStart;
+    const { payload, propertiesStart, bodyStart, bodyEnd, before } = message;
+    let bodyBytes = bodyEnd - bodyStart;
+    for (let i = 0; i < before.length; i++) bodyBytes += before[i]!.length;
     if (properties === null) this.#contentHeader(channel, payload, propertiesStart, bodyStart, bodyBytes);
     else this.#contentHeader(channel, properties, 0, properties.length, bodyBytes);
+    for (let i = 0; i < before.length; i++) this.#body(channel, before[i]!, 0, before[i]!.length);
     this.#body(channel, payload, bodyStart, bodyEnd);
   }
 

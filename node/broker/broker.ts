@@ -24,6 +24,7 @@ import type {
 import { BrokerError } from '../errors.ts';
 import { BrokerChannel } from './channel.ts';
 import type { Consumer } from './consumer.ts';
+import { Gate, type Held } from './gate.ts';
 
 export interface BrokerOptions {
   readonly defaultUser: string;
@@ -40,6 +41,8 @@ export class Broker implements AmqpBackend, Feed {
   readonly random: Random;
   readonly consumers = new Map<number, Consumer>();
   readonly #connections = new Set<BrokerConnection>();
+  /** Closed, with publishes that still wait for the metadata. */
+  readonly #lingering = new Set<BrokerConnection>();
   /** Channels with something to deliver or to tell at the end of this turn. */
   readonly #dirty = new Set<BrokerChannel>();
   #nextConsumer = 1;
@@ -76,6 +79,8 @@ export class Broker implements AmqpBackend, Feed {
     const id = { node: this.cluster.node, incarnation: this.cluster.incarnation, connection: this.#nextConnection++ };
     const connection = new BrokerConnection(this, id, info.vhost, events);
     this.#connections.add(connection);
+    // What it asks for first may have come with the bytes that opened it.
+    connection.received();
     return { ok: true, value: connection };
   }
 
@@ -109,6 +114,11 @@ export class Broker implements AmqpBackend, Feed {
     return this.consumers.get(number)?.nextLease ?? Number.MAX_SAFE_INTEGER;
   }
 
+  *consumersOf(shard: number): Generator<{ readonly consumer: number; readonly nextLease: number }> {
+    for (const { number, shard: of, nextLease } of this.consumers.values())
+      if (of === shard) yield { consumer: number, nextLease };
+  }
+
   reconciled(shard: number, hasConsumer: (consumer: number) => boolean): void {
     for (const consumer of [...this.consumers.values()])
       if (consumer.shard === shard && consumer.attached && !consumer.cancelling && !hasConsumer(consumer.number))
@@ -126,7 +136,18 @@ export class Broker implements AmqpBackend, Feed {
     if (!congested) for (const connection of this.#connections) connection.resume();
   }
 
+  metadataFresh(): void {
+    for (const connection of [...this.#connections, ...this.#lingering]) connection.freshAgain();
+    this.#lingering.clear();
+  }
+
+  metadataOverdue(): void {
+    for (const connection of [...this.#connections, ...this.#lingering]) connection.overdue();
+    this.#lingering.clear();
+  }
+
   fenced(): void {
+    this.#lingering.clear();
     const error = new BrokerError('connection-forced', 'this node was away for too long; its sessions were ended');
     this.consumers.clear();
     for (const connection of [...this.#connections]) {
@@ -143,8 +164,9 @@ export class Broker implements AmqpBackend, Feed {
   channelDirty(channel: BrokerChannel): void {
     this.#dirty.add(channel);
   }
-  connectionClosed(connection: BrokerConnection): void {
+  connectionClosed(connection: BrokerConnection, lingers: boolean): void {
     this.#connections.delete(connection);
+    if (lingers) this.#lingering.add(connection);
   }
 }
 
@@ -155,6 +177,7 @@ export class BrokerConnection implements ConnectionBackend {
   readonly events: ConnectionEvents;
   /** Set by the first exclusive queue. */
   ownsQueues = false;
+  readonly gate = new Gate();
   readonly #channels = new Set<BrokerChannel>();
   #paused = false;
   #closed = false;
@@ -178,30 +201,58 @@ export class BrokerConnection implements ConnectionBackend {
 
   /** Only connections that publish are paused: acknowledgements of the others relieve the broker. */
   pauseIfCongested(): void {
-    if (this.#paused || !this.broker.cluster.isCongested) return;
+    if (!this.#paused && this.broker.cluster.isCongested) this.#pause();
+  }
+
+  #pause(): void {
     this.#paused = true;
     this.events.pause();
   }
 
+  /** Also asks whether anything else holds its publishers up. */
   resume(): void {
-    if (!this.#paused) return;
+    if (!this.#paused || !this.gate.isEmpty || this.broker.cluster.isCongested) return;
     this.#paused = false;
     this.events.resume();
+  }
+
+  received(): void {
+    if (!this.broker.cluster.isFresh) this.gate.isShut = true;
+    else if (this.gate.isShut) this.freshAgain();
+  }
+
+  /** For an operation that needs the metadata, while the gate is shut. */
+  hold(operation: Held): void {
+    this.gate.hold(operation);
+    if (!this.#paused && !this.#closed) this.#pause();
+  }
+
+  freshAgain(): void {
+    this.gate.open();
+    this.resume();
+  }
+
+  /** Whoever can be told is told; publishes without confirms wait on, as long as their connection lasts. */
+  overdue(): void {
+    this.gate.refuse();
+    if (this.#closed) this.gate.clear();
+    else this.resume();
   }
 
   /** This incarnation ended: nothing of it may be sent any more. */
   abandon(): void {
     this.#closed = true;
+    this.gate.clear();
     for (const channel of this.#channels) channel.abandon();
     this.#channels.clear();
-    this.broker.connectionClosed(this);
+    this.broker.connectionClosed(this, false);
   }
 
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
     for (const channel of [...this.#channels]) channel.close();
-    this.broker.connectionClosed(this);
+    this.broker.connectionClosed(this, !this.gate.isEmpty);
     // Said once: the command stays in its pipe until it was applied. If this incarnation ends before that, its queues end with it.
     const { cluster } = this.broker;
     if (this.ownsQueues && cluster.incarnation === this.id.incarnation)

@@ -1,7 +1,6 @@
 // One channel's side of the broker: publishing, consuming, settling. Topology is in `topology.ts`.
 //
-// State owned: this channel's consumers, and the leases that wait for its socket. Deliveries keep the order in which they were leased,
-// whether their bytes are in memory or have to be read back from disk.
+// State owned: this channel's consumers. The leases that wait for its socket are in `delivering.ts`.
 
 import {
   ConsumeFlag,
@@ -11,7 +10,6 @@ import {
   type Route,
   SettleOperation,
   settleFailed,
-  viewMessage,
 } from '../../cluster/index.ts';
 import type {
   Binding,
@@ -31,10 +29,11 @@ import { BrokerError } from '../errors.ts';
 import { type Broker, type BrokerConnection, dropConsumer } from './broker.ts';
 import { Confirms } from './confirms.ts';
 import type { Consumer } from './consumer.ts';
-import { Deliveries } from './deliveries.ts';
+import { Delivering } from './delivering.ts';
 import * as topology from './topology.ts';
 
 const noExpiration = 0xffff_ffff;
+const noMetadata = () => ({ ok: false, error: topology.metadataUnavailable() }) as const;
 
 /** A route as remembered on a `Publication`. */
 interface CachedRoute {
@@ -48,13 +47,8 @@ export class BrokerChannel implements ChannelBackend {
   readonly #events: ChannelEvents;
   readonly #consumers = new Set<Consumer>();
   readonly #getters = new Map<number, Consumer>();
-  readonly #deliveries = new Deliveries();
+  readonly #delivering: Delivering;
   readonly #confirms: Confirms;
-  /** The entry that the last delivery came from: the next one mostly comes from it too. */
-  #entryShard = 0;
-  #entryIndex = -1;
-  #entryPayload: Buffer | null = null;
-  #reading = false;
   /** The lease of a `get` whose result has not come yet. */
   #got: {
     leaseOrdinal: number;
@@ -64,42 +58,75 @@ export class BrokerChannel implements ChannelBackend {
     deliveryCount: number;
   } | null = null;
   #closed = false;
+  /** A publish that was held turned out to be impossible. */
+  #heldFailed = false;
 
   constructor(broker: Broker, connection: BrokerConnection, events: ChannelEvents) {
     this.broker = broker;
     this.connection = connection;
     this.#events = events;
     this.#confirms = new Confirms(events);
+    this.#delivering = new Delivering(broker, events, () => this.pump());
   }
 
   // -- topology -------------------------------------------------------------------------------------------------------------------
 
   declareExchange(declaration: ExchangeDeclaration, reply: Reply<void>): void {
-    topology.declareExchange(this.connection, declaration, reply);
+    this.#whenKnown(reply, (answer) => topology.declareExchange(this.connection, declaration, answer));
   }
   checkExchange(name: string, reply: Reply<void>): void {
-    topology.checkExchange(this.connection, name, reply);
+    this.#whenKnown(reply, (answer) => topology.checkExchange(this.connection, name, answer));
   }
   deleteExchange(name: string, ifUnused: boolean, reply: Reply<void>): void {
-    topology.deleteExchange(this.connection, name, ifUnused, reply);
+    this.#whenKnown(reply, (answer) => topology.deleteExchange(this.connection, name, ifUnused, answer));
   }
   declareQueue(declaration: QueueDeclaration, reply: Reply<QueueState>): void {
-    topology.declareQueue(this.connection, declaration, reply);
+    this.#whenKnown(reply, (answer) => topology.declareQueue(this.connection, declaration, answer));
   }
   checkQueue(name: string, reply: Reply<QueueState>): void {
-    topology.checkQueue(this.connection, name, reply);
+    this.#whenKnown(reply, (answer) => topology.checkQueue(this.connection, name, answer));
   }
   deleteQueue(name: string, ifUnused: boolean, ifEmpty: boolean, reply: Reply<{ readonly messages: number }>): void {
-    topology.deleteQueue(this.connection, name, ifUnused, ifEmpty, reply);
+    this.#whenKnown(reply, (answer) => topology.deleteQueue(this.connection, name, ifUnused, ifEmpty, answer));
   }
   purgeQueue(name: string, reply: Reply<{ readonly messages: number }>): void {
-    topology.purgeQueue(this.connection, name, reply);
+    this.#whenFresh(reply, () => topology.purgeQueue(this.connection, name, reply));
   }
   bind(binding: Binding, reply: Reply<void>): void {
-    topology.bind(this.connection, binding, reply);
+    this.#whenKnown(reply, (answer) => topology.bind(this.connection, binding, answer));
   }
   unbind(binding: Binding, reply: Reply<void>): void {
-    topology.unbind(this.connection, binding, reply);
+    this.#whenKnown(reply, (answer) => topology.unbind(this.connection, binding, answer));
+  }
+
+  /** What is answered from the metadata is told once everybody who routes knows it too: who finds a queue here may use it anywhere. */
+  #whenKnown<T>(reply: Reply<T>, operation: (answer: Reply<T>) => void): void {
+    this.#whenFresh(reply, () => {
+      let isKnown: boolean | null = null;
+      let tell: (() => void) | null = null;
+      this.broker.cluster.whenVisible((isVisible) => {
+        isKnown = isVisible;
+        tell?.();
+      });
+      operation((outcome) => {
+        tell = () => reply(isKnown === true ? outcome : noMetadata());
+        if (isKnown !== null) tell();
+      });
+    });
+  }
+
+  /** An operation that looks at the metadata: done once they may be relied on. */
+  #whenFresh<T>(reply: Reply<T>, run: () => void): void {
+    if (!this.connection.gate.isShut) return run();
+    this.connection.hold({
+      run: () => {
+        if (!this.#closed) run();
+      },
+      refuse: () => {
+        reply(noMetadata());
+        return true;
+      },
+    });
   }
 
   // -- publishing -----------------------------------------------------------------------------------------------------------------
@@ -111,6 +138,7 @@ export class BrokerChannel implements ChannelBackend {
     bodyBytes: number,
     confirmTag: number,
   ): 'routed' | 'unroutable' | BrokerError {
+    if (this.connection.gate.isShut) return this.#hold(publication, properties, body, confirmTag);
     const { cluster } = this.broker;
     let cached = publication.route as CachedRoute | null;
     if (cached === null || cached.topologyVersion !== cluster.metadata.topologyVersion) {
@@ -138,6 +166,39 @@ export class BrokerChannel implements ChannelBackend {
     return 'routed';
   }
 
+  /** This node may not route now: later, with copies of what belongs to the caller. */
+  #hold(publication: Publication, properties: Buffer, body: readonly Buffer[], confirmTag: number): 'routed' {
+    const [keptProperties, keptBody] = [Buffer.from(properties), Buffer.concat(body)];
+    this.connection.hold({
+      run: () => this.#publishHeld(publication, keptProperties, keptBody, confirmTag),
+      refuse: () => {
+        if (confirmTag > 0) this.#events.confirmed(confirmTag, confirmTag, false);
+        return confirmTag > 0;
+      },
+    });
+    return 'routed';
+  }
+
+  /** What `publish` would have answered is told by events. */
+  #publishHeld(publication: Publication, properties: Buffer, body: Buffer, confirmTag: number): void {
+    // The channel ended by the failure of an earlier one.
+    if (this.#heldFailed) return;
+    const outcome = this.publish(publication, properties, [body], body.length, confirmTag);
+    if (outcome === 'routed') return;
+    if (outcome !== 'unroutable') {
+      this.#heldFailed = true;
+      this.#events.publishFailed(outcome);
+      return;
+    }
+    if (publication.mandatory) {
+      const propertiesStart = publication.key.length;
+      const bodyStart = propertiesStart + properties.length;
+      const payload = Buffer.concat([publication.key, properties, body]);
+      this.#events.returned({ payload, keyStart: 0, propertiesStart, bodyStart, bodyEnd: payload.length, before: [] });
+    }
+    if (confirmTag > 0) this.#events.confirmed(confirmTag, confirmTag, true);
+  }
+
   #route(publication: Publication, properties: Buffer): CachedRoute | BrokerError {
     const { metadata } = this.broker.cluster;
     const { vhost } = this.connection;
@@ -154,6 +215,10 @@ export class BrokerChannel implements ChannelBackend {
   // -- consuming ------------------------------------------------------------------------------------------------------------------
 
   consume(request: ConsumeRequest, reply: Reply<{ readonly consumer: number }>): void {
+    this.#whenFresh(reply, () => this.#consume(request, reply));
+  }
+
+  #consume(request: ConsumeRequest, reply: Reply<{ readonly consumer: number }>): void {
     const queue = topology.accessibleQueue(this.connection, request.queue);
     if (queue instanceof BrokerError) return reply({ ok: false, error: queue });
     const priority = request.arguments['x-priority'] ?? 0;
@@ -202,6 +267,10 @@ export class BrokerChannel implements ChannelBackend {
   }
 
   get(name: string, noAck: boolean, reply: Reply<Got | null>): void {
+    this.#whenFresh(reply, () => this.#get(name, noAck, reply));
+  }
+
+  #get(name: string, noAck: boolean, reply: Reply<Got | null>): void {
     const queue = topology.accessibleQueue(this.connection, name);
     if (queue instanceof BrokerError) return reply({ ok: false, error: queue });
     let getter = this.#getters.get(queue.uid);
@@ -210,9 +279,11 @@ export class BrokerChannel implements ChannelBackend {
       this.#getters.set(queue.uid, getter);
     }
     const { number } = getter;
+    getter.polling = true;
     this.#got = null;
     // Always a lease, also without acknowledgement: so the message can be read again whatever this node's replica skipped.
     this.broker.cluster.pipe(queue.shard).get(number, queue.uid, 0, (result) => {
+      getter.polling = false;
       if (result?.code === ResultCode.empty) return reply({ ok: true, value: null });
       if (result?.code === ResultCode.noQueue)
         return reply({ ok: false, error: topology.noQueue(queue.vhost, queue.name) });
@@ -221,13 +292,18 @@ export class BrokerChannel implements ChannelBackend {
       this.#got = null;
       if (result?.code !== ResultCode.leased || got === null)
         return reply({ ok: false, error: topology.unavailable(queue) });
-      this.broker.cluster.readPayload(queue.shard, got.entryIndex, (payload) => {
-        // Gone: the queue was purged or deleted between the lease and now.
-        if (payload === null) return reply({ ok: true, value: null });
+      const { leaseOrdinal, entryIndex, ordinal, redelivered, deliveryCount } = got;
+      // Closed meanwhile: nobody has seen it, and it goes back with its consumer.
+      const isWanted = () => !this.#closed;
+      if (!isWanted()) return;
+      getter.unseen = leaseOrdinal;
+      this.broker.cluster.readMessages(queue.shard, entryIndex, [ordinal], isWanted, ([message]) => {
+        if (!isWanted()) return;
+        getter.unseen = 0;
+        // Gone: the queue was deleted between the lease and now.
+        if (message === null || message === undefined) return reply({ ok: true, value: null });
         getter.outstanding++;
-        if (noAck) this.settle('accept', number, got.leaseOrdinal, 1);
-        const { leaseOrdinal, redelivered, deliveryCount } = got;
-        const message = viewMessage(payload, got.ordinal);
+        if (noAck) this.settle('accept', number, leaseOrdinal, 1);
         reply({
           ok: true,
           value: { consumer: number, leaseOrdinal, message, redelivered, deliveryCount, remaining: result.extra },
@@ -267,18 +343,37 @@ export class BrokerChannel implements ChannelBackend {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#deliveries.clear();
+    const unwritten = this.#delivering.close();
     this.connection.channelClosed(this);
     for (const consumer of this.#consumers)
-      if (this.broker.consumers.has(consumer.number)) dropConsumer(this.broker, consumer);
+      if (this.broker.consumers.has(consumer.number)) this.#end(consumer, unwritten.get(consumer) ?? []);
     this.#consumers.clear();
     this.#getters.clear();
+  }
+
+  /**
+   * Drops a consumer. What was never written to the socket goes back first, as if it had not been leased; but only once the machine
+   * leases it nothing more, or it would get the same again.
+   */
+  #end(consumer: Consumer, unwritten: readonly { readonly first: number; readonly count: number }[]): void {
+    const { broker } = this;
+    const { shard, number, getter, unseen, unsettledMax, outstanding } = consumer;
+    const drop = () => {
+      if (!broker.consumers.has(number)) return;
+      this.#delivering.release(consumer, unwritten);
+      if (unseen > 0) this.#delivering.release(consumer, [{ first: unseen, count: 1 }]);
+      dropConsumer(broker, consumer);
+    };
+    const mayBeLeasedMore = getter ? consumer.polling : unsettledMax === 0 || outstanding < unsettledMax;
+    consumer.cancelling = true;
+    if (consumer.cancelled || !mayBeLeasedMore) drop();
+    else broker.cluster.pipe(shard).cancel(number, 0, drop);
   }
 
   /** This incarnation ended: the consumers are gone already. */
   abandon(): void {
     this.#closed = true;
-    this.#deliveries.clear();
+    this.#delivering.close();
     this.#consumers.clear();
     this.#getters.clear();
   }
@@ -297,7 +392,7 @@ export class BrokerChannel implements ChannelBackend {
       this.#got = { leaseOrdinal, entryIndex, ordinal, redelivered, deliveryCount };
       return;
     }
-    this.#deliveries.push(consumer, leaseOrdinal, entryIndex, ordinal, redelivered, deliveryCount);
+    this.#delivering.leased(consumer, leaseOrdinal, entryIndex, ordinal, redelivered, deliveryCount);
     this.broker.channelDirty(this);
   }
 
@@ -311,33 +406,9 @@ export class BrokerChannel implements ChannelBackend {
   /** Delivers what waits, as far as the socket takes it. */
   pump(): void {
     this.#confirms.flush();
-    if (this.#closed || this.#reading) return;
-    const deliveries = this.#deliveries;
-    const events = this.#events;
-    while (deliveries.length > 0 && events.canDeliver) {
-      const consumer = deliveries.consumer;
-      if (consumer.cancelling) {
-        if (this.broker.consumers.has(consumer.number)) this.#release(consumer, deliveries.leaseOrdinal);
-        deliveries.shift();
-        continue;
-      }
-      const payload = this.#payload(consumer.shard, deliveries.entryIndex);
-      if (payload === undefined) return; // being read from disk
-      if (payload !== null) this.#deliver(consumer, payload);
-      deliveries.shift();
-    }
+    if (this.#closed) return;
+    this.#delivering.pump();
     for (const consumer of this.#consumers) this.#grant(consumer);
-  }
-
-  #deliver(consumer: Consumer, payload: Buffer): void {
-    const { leaseOrdinal, ordinal, redelivered, deliveryCount } = this.#deliveries;
-    this.#events.deliver(consumer.number, leaseOrdinal, viewMessage(payload, ordinal), redelivered, deliveryCount);
-    consumer.deliveredTo = leaseOrdinal;
-    if (!consumer.noAck) consumer.outstanding++;
-    else if (consumer.autoSettleCount === 0) {
-      consumer.autoSettleFirst = leaseOrdinal;
-      consumer.autoSettleCount = 1;
-    } else consumer.autoSettleCount = leaseOrdinal - consumer.autoSettleFirst + 1;
   }
 
   /** After deliveries: settles for a consumer without acknowledgements, and opens its window again. */
@@ -353,35 +424,6 @@ export class BrokerChannel implements ChannelBackend {
     pipe.credit(consumer.number, consumer.unsettledMax, consumer.grantedTo);
   }
 
-  #release(consumer: Consumer, leaseOrdinal: number): void {
-    this.broker.cluster.pipe(consumer.shard).settle(SettleOperation.release, 0, consumer.number, leaseOrdinal, 1);
-  }
-
-  /** The entry's bytes, null when they are gone, undefined while they are being read. */
-  #payload(shard: number, entryIndex: number): Buffer | null | undefined {
-    if (shard === this.#entryShard && entryIndex === this.#entryIndex) return this.#entryPayload;
-    const cached = this.broker.cluster.payload(shard, entryIndex);
-    if (cached !== null) {
-      this.#remember(shard, entryIndex, cached);
-      return cached;
-    }
-    this.#reading = true;
-    let inCall = true;
-    this.broker.cluster.readPayload(shard, entryIndex, (payload) => {
-      this.#reading = false;
-      this.#remember(shard, entryIndex, payload);
-      if (!inCall) this.pump();
-    });
-    inCall = false;
-    return this.#reading ? undefined : this.#entryPayload;
-  }
-
-  #remember(shard: number, entryIndex: number, payload: Buffer | null): void {
-    this.#entryShard = shard;
-    this.#entryIndex = entryIndex;
-    this.#entryPayload = payload;
-  }
-
   #newConsumer(queue: QueueRecord, noAck: boolean, unsettledMax: number, getter: boolean): Consumer {
     const consumer: Consumer = {
       number: this.broker.newConsumerNumber(),
@@ -395,6 +437,8 @@ export class BrokerChannel implements ChannelBackend {
       grantedTo: getter ? Number.MAX_SAFE_INTEGER : this.broker.options.consumerWindow,
       deliveredTo: 0,
       outstanding: 0,
+      polling: false,
+      unseen: 0,
       autoSettleFirst: 0,
       autoSettleCount: 0,
       attached: false,

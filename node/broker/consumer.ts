@@ -22,6 +22,9 @@ export interface Consumer {
   autoSettleCount: number;
   /** Delivered to the client and not settled. */
   outstanding: number;
+  /** A getter: a `get` is under way; and the lease that it brought, while its message is being read (0: none). */
+  polling: boolean;
+  unseen: number;
   /** The machine said that it has it (a getter: never said, made by its first message). */
   attached: boolean;
   /** Its cancel is under way, or done: leases that still come go straight back. */

@@ -54,14 +54,25 @@ export class Deliveries {
     return Math.floor(this.#numbers[this.#head * fields + 3]! / 2);
   }
 
+  /** The same of the lease at a place, from 0. Only below `length`. */
+  consumerAt(place: number): Consumer {
+    return this.#consumers[this.#slot(place)]!;
+  }
+  entryIndexAt(place: number): number {
+    return this.#numbers[this.#slot(place) * fields + 1]!;
+  }
+  ordinalAt(place: number): number {
+    return this.#numbers[this.#slot(place) * fields + 2]!;
+  }
+
   shift(): void {
     this.#consumers[this.#head] = null;
     this.#head = (this.#head + 1) & (this.#capacity - 1);
     this.#length--;
   }
 
-  clear(): void {
-    while (this.#length > 0) this.shift();
+  #slot(place: number): number {
+    return (this.#head + place) & (this.#capacity - 1);
   }
 
   #grow(): void {

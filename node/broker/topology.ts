@@ -28,7 +28,7 @@ export const unavailable = (queue: { readonly vhost: string; readonly name: stri
     'unavailable',
     `queue '${queue.name}' in vhost '${queue.vhost}' has no majority of its replicas at the moment`,
   );
-const metadataUnavailable = () =>
+export const metadataUnavailable = () =>
   new BrokerError('unavailable', 'the cluster has no majority of its nodes at the moment');
 
 function fail<T>(reply: Reply<T>, error: BrokerError): void {
@@ -60,9 +60,17 @@ const locked = ({ vhost, name }: QueueRecord) =>
       'connection or the exclusive property value does not match that of the original declaration.',
   );
 
-function queueState(connection: BrokerConnection, queue: QueueRecord): QueueState {
-  const status = connection.broker.cluster.queueStatus(queue.shard, queue.uid);
-  return { name: queue.name, messages: status?.ready ?? 0, consumers: status?.consumers ?? 0 };
+/** A queue that is there: its state, from here at once, or from another node. */
+function answerState(connection: BrokerConnection, queue: QueueRecord, reply: Reply<QueueState>): void {
+  const { cluster } = connection.broker;
+  let isAtOnce = true;
+  cluster.queueStatus(queue.shard, queue.uid, (status) => {
+    const value = { name: queue.name, messages: status?.ready ?? 0, consumers: status?.consumers ?? 0 };
+    if (isAtOnce) return reply({ ok: true, value });
+    // What is answered later is not held back for others by the channel: who finds a queue here may use it anywhere.
+    cluster.whenVisible((isVisible) => (isVisible ? reply({ ok: true, value }) : fail(reply, metadataUnavailable())));
+  });
+  isAtOnce = false;
 }
 
 /** An existing queue answers a declaration: with its state, or with the difference. */
@@ -75,7 +83,7 @@ function answerDeclared(
   if (isForeign(connection, queue) || wanted.exclusive !== (queue.exclusive !== null))
     return fail(reply, locked(queue));
   const difference = queueDifference(queue, wanted);
-  if (difference === null) return reply({ ok: true, value: queueState(connection, queue) });
+  if (difference === null) return answerState(connection, queue, reply);
   const { vhost, name } = queue;
   fail(reply, inequivalent(difference, `queue '${name}' in vhost '${vhost}'`));
 }
@@ -111,8 +119,19 @@ export function declareQueue(connection: BrokerConnection, wanted: QueueDeclarat
   const exclusive = wanted.exclusive ? connection.id : null;
   if (wanted.exclusive) connection.ownsQueues = true;
   const { durable, autoDelete, arguments: args } = wanted;
+  const home = { node: cluster.node, incarnation: cluster.incarnation };
   cluster.changeMetadata(
-    { kind: 'declareQueue', vhost, name, durable, autoDelete, exclusive, arguments: args, near: cluster.ledShards() },
+    {
+      kind: 'declareQueue',
+      vhost,
+      name,
+      durable,
+      autoDelete,
+      exclusive,
+      arguments: args,
+      home,
+      near: cluster.ledShards(),
+    },
     (result) => {
       const queue = cluster.metadata.queue(vhost, name);
       if (result === null) return fail(reply, metadataUnavailable());
@@ -128,7 +147,7 @@ export function declareQueue(connection: BrokerConnection, wanted: QueueDeclarat
 export function checkQueue(connection: BrokerConnection, name: string, reply: Reply<QueueState>): void {
   const queue = accessibleQueue(connection, name);
   if (queue instanceof BrokerError) fail(reply, queue);
-  else reply({ ok: true, value: queueState(connection, queue) });
+  else answerState(connection, queue, reply);
 }
 
 type Count = { readonly messages: number };

@@ -1,9 +1,10 @@
-// The HTTP port of a node: GET /health and GET /cluster, as JSON. State: its listeners, one per address.
-// Reads the status when asked and keeps nothing. Takes no bodies; a request that brings one is answered and its connection closed.
+// The HTTP port of a node, in JSON: GET /health, GET /cluster, POST /groups/<number>/rebuild. State: its listeners, one per address.
+// Reads the status when asked and keeps nothing. Takes no bodies; a request that brings one is answered and its connection closed. What
+// changes something is refused to web pages: a browser says where its page is from, and a page of elsewhere may send to this port too.
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { isMissingAddress } from '../errors.ts';
-import { type Health, healthOf, type Phase, type StatusView } from '../status.ts';
+import { type Health, healthOf, type Phase, rebuildCommand, type StatusView } from '../status.ts';
 
 export interface HttpOptions {
   readonly hosts: readonly string[];
@@ -16,6 +17,10 @@ export interface HttpSources {
   phase(): Phase;
   /** Null while there is no cluster yet. */
   status(): StatusView | null;
+  /** What the forming of the cluster waits for, or null. */
+  formingWith(): string | null;
+  /** Builds this node's replica of a group anew. Null: it has begun; else why not. */
+  rebuild(group: number): Promise<string | null>;
   /** A request failed inside. */
   failed(path: string, error: unknown): void;
 }
@@ -80,23 +85,60 @@ function answer(request: IncomingMessage, response: ServerResponse, sources: Htt
     request.headers['transfer-encoding'] !== undefined || Number(request.headers['content-length'] ?? 0) > 0;
   if (hasBody) response.setHeader('connection', 'close');
   try {
-    if (path !== '/health' && path !== '/cluster') {
+    const rebuild = rebuildPath.exec(path);
+    if (rebuild !== null) {
+      rebuildGroup(request, response, Number(rebuild[1]), sources);
+    } else if (path !== '/health' && path !== '/cluster') {
       reply(response, 404, { error: 'not-found', paths: ['/health', '/cluster'] });
     } else if (request.method !== 'GET' && request.method !== 'HEAD') {
       response.setHeader('allow', 'GET, HEAD');
       reply(response, 405, { error: 'method-not-allowed' });
     } else if (path === '/health') {
-      const health: Health = healthOf(sources.phase(), sources.status());
+      const health: Health = healthOf(sources.phase(), sources.status(), sources.formingWith(), addressOf(request));
       reply(response, health.status === 'ok' ? 200 : 503, health);
     } else {
       const status = sources.status();
-      if (status === null) reply(response, 503, healthOf(sources.phase(), null));
-      else reply(response, 200, status);
+      if (status === null) reply(response, 503, healthOf(sources.phase(), null, sources.formingWith()));
+      else reply(response, 200, withCommands(status, addressOf(request)));
     }
   } catch (error) {
-    sources.failed(path, error);
-    if (!response.headersSent) reply(response, 500, { error: 'internal-error' });
+    fail(response, path, error, sources);
   }
+}
+
+const rebuildPath = /^\/groups\/([0-9]{1,10})\/rebuild$/;
+
+function rebuildGroup(request: IncomingMessage, response: ServerResponse, group: number, sources: HttpSources): void {
+  if (request.method !== 'POST') {
+    response.setHeader('allow', 'POST');
+    return reply(response, 405, { error: 'method-not-allowed' });
+  }
+  if (request.headers.origin !== undefined) return reply(response, 403, { error: 'not-for-web-pages' });
+  sources.rebuild(group).then(
+    (problem) => {
+      if (problem === null) reply(response, 202, { group, status: 'rebuilding' });
+      else reply(response, 409, { error: 'refused', reason: problem });
+    },
+    (error) => fail(response, request.url ?? '', error, sources),
+  );
+}
+
+function fail(response: ServerResponse, path: string, error: unknown, sources: HttpSources): void {
+  sources.failed(path, error);
+  if (!response.headersSent) reply(response, 500, { error: 'internal-error' });
+}
+
+/** Where this request came in, for people to copy. */
+function addressOf({ socket: { localAddress = '', localPort } }: IncomingMessage): string {
+  return `${localAddress.includes(':') ? `[${localAddress}]` : localAddress}:${localPort}`;
+}
+
+/** A halted replica tells what to do about it. */
+function withCommands(status: StatusView, http: string): StatusView {
+  const groups = status.groups.map((group) =>
+    typeof group.halted === 'string' ? { ...group, command: rebuildCommand(group.name, http) } : group,
+  );
+  return { ...status, groups };
 }
 
 function reply(response: ServerResponse, code: number, value: unknown): void {

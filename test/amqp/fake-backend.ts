@@ -47,7 +47,7 @@ export function storedMessage(publication: Publication, properties: Buffer, body
   const payload = Buffer.concat([publication.key, properties, ...body]);
   const propertiesStart = publication.key.length;
   const bodyStart = propertiesStart + properties.length;
-  return { payload, keyStart: 0, propertiesStart, bodyStart, bodyEnd: payload.length };
+  return { payload, keyStart: 0, propertiesStart, bodyStart, bodyEnd: payload.length, before: [] };
 }
 
 export class FakeBackend implements AmqpBackend {
@@ -131,6 +131,7 @@ export class FakeConnection implements ConnectionBackend {
   readonly events: ConnectionEvents;
   readonly channels: FakeChannel[] = [];
   closed = 0;
+  chunks = 0;
 
   constructor(backend: FakeBackend, info: ConnectionInfo, events: ConnectionEvents) {
     this.backend = backend;
@@ -141,6 +142,9 @@ export class FakeConnection implements ConnectionBackend {
     const channel = new FakeChannel(this.backend, events);
     this.channels.push(channel);
     return channel;
+  }
+  received(): void {
+    this.chunks++;
   }
   close(): void {
     this.closed++;

@@ -49,6 +49,7 @@ const backend: AmqpBackend = {
         channelEvents = events;
         return channelBackend;
       },
+      received() {},
       close() {},
     },
   }),

@@ -3,6 +3,7 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { protocolHeader } from '../../node/amqp/frames.ts';
 import type { Method } from '../../node/amqp/methods.ts';
+import { BrokerError } from '../../node/errors.ts';
 import { type Client, consume, declare, type Harness, harness, methodFrame, publishFrames } from './harness.ts';
 
 let broker: Harness;
@@ -349,6 +350,31 @@ describe('order', () => {
     }
     expect(broker.backend.queue('q').ready).toHaveLength(0);
     expect(client.socket.isPaused).toBe(false);
+  });
+
+  it('tells the broker of bytes before it looks at them, once for all that came together', () => {
+    const [connection] = broker.backend.connections;
+    const before = connection!.chunks;
+    broker.backend.calls.length = 0;
+    let callsBefore = -1;
+    const { received } = connection!;
+    connection!.received = () => {
+      callsBefore = broker.backend.calls.length;
+      received.call(connection);
+    };
+    client.send(1, declare('a'), declare('b'));
+    expect([connection!.chunks - before, callsBefore, broker.backend.calls.length]).toEqual([1, 0, 2]);
+  });
+
+  it('closes the channel for a publish that turned out to be impossible later', () => {
+    const [channel] = broker.backend.connections[0]!.channels;
+    const error = new BrokerError('not-found', "no exchange 'e' in vhost '/'");
+    client.publish(1, 'amq.fanout', '', 'x');
+    channel!.events.publishFailed(error);
+    channel!.events.publishFailed(error);
+    broker.clock.turn();
+    expect(client.methods()).toMatchObject([{ kind: 'channel.close', replyCode: 404, classId: 60, methodId: 40 }]);
+    expect(channel!.isClosed).toBe(true);
   });
 
   it('pauses for the broker', () => {

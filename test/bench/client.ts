@@ -92,9 +92,9 @@ export class Client {
     return this.#socket.write(bytes);
   }
 
-  async declareQueue(name: string, args: Table): Promise<void> {
-    const durable = octet(2);
-    await this.#call(method.queueDeclare, method.queueDeclareOk, uint16(0), shortString(name), durable, table(args));
+  async declareQueue(name: string, args: Table, kind: 'durable' | 'exclusive' = 'durable'): Promise<void> {
+    const flags = octet(kind === 'durable' ? 2 : 4);
+    await this.#call(method.queueDeclare, method.queueDeclareOk, uint16(0), shortString(name), flags, table(args));
   }
 
   /** Messages ready in the queue. */

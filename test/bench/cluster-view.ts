@@ -21,6 +21,19 @@ interface ClusterAnswer {
   readonly groups: readonly { readonly leader: number }[];
 }
 
+/** The longest time in the last ten seconds in which that node's event loop did one thing, in milliseconds. */
+export async function readEventLoop(http: string): Promise<number> {
+  const { body } = await request(new URL('/cluster', http), { reset: true });
+  return ((await body.json()) as { eventLoopMilliseconds: number }).eventLoopMilliseconds;
+}
+
+/** The HTTP addresses of all nodes, as one of them knows them. */
+export async function readHttpAddresses(http: string): Promise<string[]> {
+  const { body } = await request(new URL('/cluster', http), { reset: true });
+  const { nodes } = (await body.json()) as { nodes: readonly { readonly http: string }[] };
+  return nodes.map((node) => `http://${node.http}`);
+}
+
 export async function readCluster(http: string): Promise<NodeView[]> {
   const { body } = await request(new URL('/cluster', http), { reset: true });
   const { nodes, groups } = (await body.json()) as ClusterAnswer;

@@ -43,9 +43,12 @@ export async function measureStall(options: StallOptions, during?: () => Promise
     streams.push(new Stream(client, queue, options.bodyBytes, times));
   }
   const started = performance.now();
-  const finished = during?.() ?? Promise.resolve();
+  let isOver = during === undefined;
+  const finished = during?.().finally(() => {
+    isOver = true;
+  });
   let sent = 0;
-  for (let elapsed = 0; elapsed < options.seconds * 1000; elapsed = performance.now() - started) {
+  for (let elapsed = 0; elapsed < options.seconds * 1000 || !isOver; elapsed = performance.now() - started) {
     for (const due = (elapsed / 1000) * options.rate; sent < due; sent++) streams[sent % streams.length]!.send();
     options.onProgress?.(options.seconds - elapsed / 1000, Math.max(...streams.map((stream) => stream.longestGap)));
     await sleep(pace);

@@ -4,7 +4,9 @@ import process from 'node:process';
 import { compare, verdictsText } from './compare.ts';
 import { measureMemory, measureStall } from './failures.ts';
 import { type Options, parseOptions, usage } from './options.ts';
+import { measureReplies, repliesText } from './replies.ts';
 import { count, environment, environmentText, milliseconds, ProgressLine, tableText } from './report.ts';
+import { measureStalls, stallsText } from './stalls.ts';
 import {
   adjusted,
   followerRates,
@@ -76,6 +78,14 @@ async function special(suite: string, options: Options, progress: ProgressLine):
       return stall(options, progress);
     case 'memory':
       return memory(options, progress);
+    case 'reply': {
+      const replies = await measureReplies(targets(options), options.messages ?? 2000, options.runs, progress);
+      return { suite, result: replies, text: repliesText(replies) };
+    }
+    case 'stalls': {
+      const stalls = await measureStalls(options, progress);
+      return { suite, result: stalls, text: stallsText(stalls) };
+    }
     case 'compare': {
       const verdicts = await compare(options, progress);
       return { suite, result: verdicts, text: verdictsText(verdicts) };

@@ -42,6 +42,10 @@ Suites (--suite, comma separated; default: throughput,publish,latency,fanin)
   stall       publish through the first --url for --seconds and report the longest time without a confirm;
               kill or pause another node meanwhile
   memory      leave one million messages of 100 B in a queue and read the memory of every --pid
+  reply       request and reply, window 1: the reply queue exclusive, and durable
+  stalls      what one queue's heavy work costs the others: purge and expiry of --n messages (default 5 million), a consumer of all of them
+              without a limit, a message of 128 MiB (nodes that take such: amqp.message.bytes.max); with --http of one node also how long
+              event loops stood still
   compare     Warren beside RabbitMQ and the ceiling, line by line of the table in README.md
 
 Options

@@ -1,7 +1,20 @@
 // The origin's end of a pipe, against a leader that loses, refuses and repeats.
 
 import { describe, expect, test } from 'vitest';
-import { ResultCode, readBatchHeader } from '../../cluster/machine/commands.ts';
+import {
+  CommandKind,
+  checkBatch,
+  commandOffset,
+  PartFlag,
+  PublishFlag,
+  partBytesMax,
+  ResultCode,
+  readBatchHeader,
+  readPart,
+  SettleOperation,
+  settlesPerBatchMax,
+  viewMessage,
+} from '../../cluster/machine/commands.ts';
 import { defaultLimits } from '../../cluster/options.ts';
 import { type ConfirmTarget, nodeOrigin, Pipe, type PipeOptions } from '../../cluster/pipe.ts';
 import type { BatchAnswer } from '../../cluster/wire.ts';
@@ -11,11 +24,20 @@ const properties = Buffer.alloc(2);
 const body = [Buffer.from('body')];
 
 function harness(options: Partial<PipeOptions> = {}) {
-  const state = { now: 0, accepts: true, congestions: 0, sent: [] as number[], onSend: () => {} };
+  const state = {
+    now: 0,
+    accepts: true,
+    congestions: 0,
+    refusals: 0,
+    sent: [] as number[],
+    payloads: [] as Buffer[],
+    onSend: () => {},
+  };
   const told: string[] = [];
   const target: ConfirmTarget = {
     confirmed: (first, last, ok) => told.push(`${ok ? 'ok' : 'no'} ${first}-${last}`),
-    unroutable: (tag) => told.push(`returned ${tag}`),
+    unroutable: (tag, { before, bodyStart, bodyEnd }) =>
+      told.push(`returned ${tag}`, `${Buffer.concat([...before]).length + bodyEnd - bodyStart} bytes`),
   };
   const pipe = new Pipe(
     3,
@@ -27,10 +49,12 @@ function harness(options: Partial<PipeOptions> = {}) {
       metadataVersion: () => 5,
       send: (_group, payload) => {
         if (state.accepts) state.sent.push(readBatchHeader(payload).sequence);
+        if (state.accepts) state.payloads.push(payload);
         if (state.accepts) state.onSend();
         return state.accepts;
       },
       congestion: () => state.congestions++,
+      refused: () => state.refusals++,
     },
   );
   const publish = (tag: number, to: ConfirmTarget | null = target) =>
@@ -159,7 +183,7 @@ describe('pipe', () => {
     pipe.result(1, 4, ResultCode.rejected, 0, 0);
     pipe.result(1, 1, ResultCode.noQueue, 0, 0);
     pipe.applied(1);
-    expect(told).toEqual(['returned 12', 'ok 11-14', 'no 15-15', 'ok 16-16']);
+    expect(told).toEqual(['returned 12', '4 bytes', 'ok 11-14', 'no 15-15', 'ok 16-16']);
   });
 
   test('a result told twice, after a snapshot was installed, counts once', () => {
@@ -238,5 +262,77 @@ describe('pipe', () => {
     publish(3);
     pipe.flush();
     expect(state.sent).toEqual([1, 1]);
+  });
+
+  test('a large body goes ahead of its publish in parts, a batch each, and settlements pass between them', () => {
+    const { pipe, state, told, target } = harness({ batchesInFlightMax: 1 });
+    const pieces = Array.from({ length: 7 }, (_, i) => Buffer.alloc(100_000, i + 1));
+    pipe.publish([1], 0, 0, 0xffff_ffff, key, properties, pieces, 700_000, target, 1);
+    pipe.settle(SettleOperation.accept, 0, 9, 1, 1);
+    for (let sequence = 1; sequence <= 3; sequence++) {
+      pipe.flush();
+      expect(state.sent).toHaveLength(sequence);
+      expect(told).toEqual([]);
+      pipe.applied(sequence);
+    }
+    expect(told).toEqual(['ok 1-1']);
+    expect(state.payloads.map(checkBatch)).toEqual([null, null, null]);
+    expect(state.payloads.map((payload) => readBatchHeader(payload).settleCount)).toEqual([1, 0, 0]);
+    const parts = state.payloads.slice(0, 2).map((payload) => readPart(payload, commandOffset(payload, 0)));
+    expect(parts.map(({ flags, bytes }) => [flags, bytes.length])).toEqual([
+      [PartFlag.first, partBytesMax],
+      [0, partBytesMax],
+    ]);
+    const last = viewMessage(state.payloads[2]!, 0);
+    expect(last.flags).toBe(PublishFlag.parts);
+    const rest = last.payload.subarray(last.bodyStart, last.bodyEnd);
+    expect(Buffer.concat([...parts.map(({ bytes }) => bytes), rest]).equals(Buffer.concat(pieces))).toBe(true);
+  });
+
+  test('a large mandatory message that found no queue comes back whole', () => {
+    const { pipe, state, told, target } = harness();
+    const large = Buffer.alloc(partBytesMax + 1, 7);
+    pipe.publish([1], PublishFlag.mandatory, 0, 0xffff_ffff, key, properties, [large], large.length, target, 1);
+    pipe.flush();
+    expect(state.sent).toEqual([1, 2]);
+    pipe.result(2, 0, ResultCode.noQueue, 0, 0);
+    pipe.applied(2);
+    expect(told).toEqual(['returned 1', `${large.length} bytes`, 'ok 1-1']);
+  });
+
+  test('what one batch settles is bounded', () => {
+    const { pipe, state } = harness();
+    pipe.settle(SettleOperation.accept, 0, 9, 1, 3 * settlesPerBatchMax);
+    pipe.flush();
+    expect(state.payloads.map(checkBatch)).toEqual(Array(6).fill(null));
+    const records = state.payloads.map((payload) => {
+      const { settleOffset } = readBatchHeader(payload);
+      return [payload.readUInt32LE(settleOffset + 8), payload.readUInt32LE(settleOffset + 16)];
+    });
+    const half = settlesPerBatchMax / 2;
+    expect(records).toEqual(Array.from({ length: 6 }, (_, i) => [1 + i * half, half]));
+  });
+
+  test('a row of another outbox is a command with a reply', () => {
+    const { pipe, state } = harness();
+    const answers: (number | null)[] = [];
+    const row = { source: 2, after: 4, number: 9, queues: [5], flags: 0, priority: 0, expiration: 0xffff_ffff };
+    pipe.transfer({ ...row, key, properties, body }, (result) => answers.push(result?.code ?? null));
+    pipe.flush();
+    const payload = state.payloads[0]!;
+    expect(checkBatch(payload)).toBeNull();
+    expect(payload[commandOffset(payload, 0)]).toBe(CommandKind.transfer);
+    const view = viewMessage(payload, 0);
+    expect(payload.toString('latin1', view.bodyStart, view.bodyEnd)).toBe('body');
+    pipe.applied(1);
+    expect(answers).toEqual([ResultCode.ok]);
+  });
+
+  test('a batch that the leader finds malformed is told to the origin', () => {
+    const { pipe, state, publish, answer } = harness();
+    publish(1);
+    pipe.flush();
+    answer('refused', 1);
+    expect(state.refusals).toBe(1);
   });
 });

@@ -2,15 +2,8 @@
 // hand and nothing depends on the machine's speed.
 
 import { describe, expect, test } from 'vitest';
-import {
-  CancelFlag,
-  type ConfirmTarget,
-  defaultLimits,
-  ResultCode,
-  SettleOperation,
-  viewMessage,
-} from '../../cluster/index.ts';
-import { MemoryCluster, type MemoryNode } from '../support/memory-cluster.ts';
+import { CancelFlag, type ConfirmTarget, defaultLimits, ResultCode, SettleOperation } from '../../cluster/index.ts';
+import { MemoryCluster, type MemoryNode, statusOf } from '../support/memory-cluster.ts';
 
 const key = Buffer.from([0, 1, 0x71]);
 const properties = Buffer.alloc(2);
@@ -45,11 +38,16 @@ async function declare(cluster: MemoryCluster, node: number, name: string) {
 
 function body(row: MemoryNode, shard: number, entryIndex: number, ordinal: number): Promise<string> {
   return new Promise((resolve) =>
-    row.cluster.readPayload(shard, entryIndex, (payload) => {
-      if (payload === null) return resolve('gone');
-      const { bodyStart, bodyEnd } = viewMessage(payload, ordinal);
-      resolve(payload.toString('utf8', bodyStart, bodyEnd));
-    }),
+    row.cluster.readMessages(
+      shard,
+      entryIndex,
+      [ordinal],
+      () => true,
+      ([message]) => {
+        if (message === null || message === undefined) return resolve('gone');
+        resolve(message.payload.toString('utf8', message.bodyStart, message.bodyEnd));
+      },
+    ),
   );
 }
 
@@ -114,7 +112,7 @@ describe('three nodes over in-memory ports', () => {
       expect(await drain(cluster, 1 + ((i + 2) % 3), queue, 1), queue.name).toEqual([String(i + 1)]);
     const isEmpty = ({ shard, uid }: (typeof queues)[number]) =>
       cluster.nodes.every((row) => {
-        const status = row.cluster.queueStatus(shard, uid);
+        const status = statusOf(row, { shard, uid });
         return status?.ready === 0 && status.unsettled === 0;
       });
     expect(await cluster.until(() => queues.every(isEmpty), 2_000)).toBe(true);
@@ -301,7 +299,13 @@ describe('three nodes over in-memory ports', () => {
   test('a replica that is too far behind gets a snapshot, with the messages that still live', async () => {
     const limits = {
       snapshotEveryEntries: 40,
-      log: { fileBytesMax: 4096, cacheBytesMax: 2048, keptBytesMax: 0, pressureBytes: 16_384 },
+      log: {
+        fileBytesMax: 4096,
+        cacheBytesMax: 2048,
+        keptBytesMax: 0,
+        pressureBytes: 16_384,
+        volatileWaitingBytesMax: 65_536,
+      },
     };
     const cluster = await started(7, limits);
     const queue = await declare(cluster, 1, 'q');

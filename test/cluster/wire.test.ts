@@ -41,6 +41,27 @@ const append = {
   commit: 19,
 };
 
+const statuses: wire.NodeStatus[] = [
+  {
+    sequence: 0x1_0000_0007,
+    clock: 1.5,
+    metadataApplied: 3,
+    metadataHalted: true,
+    heard: [2, 3],
+    connected: [3],
+    led: new Map([[12, 0x1_0000_0009]]),
+  },
+  {
+    sequence: 1,
+    clock: 1_900_000_000_123.25,
+    metadataApplied: 2 ** 41,
+    metadataHalted: false,
+    heard: [],
+    connected: [],
+    led: new Map(),
+  },
+];
+
 describe('peer frames', () => {
   test('messages come back as they were, several in one frame', () => {
     expect(wire.decodeMessages(wire.encodeMessages(messages))).toEqual(messages);
@@ -98,6 +119,59 @@ describe('peer frames', () => {
     const reply = { group: 5, answer: 'expected', incarnation: 2 ** 33, sequence: 12, leader: 3 } as const;
     expect(wire.decodeReply(wire.encodeReply(reply))).toEqual(reply);
     expect(wire.decodeApplied(wire.encodeApplied(2 ** 41))).toBe(2 ** 41);
+  });
+
+  test('a status comes back as it was told', () => {
+    for (const status of statuses) expect(wire.decodeStatus(wire.encodeStatus(status))).toEqual(status);
+  });
+
+  test('the bytes of a status, as written down', () => {
+    expect(wire.encodeStatus(statuses[0]!).toString('hex')).toBe(
+      '0700000001000000' +
+        '000000000000f83f' +
+        '0300000000000000' +
+        '01000000' +
+        '0200' +
+        '0100' +
+        '01000000' +
+        '02000000' +
+        '03000000' +
+        '03000000' +
+        '0c000000' +
+        '0900000001000000',
+    );
+  });
+
+  test('a status with a length that is not its own, or without a time, is refused', () => {
+    const frame = wire.encodeStatus(statuses[0]!);
+    for (let length = 0; length < frame.length; length++)
+      expect(wire.decodeStatus(frame.subarray(0, length))).toBeNull();
+    expect(wire.decodeStatus(Buffer.concat([frame, Buffer.alloc(4)]))).toBeNull();
+    expect(wire.decodeStatus(wire.encodeStatus({ ...statuses[0]!, clock: Number.NaN }))).toBeNull();
+  });
+
+  test('frames to relay keep their kind and bytes, as views', () => {
+    const relay = Buffer.concat([wire.encodeRelay(3, wire.FrameKind.batch), payload]);
+    expect(wire.decodeRelay(relay)).toEqual({ to: 3, kind: wire.FrameKind.batch, body: payload });
+    const relayed = Buffer.concat([wire.encodeRelayed(1, 2 ** 35, wire.FrameKind.append), payload]);
+    expect(wire.decodeRelayed(relayed)).toEqual({
+      from: 1,
+      incarnation: 2 ** 35,
+      kind: wire.FrameKind.append,
+      body: payload,
+    });
+    expect(wire.decodeRelay(relay)?.body.buffer).toBe(relay.buffer);
+    expect(wire.decodeRelayed(relayed)?.body.buffer).toBe(relayed.buffer);
+  });
+
+  test('nothing is relayed twice', () => {
+    const { relay, relayed } = wire.FrameKind;
+    for (const kind of [relay, relayed, 0, 256]) {
+      expect(wire.decodeRelay(wire.encodeRelay(3, kind))).toBeNull();
+      expect(wire.decodeRelayed(wire.encodeRelayed(3, 1, kind))).toBeNull();
+    }
+    expect(wire.decodeRelay(Buffer.alloc(7))).toBeNull();
+    expect(wire.decodeRelayed(Buffer.alloc(15))).toBeNull();
   });
 
   test('every shortened frame is refused', () => {

@@ -2,20 +2,18 @@
 
 import { describe, expect, it } from 'vitest';
 import { RecordKind, readRecordHeader, viewOf } from '../../cluster/log/codec.ts';
-import { openLog } from '../../cluster/log/index.ts';
 import type { Store } from '../../cluster/log/store.ts';
-import type { GroupWrite, Log, LogEntry, LogOptions, RecoveredGroup } from '../../cluster/log/types.ts';
-import type { Random } from '../../cluster/ports.ts';
+import type { LogOptions } from '../../cluster/log/types.ts';
+import { piecesOf } from '../../cluster/machine/snapshot-pieces.ts';
 import { createMemoryDisk, diskError, type MemoryDisk } from '../support/memory-disk.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
+import { Run } from './log-run.ts';
 import {
   append,
-  clock,
   configuration,
   drain,
   entries,
   entry,
-  options,
   origin,
   read,
   rejection,
@@ -111,7 +109,7 @@ describe('torn or damaged', () => {
   it('deletes nothing because of a damaged manifest or snapshot', async () => {
     const { disk, log } = await open();
     await append(log, write(1, { entries: entries(1, 1, 9, 1) }));
-    await log.saveSnapshot(1, { index: 5, term: 1, configuration }, [Buffer.alloc(1000, 7)]);
+    await log.saveSnapshot(1, { index: 5, term: 1, configuration }, piecesOf([Buffer.alloc(1000, 7)]));
     await log.close();
     const before = disk.paths();
     for (const [path, offset] of [
@@ -211,7 +209,9 @@ describe('one write at a time', () => {
     await turns();
     expect(fatal.length).toBe(1);
     expect(done).toBe(0);
-    expect((await rejection(log.saveSnapshot(1, { index: 1, term: 1, configuration }, []))).code).toBe('failed');
+    expect((await rejection(log.saveSnapshot(1, { index: 1, term: 1, configuration }, piecesOf([])))).code).toBe(
+      'failed',
+    );
     await log.close();
     disk.crash(createMemoryRandom(1));
     expect((await reopen(disk)).groups[0]!.entries.length).toBeLessThanOrEqual(1);
@@ -220,10 +220,10 @@ describe('one write at a time', () => {
   it('does not delete what is being read or sent', async () => {
     const { disk, log } = await open({ cacheBytesMax: 0, fileBytesMax: 2048 });
     await append(log, write(1, { entries: entries(1, 1, 60, 1) }));
-    await log.saveSnapshot(1, { index: 50, term: 1, configuration }, [Buffer.from('first')]);
+    await log.saveSnapshot(1, { index: 50, term: 1, configuration }, piecesOf([Buffer.from('first')]));
     log.compactionPoint(1);
     const reader = await log.openSnapshotStream(1, [3, 40], 0);
-    await log.saveSnapshot(1, { index: 55, term: 1, configuration }, [Buffer.from('second')]);
+    await log.saveSnapshot(1, { index: 55, term: 1, configuration }, piecesOf([Buffer.from('second')]));
     log.compactionPoint(1);
     await log.collect(() => false);
     expect((await drain(reader, 64)).includes('first')).toBe(true);
@@ -236,242 +236,6 @@ describe('one write at a time', () => {
     expect(log.status().files).toBe(files - 2);
   });
 });
-
-// ---- crashes anywhere ----
-
-type Change =
-  | { readonly kind: 'create'; readonly group: number }
-  | { readonly kind: 'entry'; readonly group: number; readonly entry: LogEntry }
-  | { readonly kind: 'truncate'; readonly group: number; readonly from: number }
-  | {
-      readonly kind: 'hardState';
-      readonly group: number;
-      readonly term: number;
-      readonly vote: number;
-      readonly commit: number;
-    };
-
-interface GroupModel {
-  terms: number[];
-  bytes: number[];
-  hardState: { term: number; vote: number; commit: number };
-}
-
-/** What the log must be: the changes in the order of their records, and how many of them were confirmed. */
-class Model {
-  changes: Change[] = [];
-  confirmed = 0;
-  groups = new Map<number, GroupModel>();
-  /** Entries up to here are never truncated, as if a majority had them. */
-  committed = new Map<number, number>();
-
-  apply(change: Change, groups = this.groups): void {
-    if (change.kind === 'create') {
-      groups.set(change.group, { terms: [0], bytes: [0], hardState: { term: 0, vote: 0, commit: 0 } });
-      return;
-    }
-    const group = groups.get(change.group)!;
-    if (change.kind === 'entry') {
-      group.terms.push(change.entry.term);
-      group.bytes.push(change.entry.bytes);
-    } else if (change.kind === 'truncate') {
-      group.terms.length = change.from;
-      group.bytes.length = change.from;
-    } else group.hardState = { term: change.term, vote: change.vote, commit: change.commit };
-  }
-
-  add(change: Change): void {
-    this.changes.push(change);
-    this.apply(change);
-  }
-
-  /** Finds the point at which the recovered groups stopped, confirmed or later; throws if there is none. Goes on from there. */
-  adopt(recovered: readonly RecoveredGroup[], snapshots: ReadonlyMap<number, number>): void {
-    const groups: Model['groups'] = new Map();
-    for (let i = 0; i < this.confirmed; i++) this.apply(this.changes[i]!, groups);
-    for (let i = this.confirmed; ; i++) {
-      if (matches(groups, recovered, snapshots)) {
-        this.changes.length = i;
-        this.confirmed = i;
-        this.groups = groups;
-        return;
-      }
-      if (i === this.changes.length)
-        throw new Error('what was recovered is no state that the log was ever in since the last confirmed one');
-      this.apply(this.changes[i]!, groups);
-    }
-  }
-}
-
-function matches(
-  groups: Model['groups'],
-  recovered: readonly RecoveredGroup[],
-  snapshots: ReadonlyMap<number, number>,
-): boolean {
-  if (groups.size !== recovered.length) return false;
-  for (const found of recovered) {
-    const group = groups.get(found.group);
-    if (group === undefined || found.compacted.index > found.snapshot.index) return false;
-    const { hardState, terms, bytes } = group;
-    if (found.hardState.term !== hardState.term || found.hardState.vote !== hardState.vote) return false;
-    if (found.hardState.commit !== hardState.commit) return false;
-    if (found.snapshot.index < (snapshots.get(found.group) ?? 0)) return false;
-    if (terms[found.compacted.index] !== found.compacted.term) return false;
-    if (found.entries.length !== terms.length - 1 - found.compacted.index) return false;
-    for (const { index, term, bytes: length } of found.entries)
-      if (terms[index] !== term || bytes[index] !== length) return false;
-  }
-  return true;
-}
-
-class Run {
-  readonly random: Random;
-  readonly disk = createMemoryDisk();
-  readonly model = new Model();
-  /** Indices that stay live; and the newest snapshot whose saving was confirmed. */
-  readonly live = new Map<number, Set<number>>();
-  readonly snapshots = new Map<number, number>();
-  log!: Log;
-  readonly limits: Partial<LogOptions>;
-
-  constructor(seed: number) {
-    this.random = createMemoryRandom(seed);
-    this.limits = {
-      fileBytesMax: 1500 + this.random.integer(4000),
-      cacheBytesMax: this.random.integer(3) * 2000,
-      keptBytesMax: this.random.integer(3) * 1000,
-      pressureBytes: 4000 + this.random.integer(20_000),
-    };
-  }
-
-  async open(): Promise<void> {
-    for (;;) {
-      // Now and then the opening itself is cut short.
-      const cut = this.random.integer(4) === 0 ? this.random.integer(12) : -1;
-      const opening = openLog(this.disk.mount(), clock, options(this.limits));
-      if (cut >= 0) {
-        for (let i = 0; i < cut * 3; i++) await Promise.resolve();
-        const early = await Promise.race([opening, Promise.resolve(null)]);
-        if (early === null) {
-          this.disk.crash(this.random);
-          continue;
-        }
-      }
-      const { log, groups } = await opening;
-      this.model.adopt(groups, this.snapshots);
-      for (const { group, snapshot } of groups)
-        this.model.committed.set(group, Math.max(snapshot.index, this.model.groups.get(group)!.hardState.commit));
-      this.log = log;
-      log.onFatal = (error) => {
-        throw error;
-      };
-      return;
-    }
-  }
-
-  /** Every entry that must be there is there, with its bytes. */
-  async verify(): Promise<void> {
-    for (const [group, { terms, bytes }] of this.model.groups) {
-      for (let index = 1; index < terms.length; index++) {
-        const isLive = this.live.get(group)!.has(index);
-        if (isLive && !this.log.has(group, index)) throw new Error(`live entry ${index} of group ${group} is gone`);
-        if (!this.log.has(group, index)) continue;
-        const [found] = await read(this.log, group, index, index);
-        const expected = entry(group, index, terms[index]!, bytes[index]!);
-        if (JSON.stringify(found) !== JSON.stringify(expected))
-          throw new Error(
-            `entry ${index} of group ${group} differs: ${JSON.stringify({ ...found, data: null })} expected ${JSON.stringify({ ...expected, data: null })}`,
-          );
-      }
-      if (this.log.has(group, terms.length)) throw new Error(`entry ${terms.length} of group ${group} came back`);
-    }
-  }
-
-  step(): void {
-    const { random } = this;
-    const choice = random.integer(20);
-    if (choice < 14) this.append();
-    else if (choice < 17) this.snapshot();
-    else this.collect();
-  }
-
-  append(): void {
-    const writes: GroupWrite[] = [];
-    const groups = [...this.model.groups.keys()].filter(() => this.random.integer(2) === 0);
-    for (const id of groups) writes.push(this.writeOf(id));
-    if (this.model.groups.size < 3 && this.random.integer(4) === 0) {
-      const id = this.model.groups.size + 1;
-      this.log.createGroup(id, id, origin);
-      this.model.add({ kind: 'create', group: id });
-      this.live.set(id, new Set());
-      this.model.committed.set(id, 0);
-    }
-    for (const { group, truncateFrom, entries: added, hardState } of writes) {
-      if (truncateFrom !== null) this.model.add({ kind: 'truncate', group, from: truncateFrom });
-      for (const item of added) this.model.add({ kind: 'entry', group, entry: item });
-      if (hardState !== null) this.model.add({ kind: 'hardState', group, ...hardState });
-    }
-    const reached = this.model.changes.length;
-    const { log } = this;
-    log.append(writes, () => {
-      if (log === this.log) this.model.confirmed = Math.max(this.model.confirmed, reached);
-    });
-  }
-
-  writeOf(id: number): GroupWrite {
-    const { random, model } = this;
-    const group = model.groups.get(id)!;
-    const live = this.live.get(id)!;
-    let last = group.terms.length - 1;
-    const committed = model.committed.get(id)!;
-    let { term } = group.hardState;
-    let truncateFrom: number | null = null;
-    if (last > committed && random.integer(4) === 0) {
-      truncateFrom = committed + 1 + random.integer(last - committed);
-      last = truncateFrom - 1;
-      term++;
-      for (const index of live) if (index > last) live.delete(index);
-    }
-    term = Math.max(term, group.terms[last]!);
-    const added: LogEntry[] = [];
-    for (let count = random.integer(5); count > 0; count--) {
-      last++;
-      added.push(entry(id, last, term, random.integer(400)));
-      if (random.integer(6) === 0) live.add(last);
-    }
-    const commit = committed + random.integer(last - committed + 1);
-    model.committed.set(id, commit);
-    const vote = term === group.hardState.term ? group.hardState.vote : random.integer(4);
-    const hardState = random.integer(2) === 0 || term > group.hardState.term ? { term, vote, commit } : null;
-    if (hardState === null) model.committed.set(id, committed);
-    return write(id, { truncateFrom, entries: added, hardState });
-  }
-
-  snapshot(): void {
-    for (const [id, { terms }] of this.model.groups) {
-      const index = this.model.committed.get(id)!;
-      if (index <= (this.snapshots.get(id) ?? 0) || this.random.integer(2) === 0) continue;
-      const meta = { index, term: terms[index]!, configuration };
-      const { log } = this;
-      log.saveSnapshot(id, meta, [Buffer.alloc(this.random.integer(3000), index)]).then(
-        () => {
-          if (log === this.log) this.snapshots.set(id, Math.max(this.snapshots.get(id) ?? 0, index));
-        },
-        (error: { code?: string }) => {
-          if (error.code !== 'closed') throw error;
-        },
-      );
-    }
-  }
-
-  collect(): void {
-    for (const id of this.model.groups.keys()) this.log.compactionPoint(id);
-    void this.log.collect((group, first, last) => {
-      for (const index of this.live.get(group)!) if (index >= first && index <= last) return true;
-      return false;
-    });
-  }
-}
 
 describe('crashes', () => {
   const seeds = Array.from({ length: 60 }, (_, i) => i + 1);
@@ -488,6 +252,7 @@ describe('crashes', () => {
             for (let pause = run.random.integer(4) * run.random.integer(12); pause > 0; pause--)
               await Promise.resolve();
           }
+          await run.verifyVolatile();
           const end = run.random.integer(8);
           if (end === 0) await run.log.close();
           else if (end === 1) run.disk.kill(run.random);
@@ -506,7 +271,7 @@ describe('crashes', () => {
     await append(source.log, write(1, { entries: entries(1, 1, 40, 2) }));
     await append(source.log, write(1, { entries: entries(1, 41, 60, 4), hardState: { term: 4, vote: 0, commit: 60 } }));
     const meta = { index: 55, term: 4, configuration };
-    await source.log.saveSnapshot(1, meta, [Buffer.alloc(2000, 5)]);
+    await source.log.saveSnapshot(1, meta, piecesOf([Buffer.alloc(2000, 5)]));
     const reader = await source.log.openSnapshotStream(1, [20, 35, 50], 30);
     const bytes = await drain(reader, 1 << 20);
     let before = 0;

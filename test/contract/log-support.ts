@@ -42,6 +42,7 @@ export function options(changes: Partial<LogOptions> = {}): LogOptions {
     cacheBytesMax: 1024 * 1024,
     keptBytesMax: 0,
     pressureBytes: 1024 * 1024 * 1024,
+    volatileWaitingBytesMax: 1024 * 1024,
     ...changes,
   };
 }

@@ -1,6 +1,7 @@
 // The contract of the log, on the disk in memory and on a real one alike.
 
 import { afterAll, describe, expect, it } from 'vitest';
+import { piecesOf } from '../../cluster/machine/snapshot-pieces.ts';
 import type { Disk } from '../../cluster/ports.ts';
 import {
   append,
@@ -162,7 +163,7 @@ describe.each(diskKinds)('log on disk: $name', ({ create }) => {
     await append(log, write(1, { entries: entries(1, 1, 200, 1), hardState: { term: 1, vote: 0, commit: 200 } }));
     expect(await log.loadSnapshot(1)).toBeNull();
     const meta = { index: 150, term: 1, configuration };
-    await log.saveSnapshot(1, meta, [Buffer.from('state '), Buffer.from('at 150')]);
+    await log.saveSnapshot(1, meta, piecesOf([Buffer.from('state '), Buffer.from('at 150')]));
     const compacted = log.compactionPoint(1);
     expect(compacted.index).toBeGreaterThan(130);
     expect(compacted.index).toBeLessThan(145);
@@ -180,9 +181,9 @@ describe.each(diskKinds)('log on disk: $name', ({ create }) => {
     expect(groups[0]!.entries.length).toBe(200 - compacted.index);
     expect(await read(again, 1, 70, 70)).toEqual([entry(1, 70, 1)]);
     expect(await again.loadSnapshot(1)).toEqual({ meta, state: Buffer.from('state at 150') });
-    await again.saveSnapshot(1, { index: 160, term: 1, configuration }, []);
+    await again.saveSnapshot(1, { index: 160, term: 1, configuration }, piecesOf([]));
     expect((await again.loadSnapshot(1))!.state.length).toBe(0);
-    await again.saveSnapshot(1, meta, [Buffer.from('older')]);
+    await again.saveSnapshot(1, meta, piecesOf([Buffer.from('older')]));
     expect((await again.loadSnapshot(1))!.meta.index).toBe(160);
     await again.close();
     expect((await disk.list('snapshots')).length).toBe(1);
@@ -199,9 +200,9 @@ describe.each(diskKinds)('log on disk: $name', ({ create }) => {
       write(1, { truncateFrom: 11, entries: entries(1, 11, 15, 4), hardState: { term: 4, vote: 1, commit: 15 } }),
     );
     await append(log, write(2, { entries: [entry(2, 2, 1, 4500), entry(2, 3, 1, 1000)] }));
-    await log.saveSnapshot(1, { index: 15, term: 4, configuration }, [Buffer.from('s')]);
+    await log.saveSnapshot(1, { index: 15, term: 4, configuration }, piecesOf([Buffer.from('s')]));
     log.compactionPoint(1);
-    await log.saveSnapshot(2, { index: 2, term: 1, configuration }, [Buffer.from('s')]);
+    await log.saveSnapshot(2, { index: 2, term: 1, configuration }, piecesOf([Buffer.from('s')]));
     log.compactionPoint(2);
     const names = await disk.list('log');
     await log.collect((group, first, last) => group === 2 && first <= 1 && last >= 1);
@@ -231,7 +232,7 @@ describe.each(diskKinds)('log on disk: $name', ({ create }) => {
     for (let group = 2; group <= 4; group++) log.createGroup(group, 1, origin);
     const ends = [0, 0, 0, 0, 0];
     const settle = async (group: number) => {
-      await log.saveSnapshot(group, { index: ends[group]!, term: 1, configuration }, [Buffer.from('state')]);
+      await log.saveSnapshot(group, { index: ends[group]!, term: 1, configuration }, piecesOf([Buffer.from('state')]));
     };
     const pressed: number[] = [];
     log.onPressure = (group) => pressed.push(group);
@@ -262,7 +263,7 @@ describe.each(diskKinds)('log on disk: $name', ({ create }) => {
     await append(source.log, write(1, { entries: entries(1, 1, 100, 2) }));
     const meta = { index: 90, term: 2, configuration };
     const state = Buffer.alloc(600_000, 'abc');
-    await source.log.saveSnapshot(1, meta, [state.subarray(0, 1000), state.subarray(1000)]);
+    await source.log.saveSnapshot(1, meta, piecesOf([state.subarray(0, 1000), state.subarray(1000)]));
     const live = [1, 2, 40, 88, 90, 95];
     const one = await source.log.openSnapshotStream(1, live, 1);
     const two = await source.log.openSnapshotStream(1, live, 1);
@@ -307,7 +308,7 @@ describe.each(diskKinds)('log on disk: $name', ({ create }) => {
     await append(source.log, write(1, { entries: entries(1, 1, 50, 2) }));
     await append(source.log, write(1, { entries: entries(1, 51, 60, 4) }));
     const meta = { index: 55, term: 4, configuration };
-    await source.log.saveSnapshot(1, meta, [Buffer.from('state')]);
+    await source.log.saveSnapshot(1, meta, piecesOf([Buffer.from('state')]));
     const fits = await open();
     await append(fits.log, write(1, { entries: entries(1, 1, 50, 2) }));
     await append(fits.log, write(1, { entries: entries(1, 51, 58, 4) }));
@@ -338,7 +339,7 @@ describe.each(diskKinds)('log on disk: $name', ({ create }) => {
     const source = await open();
     await append(source.log, write(1, { entries: entries(1, 1, 20, 2) }));
     const meta = { index: 10, term: 2, configuration };
-    await source.log.saveSnapshot(1, meta, [Buffer.alloc(5000, 1)]);
+    await source.log.saveSnapshot(1, meta, piecesOf([Buffer.alloc(5000, 1)]));
     const reader = await source.log.openSnapshotStream(1, [3], 0);
     const bytes = await drain(reader, 1 << 20);
     reader.close();
@@ -377,7 +378,7 @@ describe.each(diskKinds)('log on disk: $name', ({ create }) => {
   it('says what is missing instead of starting without it', async () => {
     const { disk, log } = await open({ fileBytesMax: 2048 });
     await append(log, write(1, { entries: entries(1, 1, 50, 1) }));
-    await log.saveSnapshot(1, { index: 20, term: 1, configuration }, [Buffer.from('x')]);
+    await log.saveSnapshot(1, { index: 20, term: 1, configuration }, piecesOf([Buffer.from('x')]));
     await log.close();
     const names = await disk.list('log');
     const hide = async (path: string) => {

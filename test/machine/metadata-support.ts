@@ -3,7 +3,7 @@
 import { expect } from 'vitest';
 import { BatchBuilder, OriginKind, ResultCode } from '../../cluster/machine/commands.ts';
 import type { PipeSink } from '../../cluster/machine/machine.ts';
-import { type BindingRecord, MetadataMachine } from '../../cluster/machine/metadata.ts';
+import { type BindingRecord, MetadataMachine, type MetadataOptions } from '../../cluster/machine/metadata.ts';
 import type { Arguments, ConnectionId, ExchangeType, MetadataCommand } from '../../cluster/machine/metadata-types.ts';
 
 export function addAll(builder: BatchBuilder, commands: readonly MetadataCommand[]): void {
@@ -18,7 +18,11 @@ export const owner = (connection: number, incarnation = 1, node = 1): Connection
 });
 
 export type CommandOf<K extends MetadataCommand['kind']> = Extract<MetadataCommand, { readonly kind: K }>;
-export const declareQueue = (name: string, rest: Partial<CommandOf<'declareQueue'>> = {}): MetadataCommand => ({
+/** Declared by node 1 in its incarnation 1, or by its owner. */
+export const declareQueue = (
+  name: string,
+  rest: Partial<CommandOf<'declareQueue'>> = {},
+): CommandOf<'declareQueue'> => ({
   kind: 'declareQueue',
   vhost: '/',
   name,
@@ -26,6 +30,7 @@ export const declareQueue = (name: string, rest: Partial<CommandOf<'declareQueue
   autoDelete: false,
   exclusive: null,
   arguments: {},
+  home: { node: rest.exclusive?.node ?? 1, incarnation: rest.exclusive?.incarnation ?? 1 },
   ...rest,
 });
 export const declareExchange = (
@@ -83,8 +88,8 @@ export class Bench {
   acknowledged = 0;
   readonly #builder = new BatchBuilder(1024);
 
-  constructor(shards = 3, routeQueuesMax?: number) {
-    this.machine = new MetadataMachine({ shards, ...(routeQueuesMax === undefined ? {} : { routeQueuesMax }) });
+  constructor(shards = 3, options: Omit<MetadataOptions, 'shards'> = {}) {
+    this.machine = new MetadataMachine({ shards, ...options });
     const { told } = this;
     const sink: PipeSink = {
       batchApplied: (sequence) => void told.applied.push(sequence),

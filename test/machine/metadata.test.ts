@@ -65,12 +65,14 @@ describe('queues', () => {
     ['exclusive, same connection', { exclusive: owner(7) }, { exclusive: owner(7) }, ok],
     ['exclusive, other connection', { exclusive: owner(7) }, { exclusive: owner(8) }, locked],
     ['exclusive, other node', { exclusive: owner(7) }, { exclusive: owner(7, 1, 2) }, locked],
-    ['exclusive, other incarnation', { exclusive: owner(7) }, { exclusive: owner(7, 2) }, locked],
+    ['exclusive, of an incarnation that is not open', { exclusive: owner(7) }, { exclusive: owner(7, 2) }, refused],
+    ['not durable, from another node', { durable: false }, { durable: false, home: { node: 2, incarnation: 1 } }, ok],
     ['exclusive, not declared as such', { exclusive: owner(7) }, {}, locked],
     ['not exclusive, declared as such', {}, { exclusive: owner(7) }, locked],
     ['locked counts more than inequivalent', { exclusive: owner(7) }, { exclusive: owner(8), durable: false }, locked],
   ])('declared again: %s', (_, first, second, expected) => {
     const bench = new Bench();
+    bench.run(openNode(1), openNode(1, 2));
     expect(bench.run(declareQueue('q', first))).toEqual([[ok, 1]]);
     expect(bench.run(declareQueue('q', second))).toEqual([[expected, expected === ok ? 1 : 0]]);
   });
@@ -128,9 +130,8 @@ describe('queues', () => {
       const bench = new Bench(count);
       const seen = new Set<number>();
       for (let uid = 1; uid <= 5 * count; uid++) {
-        bench.run(declareQueue(`q${uid}`, uid % 3 === 0 ? { exclusive: owner(uid % 2) } : {}));
+        bench.run(declareQueue(`q${uid}`));
         if (uid % 4 === 0) bench.run({ kind: 'deleteQueue', uid: uid - 2 });
-        if (uid % 7 === 0) bench.run({ kind: 'deleteExclusive', owner: owner(1) });
         for (const { shard } of bench.machine.queues()) {
           expect(shard).toBeGreaterThanOrEqual(1);
           expect(shard).toBeLessThanOrEqual(count);
@@ -157,6 +158,7 @@ describe('queues', () => {
   it('of a connection go with it, and no others', () => {
     const bench = new Bench();
     bench.run(
+      openNode(1),
       declareQueue('a', { exclusive: owner(1) }),
       declareQueue('b', { exclusive: owner(1) }),
       declareQueue('c', { exclusive: owner(2) }),
@@ -419,7 +421,7 @@ describe('routes', () => {
   });
 
   it('kept are bounded by the queues in them, and a fanout keeps one for all keys', () => {
-    const bench = new Bench(3, 500);
+    const bench = new Bench(3, { routeQueuesMax: 500 });
     for (let i = 0; i < 40; i++)
       bench.run(declareQueue(`q${i}`), bind('amq.fanout', `q${i}`), bind('amq.topic', `q${i}`, '#'));
     for (let i = 0; i < 300; i++) {
@@ -452,7 +454,10 @@ describe('rows for the shards', () => {
   it('go when the shard has applied them, and not before', () => {
     const bench = new Bench(2);
     for (let i = 0; i < 8; i++) bench.run(declareQueue(`q${i}`));
-    expect(bench.machine.status().rowsPerShard).toEqual([4, 4]);
+    expect([...bench.machine.status().rowsPerGroup]).toEqual([
+      [1, 4],
+      [2, 4],
+    ]);
     expect(bench.code({ kind: 'shardApplied', shard: 2, version: 5 })).toBe(ok);
     expect(bench.machine.changes(2, 0, 99).map((row) => row.version)).toEqual([7]);
     expect(bench.machine.changes(1, 0, 99)).toHaveLength(4);
@@ -481,7 +486,10 @@ describe('rows for the shards', () => {
 describe('nodes', () => {
   it('end their earlier incarnations when they open a new one', () => {
     const bench = new Bench(2);
-    expect(bench.code(openNode(1))).toBe(ok);
+    expect(bench.run(openNode(1), openNode(1, 2))).toEqual([
+      [ok, 0],
+      [ok, 0],
+    ]);
     expect(bench.machine.changes(1, 0, 99)).toEqual([]);
     bench.run(declareQueue('mine', { exclusive: owner(5) }), declareQueue('other', { exclusive: owner(5, 1, 2) }));
     const { index } = bench;
@@ -573,13 +581,13 @@ describe('batches', () => {
     expect(bench.told).toEqual({ results, applied: [1], fenced: 0 });
     expect(bench.machine.lastSequence({ node: 1, incarnation: 1 })).toBe(1);
     bench.told.results.length = 0;
-    bench.machine.resume(() => 0);
+    bench.machine.resume({ node: 1, incarnation: 1 }, () => 0);
     expect(bench.told.results).toEqual(results);
     bench.told.results.length = 0;
     bench.acknowledged = 1;
     bench.sequence = 1;
     bench.run(unbind('amq.direct', 'none'));
-    bench.machine.resume(() => 0);
+    bench.machine.resume({ node: 1, incarnation: 1 }, () => 0);
     expect(bench.told.results).toEqual([]);
     // A gap is not filled by what follows it.
     bench.sequence = 5;
@@ -641,7 +649,7 @@ describe('batches', () => {
 describe('commands that make no sense are refused', () => {
   const deep = (depth: number): string => `${'{"table":{"a":'.repeat(depth)}1${'}}'.repeat(depth)}`;
   const queue = (rest: string): string =>
-    `{"kind":"declareQueue","vhost":"/","name":"q","durable":true,"autoDelete":false,"exclusive":null,"arguments":{},${rest}}`;
+    `{"kind":"declareQueue","vhost":"/","name":"q","durable":true,"autoDelete":false,"exclusive":null,"arguments":{},"home":{"node":1,"incarnation":1},${rest}}`;
   it.each([
     '',
     'nonsense',
@@ -658,6 +666,9 @@ describe('commands that make no sense are refused', () => {
     '{"kind":"deleteExclusive","owner":null}',
     '{"kind":"openNode","node":1,"name":"n","uuid":"u","incarnation":0}',
     '{"kind":"openNode","node":1,"name":"","uuid":"u","incarnation":1}',
+    '{"kind":"openNode","node":1024,"name":"n","uuid":"u","incarnation":1}',
+    '{"kind":"configureQueue","uid":1}',
+    '{"kind":"configureQueue","uid":1.5,"arguments":{}}',
     '{"kind":"fenceNode","node":1}',
     '{"kind":"shardApplied","shard":"0","version":0}',
     '{"kind":"bind","vhost":"/","source":"amq.direct","routingKey":"","arguments":{}}',
@@ -669,6 +680,12 @@ describe('commands that make no sense are refused', () => {
     queue(`"name":"${'€'.repeat(86)}"`),
     queue('"exclusive":{"node":1}'),
     queue('"exclusive":false'),
+    queue('"exclusive":{"node":2,"incarnation":1,"connection":1}'),
+    queue('"exclusive":{"node":1,"incarnation":2,"connection":1}'),
+    queue('"home":null'),
+    queue('"home":{"node":1}'),
+    queue('"home":{"node":1,"incarnation":-1}'),
+    queue('"durable":false'),
     queue('"arguments":null'),
     queue('"arguments":[]'),
     queue('"arguments":{"a":1e999}'),
@@ -691,6 +708,7 @@ describe('commands that make no sense are refused', () => {
 
   it('but unknown fields are ignored, and what fits is taken', () => {
     const bench = new Bench();
+    bench.run(openNode(1));
     expect(bench.code(queue('"colour":"red"'))).toBe(ok);
     expect(Object.keys(bench.machine.queue('/', 'q')!)).not.toContain('colour');
     expect(bench.code(queue(`"name":"deep","arguments":{"a":${deep(31)}}`))).toBe(ok);

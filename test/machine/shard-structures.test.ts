@@ -3,16 +3,42 @@
 import { describe, expect, it } from 'vitest';
 import { ByteReader, ByteWriter } from '../../cluster/machine/queue/bytes.ts';
 import { ChunkPool, Fifo } from '../../cluster/machine/queue/fifo.ts';
+import { type Image, Sections } from '../../cluster/machine/queue/images.ts';
 import { Leases } from '../../cluster/machine/queue/leases.ts';
 import { LiveCounts } from '../../cluster/machine/queue/live.ts';
 import { Returned } from '../../cluster/machine/queue/returned.ts';
+import { randomFrom } from './shard-random.ts';
 
 const large = 2 ** 40;
 
-function written(write: (writer: ByteWriter) => void): ByteReader {
+function writtenBytes(write: (writer: ByteWriter) => void): ByteReader {
   const writer = new ByteWriter(16);
   write(writer);
   return new ByteReader(Buffer.concat(writer.pieces()));
+}
+
+/** The rest of an image, in small pieces. */
+function finish(image: Image): Buffer {
+  const writer = new ByteWriter(16);
+  const pieces: Buffer[] = [];
+  for (let more = true; more; pieces.push(...writer.pieces())) more = !image.write(writer, 1000);
+  return Buffer.concat(pieces);
+}
+
+function taken(capture: (sections: Sections) => void): Sections {
+  const sections = new Sections(new ByteWriter(16));
+  capture(sections);
+  sections.close();
+  return sections;
+}
+
+const bytesOf = (capture: (sections: Sections) => void): Buffer => finish(taken(capture));
+
+const written = (capture: (sections: Sections) => void): ByteReader => new ByteReader(bytesOf(capture));
+
+/** An image to be written later, and what it is to give. */
+function image(of: { capture(sections: Sections): void }): { readonly image: Sections; readonly expected: Buffer } {
+  return { expected: bytesOf((sections) => of.capture(sections)), image: taken((sections) => of.capture(sections)) };
 }
 
 /** For loops: `expect` alone would take most of their time. */
@@ -22,7 +48,7 @@ function same(actual: unknown, expected: unknown): void {
 
 describe('bytes', () => {
   it('come back as they were written, over the seams of the pieces', () => {
-    const reader = written((writer) => {
+    const reader = writtenBytes((writer) => {
       for (let i = 0; i < 20_000; i++) {
         writer.u8(i & 0xff);
         writer.u32(0xffff_ffff - i);
@@ -85,26 +111,43 @@ describe('fifo', () => {
   });
 });
 
+/** All that is unsettled, as [lease ordinal, index]. */
+function unsettled(leases: Leases): [number, number][] {
+  const all: [number, number][] = [];
+  for (let more = leases.seek(0); more; more = leases.advance()) all.push([leases.leaseOrdinal, leases.index]);
+  return all;
+}
+
 describe('leases', () => {
   it('stay small when one old lease is never settled', () => {
     const leases = new Leases();
     leases.push(large + 1, 5, 6, 7);
     for (let i = 2; i <= 100_000; i++) {
       same(leases.push(i, 0, 0, 0), i);
-      const slot = leases.lowerBound(i);
-      same(leases.leaseOrdinal(slot), i);
-      leases.settle(slot);
-      leases.trim();
-      same(leases.tail <= 8, true);
+      same(leases.seek(i), true);
+      same(leases.leaseOrdinal, i);
+      leases.settle();
+      same(leases.advance(), false);
+      same(leases.slots <= 8, true);
     }
-    const slot = leases.lowerBound(0);
-    expect([leases.leaseOrdinal(slot), leases.index(slot), leases.ordinal(slot), leases.bytes(slot)]).toEqual([
-      1,
-      large + 1,
-      5,
-      6,
-    ]);
-    expect([leases.history(slot), leases.unsettled]).toEqual([7, 1]);
+    expect(leases.seek(0)).toBe(true);
+    expect([leases.leaseOrdinal, leases.index, leases.ordinal, leases.bytes]).toEqual([1, large + 1, 5, 6]);
+    expect([leases.history, leases.unsettled]).toEqual([7, 1]);
+  });
+
+  it('stay small when one of a hundred is never settled, and shrink when all are', () => {
+    const leases = new Leases();
+    for (let i = 1; i <= 100_000; i++) {
+      leases.push(i, 0, 0, 0);
+      if (i <= 3000 || i % 100 === 0) continue;
+      leases.seek(i - 2000);
+      if (leases.leaseOrdinal === i - 2000) leases.settle();
+    }
+    expect(leases.slots).toBeLessThanOrEqual(4 * leases.unsettled + 1024);
+    for (let more = leases.seek(0); more; more = leases.advance()) leases.settle();
+    expect([leases.unsettled, leases.slots, leases.seek(0)]).toEqual([0, 0, false]);
+    same(leases.push(7, 0, 0, 0), 100_001);
+    expect(unsettled(leases)).toEqual([[100_001, 7]]);
   });
 
   it('finds the first lease at or above any ordinal, with gaps anywhere', () => {
@@ -115,14 +158,12 @@ describe('leases', () => {
       // Settles seven of eight at some distance, so that gaps are squeezed out now and then.
       const old = i - 20;
       if (old > 0 && old % 8 !== 0) {
-        leases.settle(leases.lowerBound(old));
-        leases.trim();
+        leases.seek(old);
+        leases.settle();
         held = held.filter((ordinal) => ordinal !== old);
       }
       for (const wanted of [0, Math.floor(i / 2), Math.floor(i / 3) * 2, i - 20, i, i + 1, i + 100]) {
-        let slot = leases.lowerBound(wanted);
-        while (slot < leases.tail && leases.isSettled(slot)) slot++;
-        const found = slot < leases.tail ? leases.leaseOrdinal(slot) : undefined;
+        const found = leases.seek(wanted) ? leases.leaseOrdinal : undefined;
         same(
           found,
           held.find((ordinal) => ordinal >= wanted),
@@ -132,42 +173,108 @@ describe('leases', () => {
     expect(leases.unsettled).toBe(held.length);
     const copy = new Leases();
     copy.restore(
-      written((writer) => leases.serialise(writer)),
+      written((sections) => leases.capture(sections)),
       new LiveCounts(),
     );
     expect([copy.next, copy.unsettled]).toEqual([leases.next, leases.unsettled]);
-    for (const ordinal of held) expect(copy.index(copy.lowerBound(ordinal))).toBe(ordinal);
+    expect(unsettled(copy)).toEqual(held.map((ordinal) => [ordinal, ordinal]));
+  });
+
+  it('do what a map does, with ranges settled anywhere, far ordinals, and images that stay as they were', () => {
+    const random = randomFrom(7);
+    let leases = new Leases();
+    let held = new Map<number, number>();
+    const images: { readonly image: Sections; readonly expected: Buffer }[] = [];
+    for (let round = 0; round < 300; round++) {
+      for (let count = random(4) === 0 ? random(2000) : random(50); count > 0; count--)
+        held.set(leases.push(large + round, 1, 2, 3), large + round);
+      if (random(100) === 0) leases.next += 2 ** 33;
+      const first = random(3) === 0 ? 0 : leases.next - random(4000);
+      const [end, step] = [first + random(random(5) === 0 ? 4000 : 300), 1 + random(3)];
+      for (let more = leases.seek(first, end), i = 0; more; more = leases.advance(), i++) {
+        if (i % step > 0) continue;
+        same(held.delete(leases.leaseOrdinal), true);
+        leases.settle();
+      }
+      same(leases.unsettled, held.size);
+      if (round % 10 > 0) continue;
+      same(JSON.stringify(unsettled(leases)), JSON.stringify([...held]));
+      if (random(2) === 0) images.push(image(leases));
+      if (random(8) === 0) {
+        const copy = new Leases();
+        copy.restore(new ByteReader(bytesOf((sections) => leases.capture(sections))), new LiveCounts());
+        leases = copy;
+        held = new Map(held);
+      }
+    }
+    expect(images.length).toBeGreaterThan(5);
+    for (const { image: taken, expected } of images) expect(finish(taken).equals(expected)).toBe(true);
   });
 });
 
 describe('returned messages', () => {
   it('come out by (index, ordinal), whatever the order in which they went in', () => {
-    const heap = new Returned();
+    const returned = new Returned();
     const expected: [number, number][] = [];
     for (let i = 0; i < 2000; i++) {
       const scattered = (i * 7919) % 2000;
       const index = Math.floor(scattered / 10) * 2 ** 31 + 1;
-      heap.push(index, scattered % 10, i, i);
+      returned.push(index, scattered % 10, i, i);
       expected.push([index, scattered % 10]);
       if (i % 3 === 0) {
         expected.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
-        same(`${heap.index} ${heap.ordinal}`, expected.shift()!.join(' '));
-        heap.shift();
+        same(`${returned.index} ${returned.ordinal}`, expected.shift()!.join(' '));
+        returned.shift();
       }
     }
     const copy = new Returned();
     copy.restore(
-      written((writer) => heap.serialise(writer)),
+      written((sections) => returned.capture(sections)),
       new LiveCounts(),
     );
     expected.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
     for (const message of expected) {
-      for (const from of [heap, copy]) {
+      for (const from of [returned, copy]) {
         same(`${from.index} ${from.ordinal}`, message.join(' '));
         from.shift();
       }
-      expect(copy.length).toBe(heap.length);
+      expect(copy.length).toBe(returned.length);
     }
+  });
+
+  it('do what a sorted list does, ascending, descending and scattered, and images stay as they were', () => {
+    const random = randomFrom(11);
+    const returned = new Returned();
+    let expected: number[] = [];
+    const images: { readonly image: Sections; readonly expected: Buffer }[] = [];
+    const free = Array.from({ length: 60_000 }, (_, i) => i);
+    for (let round = 0; round < 120; round++) {
+      const kind = random(4);
+      const at = random(Math.max(1, free.length - 1500));
+      let chosen = free.splice(at, kind === 3 ? random(40) : random(1500));
+      if (kind === 1) chosen.reverse();
+      else if (kind === 2)
+        chosen = chosen
+          .map((key) => ({ key, place: random(1e9) }))
+          .sort((a, b) => a.place - b.place)
+          .map(({ key }) => key);
+      for (const key of chosen) returned.push(large + (key >> 4), key & 15, 3, key);
+      expected.push(...chosen);
+      expected.sort((a, b) => a - b);
+      for (let count = random(1800); count > 0 && expected.length > 0; count--) {
+        same(returned.history, expected.shift());
+        returned.shift();
+      }
+      same(returned.length, expected.length);
+      same(returned.totalBytes, 3 * expected.length);
+      if (round % 5 === 0) images.push(image(returned));
+    }
+    for (const key of expected) {
+      same(returned.index * 16 + returned.ordinal, large * 16 + key);
+      returned.shift();
+    }
+    expected = [];
+    for (const { image: taken, expected: bytes } of images) expect(finish(taken).equals(bytes)).toBe(true);
   });
 });
 

@@ -7,14 +7,17 @@ import {
   GetFlag,
   type Origin,
   OriginKind,
+  PartFlag,
   PublishFlag,
   RemoveFlag,
   SettleOperation,
   settleFailed,
 } from '../../cluster/machine/commands.ts';
 import type { PipeId, PipeSink } from '../../cluster/machine/machine.ts';
-import type { ShardChange } from '../../cluster/machine/metadata-types.ts';
+import type { Arguments, ShardChange } from '../../cluster/machine/metadata-types.ts';
+import { type StoreBounds, storeBounds } from '../../cluster/machine/queue/store.ts';
 import { ShardMachine } from '../../cluster/machine/shard.ts';
+import { drain } from '../../cluster/machine/snapshot-pieces.ts';
 
 export type Command =
   | { readonly kind: 'publish'; readonly queues: readonly number[]; readonly bytes: number }
@@ -40,6 +43,29 @@ export type Command =
   | { readonly kind: 'changes'; readonly version: number; readonly changes: readonly ShardChange[] }
   | { readonly kind: 'metadata' };
 
+/** Commands that the slow twin knows nothing of. */
+export type FurtherCommand =
+  | { readonly kind: 'part'; readonly first: boolean; readonly bytes: number }
+  /** A publish whose body begins in parts. */
+  | { readonly kind: 'last'; readonly queues: readonly number[]; readonly bytes: number }
+  | {
+      readonly kind: 'transfer';
+      readonly source: number;
+      readonly after: number;
+      readonly row: number;
+      readonly queues: readonly number[];
+      readonly bytes: number;
+      readonly parts: boolean;
+    }
+  | {
+      readonly kind: 'suspect';
+      readonly node: number;
+      readonly incarnation: number;
+      readonly suspected: boolean;
+    }
+  | { readonly kind: 'done'; readonly target: number; readonly row: number }
+  | { readonly kind: 'route'; readonly json: string };
+
 export interface Settle {
   readonly operation: keyof typeof SettleOperation;
   readonly failed: boolean;
@@ -48,18 +74,46 @@ export interface Settle {
   readonly count: number;
 }
 
-export interface Batch {
+export interface Batch<AnyCommand = Command> {
   readonly origin: Origin;
   readonly sequence: number;
   readonly acknowledged: number;
   readonly settles: readonly Settle[];
-  readonly commands: readonly Command[];
+  readonly commands: readonly AnyCommand[];
 }
 
 const key = Buffer.from([0, 1, 0x71]);
 const properties = Buffer.from([0, 0]);
 
-function addCommand(builder: BatchBuilder, command: Command): void {
+function addFurther(builder: BatchBuilder, command: FurtherCommand): void {
+  switch (command.kind) {
+    case 'part':
+      builder.addPart(command.first ? PartFlag.first : 0, [Buffer.alloc(command.bytes)], command.bytes);
+      return;
+    case 'last': {
+      const { queues, bytes } = command;
+      builder.addPublish(queues, PublishFlag.parts, 0, 0xffff_ffff, key, properties, [Buffer.alloc(bytes)], bytes);
+      return;
+    }
+    case 'transfer': {
+      const { source, after, row, queues, bytes, parts } = command;
+      const [flags, body] = [parts ? PublishFlag.parts : 0, [Buffer.alloc(bytes)]];
+      builder.addTransfer(source, after, row, queues, flags, 0, 0xffff_ffff, key, properties, body, bytes);
+      return;
+    }
+    case 'suspect':
+      builder.addSuspect(command.node, command.incarnation, command.suspected);
+      return;
+    case 'done':
+      builder.addDone(command.target, command.row);
+      return;
+    case 'route':
+      builder.addRoute(command.json);
+      return;
+  }
+}
+
+function addCommand(builder: BatchBuilder, command: Command | FurtherCommand): void {
   switch (command.kind) {
     case 'publish': {
       const body = [Buffer.alloc(command.bytes)];
@@ -101,26 +155,33 @@ function addCommand(builder: BatchBuilder, command: Command): void {
     case 'metadata':
       builder.addMetadata('{}');
       return;
+    default:
+      addFurther(builder, command);
   }
 }
 
 const builder = new BatchBuilder(1024);
 
-export function encode(batch: Batch): Buffer {
+export function encode(batch: Batch<Command | FurtherCommand>): Buffer {
   for (const { operation, failed, consumer, first, count } of batch.settles)
     builder.addSettle(SettleOperation[operation], failed ? settleFailed : 0, consumer, first, count);
   for (const command of batch.commands) addCommand(builder, command);
   return builder.seal(batch.origin, batch.sequence, 0, batch.acknowledged);
 }
 
-export const create = (version: number, uid: number, autoDelete = false): ShardChange => ({
+export const create = (
+  version: number,
+  uid: number,
+  autoDelete = false,
+  further: Arguments = {},
+): ShardChange & { readonly kind: 'create' } => ({
   kind: 'create',
   version,
   uid,
   vhost: '/',
   name: `q${uid}`,
   autoDelete,
-  arguments: { 'x-queue-type': 'quorum' },
+  arguments: { 'x-queue-type': 'quorum', ...further },
 });
 
 /** Writes down, one line each, what one pipe's session would hear. */
@@ -162,22 +223,39 @@ export const metadataOrigin: Origin = { kind: OriginKind.group, id: 0, incarnati
 
 /** A machine and the batches of some origins to it, for scripts. Node 1 is watched. */
 export class Script {
-  readonly machine = new ShardMachine(3);
+  readonly machine: ShardMachine;
   readonly sink = new Recorder();
   readonly #sequences = new Map<string, number>();
   index = 0;
+  /** Of the entries to come. */
+  stamp = 0;
 
-  constructor(watched: PipeId = { node: 1, incarnation: 1 }) {
-    this.machine.watch(watched, this.sink);
+  #watched: PipeId;
+
+  constructor(watched: PipeId = { node: 1, incarnation: 1 }, bounds: StoreBounds = storeBounds) {
+    this.machine = new ShardMachine(3, bounds);
+    this.#watched = watched;
+    this.watch(watched);
+  }
+
+  /** From now on the sink hears of this pipe. */
+  watch(pipe: PipeId): void {
+    this.#watched = pipe;
+    this.machine.watch(pipe, this.sink);
   }
 
   applyPayload(payload: Buffer): void {
-    this.machine.apply({ index: ++this.index, term: 1, stamp: 0, machineVersion: 1, payload });
+    this.machine.apply({ index: ++this.index, term: 1, stamp: this.stamp, machineVersion: 1, payload });
     this.machine.validate();
   }
 
   /** Sends the origin's next batch. Returns what node 1 hears. */
-  send(origin: Origin, commands: readonly Command[], settles: readonly Settle[] = [], acknowledged = 0): string[] {
+  send(
+    origin: Origin,
+    commands: readonly (Command | FurtherCommand)[],
+    settles: readonly Settle[] = [],
+    acknowledged = 0,
+  ): string[] {
     const name = `${origin.kind}/${origin.id}/${origin.incarnation}`;
     const sequence = (this.#sequences.get(name) ?? 0) + 1;
     this.#sequences.set(name, sequence);
@@ -189,6 +267,17 @@ export class Script {
     return this.send(metadataOrigin, [{ kind: 'changes', version, changes }]);
   }
 
+  /** What the shard's leader says; nothing at all: a tick. */
+  lead(...commands: FurtherCommand[]): string[] {
+    return this.send(metadataOrigin, commands);
+  }
+
+  /** Time goes on to this stamp, and the leader ticks. */
+  tick(stamp: number): string[] {
+    this.stamp = stamp;
+    return this.lead();
+  }
+
   publish(queue: number, count: number, node = 2): string[] {
     const command: Command = { kind: 'publish', queues: [queue], bytes: 10 };
     return this.send(nodeOrigin(node), Array(count).fill(command));
@@ -196,13 +285,13 @@ export class Script {
 
   /** What a session would be told that knows nothing yet. */
   resume(nextLease: (consumer: number) => number = () => 0): string[] {
-    this.machine.resume(nextLease);
+    this.machine.resume(this.#watched, nextLease);
     return this.sink.take();
   }
 
   /** Replaces the state by itself, through a snapshot. */
   roundTrip(): void {
-    const bytes = Buffer.concat(this.machine.snapshot());
+    const bytes = Buffer.concat(drain(this.machine.snapshot()));
     this.machine.restore(bytes);
     this.machine.validate();
   }

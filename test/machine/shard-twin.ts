@@ -3,6 +3,7 @@
 
 import { type Origin, OriginKind, ResultCode } from '../../cluster/machine/commands.ts';
 import type { ShardChange } from '../../cluster/machine/metadata-types.ts';
+import type { StoreBounds } from '../../cluster/machine/queue/store.ts';
 import { type Batch, type Command, Recorder, type Settle } from './shard-support.ts';
 
 interface Message {
@@ -33,6 +34,8 @@ interface TwinQueue {
   ready: Message[];
   /** Active consumers with credit, in the order in which they came to have it or were last served. */
   waiting: TwinConsumer[];
+  /** What consumers held that went with too much to be returned at once. */
+  leaving: Message[];
 }
 
 interface TwinPipe {
@@ -50,12 +53,21 @@ export class Twin {
   consumers: TwinConsumer[] = [];
   readonly pipes = new Map<string, TwinPipe>();
   pending: number[] = [];
+  /** Dropped, and still live. */
+  debt: Message[] = [];
+  /** Queues to be served, and queues that something comes back to, each in the order of that. */
+  #dirty: TwinQueue[] = [];
+  #leaving: TwinQueue[] = [];
+  #returnsLeft = 0;
+  #assignmentsLeft = 0;
+  readonly #bounds: StoreBounds;
   metadataVersion = 0;
   readonly #watched: { readonly node: number; readonly incarnation: number };
   #told = false;
 
-  constructor(watched: { readonly node: number; readonly incarnation: number }) {
+  constructor(watched: { readonly node: number; readonly incarnation: number }, bounds: StoreBounds) {
     this.#watched = watched;
+    this.#bounds = bounds;
   }
 
   pipe(kind: number, id: number): TwinPipe {
@@ -65,7 +77,21 @@ export class Twin {
     return pipe;
   }
 
+  /** There is work left for later entries. */
+  get hasWork(): boolean {
+    return this.debt.length > 0 || this.#leaving.length > 0 || this.#dirty.length > 0;
+  }
+
   apply(index: number, batch: Batch): void {
+    this.#returnsLeft = this.#bounds.returnsPerEntryMax;
+    this.#assignmentsLeft = this.#bounds.assignmentsPerEntryMax;
+    this.#apply(index, batch);
+    this.#returnLeaving();
+    this.debt.splice(0, this.#bounds.debtPerEntryMax);
+    this.#assign();
+  }
+
+  #apply(index: number, batch: Batch): void {
     const { origin, sequence } = batch;
     const pipe = this.pipe(origin.kind, origin.id);
     if (origin.incarnation <= pipe.fencedTo) return;
@@ -108,7 +134,7 @@ export class Twin {
   status(): string[] {
     return this.queues.map((queue) => {
       const own = this.consumers.filter((consumer) => consumer.queue === queue);
-      const leased = own.flatMap((consumer) => consumer.leases.map((lease) => lease.message));
+      const leased = own.flatMap((consumer) => consumer.leases.map((lease) => lease.message)).concat(queue.leaving);
       const bytes = [...queue.ready, ...leased].reduce((sum, message) => sum + message.bytes, 0);
       const active = own.filter((consumer) => consumer.mode === 'active').length;
       return `${queue.uid}: ${queue.ready.length} ready, ${leased.length} unsettled, ${active} consumers, ${bytes} bytes`;
@@ -116,7 +142,7 @@ export class Twin {
   }
 
   live(): number[] {
-    const messages = this.queues.flatMap((queue) => queue.ready);
+    const messages = this.queues.flatMap((queue) => [...queue.ready, ...queue.leaving]).concat(this.debt);
     for (const consumer of this.consumers) messages.push(...consumer.leases.map((lease) => lease.message));
     return [...new Set(messages.map((message) => message.index))].sort((a, b) => a - b);
   }
@@ -150,8 +176,9 @@ export class Twin {
         const open = this.queues.filter((q) => command.queues.includes(q.uid) && !q.sealed);
         open.sort((a, b) => command.queues.indexOf(a.uid) - command.queues.indexOf(b.uid));
         for (const target of open) {
+          const behind = target.ready.length > 0 || target.leaving.length > 0;
           target.ready.push({ index, ordinal, bytes: command.bytes, redelivered: false, count: 0 });
-          this.#assignQueue(target);
+          if (!behind && target.waiting.length > 0) this.#serveFirst(target);
         }
         return open.length > 0 ? ok : [ResultCode.noQueue, 0, 0];
       }
@@ -193,7 +220,7 @@ export class Twin {
         if (queue === undefined) return [ResultCode.noQueue, 0, 0];
         if (consumer !== undefined && (consumer.mode !== 'polled' || consumer.queue !== queue))
           return [ResultCode.refused, 0, 0];
-        if (queue.ready.length === 0) return [ResultCode.empty, 0, 0];
+        if (queue.ready.length === 0 || queue.leaving.length > 0) return [ResultCode.empty, 0, 0];
         const polled: TwinConsumer = consumer ?? {
           ...{ node: origin.id, number: command.consumer, queue, mode: 'polled', priority: 0, exclusive: false },
           ...{ unsettledMax: 0, grantedTo: 0, next: 1, leases: [] },
@@ -206,6 +233,7 @@ export class Twin {
       case 'purge': {
         if (queue === undefined) return [ResultCode.noQueue, 0, 0];
         const count = queue.ready.length;
+        this.debt.push(...queue.ready);
         queue.ready = [];
         return [ResultCode.ok, count, 0];
       }
@@ -238,8 +266,9 @@ export class Twin {
     }
     const queue = this.queues.find((q) => q.uid === change.uid);
     if (kind === 'create') {
+      const { uid, autoDelete } = change;
       if (queue === undefined)
-        this.queues.push({ uid: change.uid, autoDelete: change.autoDelete, sealed: false, ready: [], waiting: [] });
+        this.queues.push({ uid, autoDelete, sealed: false, ready: [], waiting: [], leaving: [] });
     } else if (queue !== undefined) {
       if (!queue.sealed) this.#seal(queue, false);
       this.queues = this.queues.filter((q) => q !== queue);
@@ -271,13 +300,15 @@ export class Twin {
     const wasActive = consumer.mode === 'active';
     if (wasActive) consumer.mode = 'draining';
     this.#update(consumer);
-    if (returnLeases)
-      for (const { message } of consumer.leases) {
-        message.redelivered = true;
-        message.count++;
-        queue.ready.push(message);
-      }
-    queue.ready.sort(before);
+    const messages = consumer.leases.map(({ message }) => message);
+    if (returnLeases && messages.length > this.#returnsLeft) {
+      if (queue.leaving.length === 0) this.#leaving.push(queue);
+      queue.leaving.push(...messages);
+    } else if (returnLeases) {
+      this.#returnsLeft -= messages.length;
+      for (const message of messages) this.#giveBack(queue, message);
+      if (messages.length > 0) this.#mark(queue);
+    }
     if (returnLeases) consumer.leases = [];
     if (returnLeases || (wasActive && consumer.leases.length === 0))
       this.consumers = this.consumers.filter((other) => other !== consumer);
@@ -289,8 +320,11 @@ export class Twin {
     const own = this.consumers.filter((consumer) => consumer.queue === queue);
     for (const consumer of own.sort((a, b) => a.node - b.node || a.number - b.number))
       if (consumer.mode === 'active' && this.#isWatchedConsumer(consumer)) this.sink.consumerCancelled(consumer.number);
+    for (const consumer of own) this.debt.push(...consumer.leases.map(({ message }) => message));
+    this.debt.push(...queue.leaving, ...queue.ready);
     this.consumers = this.consumers.filter((consumer) => consumer.queue !== queue);
     queue.sealed = true;
+    queue.leaving = [];
     queue.ready = [];
     queue.waiting = [];
     if (pending) this.pending = [...this.pending, queue.uid].sort((a, b) => a - b);
@@ -310,6 +344,7 @@ export class Twin {
         if (settle.operation === 'requeue') message.redelivered = true;
         if (settle.operation === 'requeue' && settle.failed) message.count++;
         queue.ready.push(message);
+        this.#mark(queue);
       }
     queue.ready.sort(before);
     this.#update(consumer);
@@ -318,27 +353,59 @@ export class Twin {
   }
 
   /** Into the waiting list, at its end, or out of it. */
-  #update(consumer: TwinConsumer): void {
+  #update(consumer: TwinConsumer, served = false): void {
     const { queue } = consumer;
     const below = consumer.unsettledMax === 0 || consumer.leases.length < consumer.unsettledMax;
     const should = consumer.mode === 'active' && below && consumer.next <= consumer.grantedTo;
     const waits = queue.waiting.includes(consumer);
-    if (should && !waits) queue.waiting.push(consumer);
+    if (should && !waits) {
+      queue.waiting.push(consumer);
+      if (!served) this.#mark(queue);
+    }
     if (!should && waits) queue.waiting = queue.waiting.filter((other) => other !== consumer);
   }
 
-  #assign(): void {
-    for (const queue of this.queues) this.#assignQueue(queue);
+  #mark(queue: TwinQueue): void {
+    if (!this.#dirty.includes(queue)) this.#dirty.push(queue);
   }
 
-  #assignQueue(queue: TwinQueue): void {
-    while (queue.ready.length > 0 && queue.waiting.length > 0) {
-      const highest = Math.max(...queue.waiting.map((consumer) => consumer.priority));
-      const consumer = queue.waiting.find((candidate) => candidate.priority === highest)!;
-      queue.waiting = queue.waiting.filter((other) => other !== consumer);
-      this.#lease(consumer);
-      this.#update(consumer);
+  /** As a failed delivery. */
+  #giveBack(queue: TwinQueue, message: Message): void {
+    message.redelivered = true;
+    message.count++;
+    queue.ready.push(message);
+    queue.ready.sort(before);
+  }
+
+  #returnLeaving(): void {
+    while (this.#leaving.length > 0 && this.#returnsLeft > 0) {
+      const queue = this.#leaving[0]!;
+      const returned = queue.leaving.splice(0, this.#returnsLeft);
+      this.#returnsLeft -= returned.length;
+      for (const message of returned) this.#giveBack(queue, message);
+      if (queue.leaving.length > 0) return;
+      if (!queue.sealed) this.#mark(queue);
+      this.#leaving.shift();
     }
+  }
+
+  #assign(): void {
+    for (let queue = this.#dirty[0]; queue !== undefined; queue = this.#dirty[0]) {
+      while (queue.ready.length > 0 && queue.leaving.length === 0 && queue.waiting.length > 0) {
+        if (this.#assignmentsLeft === 0) return;
+        this.#assignmentsLeft--;
+        this.#serveFirst(queue);
+      }
+      this.#dirty.shift();
+    }
+  }
+
+  #serveFirst(queue: TwinQueue): void {
+    const highest = Math.max(...queue.waiting.map((consumer) => consumer.priority));
+    const consumer = queue.waiting.find((candidate) => candidate.priority === highest)!;
+    queue.waiting = queue.waiting.filter((other) => other !== consumer);
+    this.#lease(consumer);
+    this.#update(consumer, true);
   }
 
   #lease(consumer: TwinConsumer): number {

@@ -117,12 +117,12 @@ describe('the nodes of a cluster', () => {
     expect(byNumber.name).toBe('n2');
     expect(byName.peerListen).toEqual({ host: '127.0.0.1', port: 25673 });
     expect(byName.nodes[2]?.address).toEqual({ host: '::1', port: 25674 });
-    expect(byName.clusterId).toBe(byNumber.clusterId);
+    expect(byName.formationId).toBe(byNumber.formationId);
   });
 
   it('are another cluster when a member changes, and the same one when it moves', () => {
     const id = (members: string) =>
-      good({ environment: { ...nodes, WARREN_CLUSTER_NODES: members }, flags: ['--node.number', '1'] }).clusterId;
+      good({ environment: { ...nodes, WARREN_CLUSTER_NODES: members }, flags: ['--node.number', '1'] }).formationId;
     expect(id(three.replace('127.0.0.1:25673', 'elsewhere:1'))).toBe(id(three));
     expect(id(three.replace('2=n2', '2=x2'))).not.toBe(id(three));
     expect(id('1=n1@a:1')).not.toBe(id(three));

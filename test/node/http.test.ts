@@ -4,6 +4,7 @@ import { createServer, type Server } from 'node:http';
 import { connect } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import { type HttpServer, startHttpServer } from '../../node/http/server.ts';
+import { parseRebuildFlags } from '../../node/rebuild-command.ts';
 import { healthOf, type Phase, reasonsMax, type StatusView } from '../../node/status.ts';
 import { freeBasePort } from './ports.ts';
 
@@ -47,9 +48,16 @@ describe('the HTTP port', () => {
     server = blocker = null;
   });
 
+  const rebuilt: number[] = [];
+  /** Groups are built anew but for the metadata. */
+  const rebuild = async (group: number) => {
+    rebuilt.push(group);
+    return group === 0 ? 'this node leads it' : null;
+  };
+
   async function start(status: () => StatusView | null, hosts = ['127.0.0.1']): Promise<string> {
     const port = await freeBasePort(1);
-    const sources = { phase: () => 'running' as const, status, failed: () => {} };
+    const sources = { phase: () => 'running' as const, status, formingWith: () => null, rebuild, failed: () => {} };
     server = await startHttpServer({ hosts, port, connectionsMax: 10 }, sources);
     return `http://127.0.0.1:${port}`;
   }
@@ -65,6 +73,41 @@ describe('the HTTP port', () => {
     status = null;
     expect((await fetch(`${url}/health`)).status).toBe(503);
     expect((await fetch(`${url}/cluster`)).status).toBe(503);
+  });
+
+  it('tells what to do about a halted replica, and builds one anew when asked by a person', async () => {
+    const halted = { ready: true, groups: [group('shard-3', 0, 'state differs')] };
+    const url = await start(() => halted);
+    const command = `warren rebuild shard-3 --http ${url.slice('http://'.length)}`;
+    const { reasons } = (await (await fetch(`${url}/health`)).json()) as { reasons: string[] };
+    expect(reasons).toEqual([`shard-3 is halted: state differs; to build it anew: ${command}`]);
+    expect(await (await fetch(`${url}/cluster`)).json()).toEqual({
+      ready: true,
+      groups: [{ ...halted.groups[0], command }],
+    });
+    const post = async (path: string, headers = {}) => {
+      const response = await fetch(`${url}${path}`, { method: 'POST', headers });
+      return [response.status, await response.json()];
+    };
+    expect(await post('/groups/3/rebuild')).toEqual([202, { group: 3, status: 'rebuilding' }]);
+    expect(await post('/groups/0/rebuild')).toEqual([409, { error: 'refused', reason: 'this node leads it' }]);
+    expect(rebuilt).toEqual([3, 0]);
+    expect((await fetch(`${url}/groups/3/rebuild`)).status).toBe(405);
+    expect((await post('/groups/x/rebuild'))[0]).toBe(404);
+    expect((await post('/groups/3/rebuild', { origin: 'http://elsewhere.example' }))[0]).toBe(403);
+    expect(rebuilt).toEqual([3, 0]);
+    const address = url.slice('http://'.length);
+    expect(parseRebuildFlags(['shard-3', '--http', address])).toEqual({ ok: true, group: 3, http: address });
+    expect(parseRebuildFlags(['meta', '--http', address])).toMatchObject({ group: 0 });
+    expect(parseRebuildFlags(['3', '--http=h:1'])).toMatchObject({ group: 3 });
+    for (const wrong of [
+      [],
+      ['shard-3'],
+      ['shards', '--http', address],
+      ['3', '4', '--http', address],
+      ['3', '--http', 'h'],
+    ])
+      expect(parseRebuildFlags(wrong).ok, wrong.join(' ')).toBe(false);
   });
 
   it('refuses other paths and methods, and survives a failing status', async () => {
@@ -101,7 +144,13 @@ describe('the HTTP port', () => {
     const port = await freeBasePort(1);
     blocker = createServer();
     await new Promise<void>((resolve) => blocker?.listen(port, '127.0.0.1', resolve));
-    const sources = { phase: () => 'running' as const, status: () => fine, failed: () => {} };
+    const sources = {
+      phase: () => 'running' as const,
+      status: () => fine,
+      formingWith: () => null,
+      rebuild,
+      failed: () => {},
+    };
     const starting = startHttpServer({ hosts: ['::1', '127.0.0.1'], port, connectionsMax: 10 }, sources);
     await expect(starting).rejects.toMatchObject({ code: 'EADDRINUSE' });
   });

@@ -86,9 +86,9 @@ describe('the flags of warren start', () => {
   });
 
   it.each([
-    [['--nodes', '5'], '--nodes = "5": must be one of 1, 3'],
+    [['--nodes', '4'], '--nodes = "4": must be one of 1, 3, 5'],
     [['--nodes'], '--nodes'],
-    [['--port', '46000'], '--port = "46000": must be an integer from 1 to 45533'],
+    [['--port', '46000'], '--port = "46000": must be an integer from 1 to 45531'],
     [['--port', 'x'], '--port = "x": must be an integer'],
     [['--data', ''], '--data'],
     [['--data', 'x', '--ephemeral'], 'must not be given together'],
@@ -203,6 +203,7 @@ describe('a launcher', () => {
     const single = readConfig({ flags: ['--data.folder', root], environment: {} });
     const opened = single.ok ? openDataFolder(single.config) : single;
     if (!opened.ok) throw new Error(opened.error);
+    opened.folder.commit({ clusterId: 'c'.repeat(32), nodes: [{ node: 1, name: 'n1', uuid: 'u'.repeat(32) }] });
     expect(await start({ ...options, nodesCount: 1 }).done).toBe(1);
     expect(lines.pop()).toContain(`in use by process ${process.pid}`);
     opened.folder.release();

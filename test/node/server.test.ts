@@ -29,7 +29,7 @@ afterEach(async () => {
 
 /** Parts that note what is asked of them; `overrides` say how some of them behave. */
 function fakeParts(overrides: Partial<NodeParts> = {}): NodeParts {
-  const names = ['open', 'join', 'listen', 'stopAccepting', 'handOver', 'disconnectClients', 'close'] as const;
+  const names = ['form', 'open', 'join', 'listen', 'stopAccepting', 'handOver', 'disconnectClients', 'close'] as const;
   const parts = Object.fromEntries(
     names.map((name) => [
       name,
@@ -40,7 +40,12 @@ function fakeParts(overrides: Partial<NodeParts> = {}): NodeParts {
     ]),
   );
   const status = () => ({ ready: true, groups: [{ name: 'meta', leader: 1, halted: null }] });
-  return { status, ...parts } as unknown as NodeParts;
+  return {
+    status,
+    formingWith: overrides.formingWith ?? (() => null),
+    stopForming: () => {},
+    ...parts,
+  } as unknown as NodeParts;
 }
 
 async function node(overrides: Partial<NodeParts> = {}): Promise<{ server: NodeServer; config: NodeConfig }> {
@@ -68,7 +73,16 @@ describe('a node', () => {
     expect(await health(config)).toEqual([200, []]);
     expect(readdirSync(config.dataFolder)).toContain('pid');
     expect(await Promise.all([server.stop(), server.stop()])).toEqual([true, true]);
-    expect(calls).toEqual(['open', 'join', 'listen', 'stopAccepting', 'handOver', 'disconnectClients', 'close']);
+    expect(calls).toEqual([
+      'form',
+      'open',
+      'join',
+      'listen',
+      'stopAccepting',
+      'handOver',
+      'disconnectClients',
+      'close',
+    ]);
     expect(readdirSync(config.dataFolder)).not.toContain('pid');
     await expect(health(config)).rejects.toThrow();
   });
@@ -79,7 +93,17 @@ describe('a node', () => {
     await expect.poll(() => calls).toContain('join');
     expect(await health(config)).toEqual([503, ['node is starting']]);
     expect(await server.stop()).toBe(true);
-    expect(calls).toEqual(['open', 'join', 'handOver', 'close']);
+    expect(calls).toEqual(['form', 'open', 'join', 'handOver', 'close']);
+  });
+
+  it('says whom it waits for while its cluster is being formed, and can be stopped then', async () => {
+    const formingWith = () => 'missing: n2';
+    const { server, config } = await node({ form: () => new Promise(() => {}), formingWith });
+    void server.start();
+    await expect.poll(() => calls).toContain('form');
+    expect(await health(config)).toEqual([503, ['missing: n2']]);
+    expect(await server.stop()).toBe(true);
+    expect(calls).toEqual(['form']);
   });
 
   it('waits for what it has begun when it is stopped at once', async () => {
@@ -91,7 +115,7 @@ describe('a node', () => {
     release();
     expect(await stopped).toBe(true);
     await started;
-    expect(calls).toEqual(['open', 'handOver', 'close']);
+    expect(calls).toEqual(['form', 'open', 'handOver', 'close']);
   });
 
   it('goes on with the stop when a step fails, and keeps the pid file', async () => {
@@ -108,7 +132,7 @@ describe('a node', () => {
     const { server } = await node({ open: () => Promise.reject(new Error('damaged')) });
     await expect(server.start()).rejects.toThrow('damaged');
     expect(await server.stop()).toBe(false);
-    expect(calls).toEqual(['open']);
+    expect(calls).toEqual(['form', 'open']);
   });
 });
 

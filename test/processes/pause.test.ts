@@ -46,6 +46,18 @@ test('a paused leader: others wait briefly, and it comes back harmless', async (
   expect(result.longestGapMilliseconds).toBeLessThanOrEqual(stallMillisecondsMax);
 });
 
+test('a node that wakes after a pause starts no election where others lead', async () => {
+  const [witness, other] = cluster().nodes;
+  const ledByOthers = async () => (await witness!.view()).groups.filter(({ leader }) => leader !== other!.number);
+  const before = await ledByOthers();
+  other!.pause();
+  await sleep(3000);
+  other!.resume();
+  await sleep(1500);
+  const { groups } = await witness!.view();
+  for (const { name, term } of before) expect(groups.find((group) => group.name === name)?.term).toBe(term);
+});
+
 test('a node without a majority never confirms and never serves', async () => {
   const [alone, ...others] = cluster().nodes;
   const queues = Array.from({ length: 12 }, (_, i) => `minority-${i}`);

@@ -9,6 +9,7 @@ import {
   type Feed,
   openCluster,
 } from '../../cluster/index.ts';
+import type { QueueStatus } from '../../cluster/machine/machine.ts';
 import type { Clock, Ports } from '../../cluster/ports.ts';
 import { createMemoryClock } from './memory-clock.ts';
 import { createMemoryDisk, type MemoryDisk } from './memory-disk.ts';
@@ -29,6 +30,7 @@ export class RecordingFeed implements Feed {
   readonly leases: Lease[] = [];
   readonly cancelled: number[] = [];
   fencedCount = 0;
+  freshCount = 0;
   lease(
     shard: number,
     consumer: number,
@@ -46,9 +48,17 @@ export class RecordingFeed implements Feed {
     const known = this.leases.filter((lease) => lease.shard === shard && lease.consumer === consumer);
     return Math.max(0, ...known.map((lease) => lease.leaseOrdinal)) + 1;
   }
+  consumersOf(shard: number) {
+    const numbers = new Set(this.leases.filter((lease) => lease.shard === shard).map(({ consumer }) => consumer));
+    return Array.from(numbers, (consumer) => ({ consumer, nextLease: this.nextLease(shard, consumer) }));
+  }
   reconciled() {}
   turnEnded() {}
   congestion() {}
+  metadataFresh() {
+    this.freshCount++;
+  }
+  metadataOverdue() {}
   fenced() {
     this.fencedCount++;
     this.leases.length = 0;
@@ -64,8 +74,22 @@ export interface MemoryNode {
   incarnation: number;
   /** Wall clock minus the cluster's. */
   wallOffset: number;
+  /** How long its monotonic clock has stood still. */
+  stoodStill: number;
+  /** While it is paused: what would have run. */
+  held: (() => void)[] | null;
+  pausedAt: number;
   readonly logs: { readonly event: string; readonly details: Record<string, unknown> }[];
   fatal: Error | null;
+}
+
+/** The state of a queue, by a node that has a replica of it. */
+export function statusOf({ cluster }: MemoryNode, queue: { readonly shard: number; readonly uid: number }) {
+  let status: QueueStatus | undefined;
+  cluster.queueStatus(queue.shard, queue.uid, (told) => {
+    status = told;
+  });
+  return status;
 }
 
 export class MemoryCluster {
@@ -83,10 +107,14 @@ export class MemoryCluster {
     this.#count = count;
   }
 
-  /** Starts all nodes and waits until each may serve sessions. */
-  async start(): Promise<void> {
+  /** Starts all nodes and waits until each may serve sessions. `wallOffsets`: of nodes whose clocks are wrong from the start. */
+  async start(wallOffsets: Readonly<Record<number, number>> = {}): Promise<void> {
     for (let node = 1; node <= this.#count; node++) {
-      const disk = createMemoryDisk({ schedule: (task) => this.clock.after(0.2, task) });
+      const run = (task: () => void) => {
+        if (row.held === null) task();
+        else row.held.push(task);
+      };
+      const disk = createMemoryDisk({ schedule: (task) => this.clock.after(0.2, () => run(task)) });
       const unborn = null as unknown as Cluster;
       const row: MemoryNode = {
         node,
@@ -95,7 +123,10 @@ export class MemoryCluster {
         feed: new RecordingFeed(),
         alive: false,
         incarnation: 0,
-        wallOffset: 0,
+        wallOffset: wallOffsets[node] ?? 0,
+        stoodStill: 0,
+        held: null,
+        pausedAt: 0,
         logs: [],
         fatal: null,
       };
@@ -132,6 +163,24 @@ export class MemoryCluster {
     await opening;
   }
 
+  /** Its process stands still (SIGSTOP): nothing of it runs, nothing reaches or leaves it. */
+  pause(node: number): void {
+    const row = this.node(node);
+    row.held = [];
+    row.pausedAt = this.clock.now();
+    this.network.pause(`n${node}`);
+  }
+
+  /** `clockStood`: its monotonic clock did not run meanwhile, as in a virtual machine that was suspended. */
+  resume(node: number, clockStood = false): void {
+    const row = this.node(node);
+    const held = row.held ?? [];
+    row.held = null;
+    if (clockStood) row.stoodStill += this.clock.now() - row.pausedAt;
+    for (const task of held) task();
+    this.network.resume(`n${node}`);
+  }
+
   /** Power loss: what was not synced may be gone. */
   crash(node: number): void {
     this.#end(node);
@@ -147,6 +196,7 @@ export class MemoryCluster {
   /** Asks for a queue through a node. What comes back tells the code of the answer, `null` for "unknown", undefined while there is none. */
   askForQueue(node: number, name: string): () => number | null | undefined {
     let code: number | null | undefined;
+    const { cluster } = this.node(node);
     const command = {
       kind: 'declareQueue',
       vhost: '/',
@@ -155,8 +205,9 @@ export class MemoryCluster {
       autoDelete: false,
       exclusive: null,
       arguments: {},
+      home: { node, incarnation: cluster.incarnation },
     } as const;
-    this.node(node).cluster.changeMetadata(command, (result) => {
+    cluster.changeMetadata(command, (result) => {
       code = result?.code ?? null;
     });
     return () => code;
@@ -167,7 +218,9 @@ export class MemoryCluster {
   }
 
   leaderOf(group: number): MemoryNode | undefined {
-    return this.nodes.find((row) => row.alive && row.cluster.status().groups[group]?.role === 'leader');
+    const leads = (row: MemoryNode) =>
+      row.cluster.status().groups.some((status) => status.group === group && status.role === 'leader');
+    return this.nodes.find((row) => row.alive && leads(row));
   }
 
   #end(node: number): void {
@@ -179,10 +232,12 @@ export class MemoryCluster {
   #ports(row: MemoryNode): Ports {
     const life = ++row.incarnation;
     const mine = (task: () => void) => () => {
-      if (row.alive && row.incarnation === life) task();
+      if (!row.alive || row.incarnation !== life) return;
+      if (row.held === null) task();
+      else row.held.push(task);
     };
     const clock: Clock = {
-      now: () => this.clock.now(),
+      now: () => this.clock.now() - row.stoodStill,
       wall: () => this.clock.wall() + row.wallOffset,
       after: (milliseconds, task) => this.clock.after(milliseconds, mine(task)),
       soon: (task) => this.clock.soon(mine(task)),
@@ -211,6 +266,7 @@ export class MemoryCluster {
       })),
       peerListen: address(row.node),
       secret: 'a secret of the test',
+      readHeaders: (properties) => ({ colour: properties.toString() }),
       limits: this.#limits,
     };
   }

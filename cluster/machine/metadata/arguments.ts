@@ -11,6 +11,8 @@ import type { Arguments, ArgumentValue, ExchangeRecord, MetadataCommand, QueueRe
 /** Shared by the many records that have none. */
 export const noArguments: Arguments = Object.freeze({});
 
+export const shareEmpty = (table: Arguments): Arguments => (Object.keys(table).length === 0 ? noArguments : table);
+
 /** The value of a field, or undefined. Never one inherited from `Object.prototype`. */
 export function argumentOf(table: Arguments, name: string): ArgumentValue | undefined {
   return Object.hasOwn(table, name) ? table[name] : undefined;

@@ -7,9 +7,17 @@ export function textHash(text: string): number {
   return mix(hash);
 }
 
-export function bytesHash(bytes: Buffer): number {
-  let hash = 0x811c9dc5;
-  for (let i = 0; i < bytes.length; i++) hash = Math.imul(hash ^ bytes[i]!, 0x01000193);
+/** 32 bits of bytes, begun from the hash of what precedes them. Taken four at a time; every step is one to one, so that no single damage is lost. */
+export function bytesHash(start: number, bytes: Buffer): number {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  const wordsEnd = bytes.length & ~3;
+  let hash = start ^ 0x811c9dc5;
+  for (let i = 0; i < wordsEnd; i += 4) {
+    hash = Math.imul(hash ^ view.getInt32(i, true), 0x85ebca6b);
+    // A product's low bits depend on nothing above them: the high ones have to come down.
+    hash ^= hash >>> 15;
+  }
+  for (let i = wordsEnd; i < bytes.length; i++) hash = Math.imul(hash ^ bytes[i]!, 0x01000193);
   return mix(hash);
 }
 

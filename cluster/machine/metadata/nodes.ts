@@ -1,6 +1,7 @@
 // The nodes of the cluster and their incarnations. The metadata alone decides that an incarnation has ended.
 //
-// Invariants: a number, a name and a UUID each belong to one node; `incarnation` and `fencedTo` of a node never decrease. PURE.
+// Invariants: a number, a name and a UUID each belong to one node; `incarnation` and `fencedTo` of a node never decrease; at most
+// the latest incarnation of a node is open. PURE.
 
 import type { MetadataCommand, NodeRecord } from '../metadata-types.ts';
 
@@ -31,9 +32,10 @@ export class NodeTable {
     this.#nodes.set(record.node, record);
   }
 
-  isFenced(node: number, incarnation: number): boolean {
+  /** Known, and not ended. */
+  isOpen(node: number, incarnation: number): boolean {
     const record = this.#nodes.get(node);
-    return record !== undefined && incarnation <= record.fencedTo;
+    return record !== undefined && incarnation === record.incarnation && incarnation > record.fencedTo;
   }
 
   /** A new incarnation of a node, which ends all earlier ones; or the same one again. */

@@ -7,8 +7,10 @@
 //
 // PURE.
 
+import { nodeNumberMax } from '../groups.ts';
+import type { PipeId } from '../machine.ts';
 import type { Arguments, ArgumentValue, ConnectionId, ExchangeType, MetadataCommand } from '../metadata-types.ts';
-import { noArguments } from './arguments.ts';
+import { shareEmpty } from './arguments.ts';
 
 /** Bytes of a name or routing key: what an AMQP short string can hold. */
 export const nameBytesMax = 255;
@@ -36,6 +38,10 @@ export function parseMetadataCommand(text: string): MetadataCommand | null {
       return parseDeclareQueue(value);
     case 'deleteQueue':
       return isNode(value.uid) ? { kind: value.kind, uid: value.uid } : null;
+    case 'configureQueue': {
+      const table = parseArguments(value.arguments);
+      return isNode(value.uid) && table !== null ? { kind: value.kind, uid: value.uid, arguments: table } : null;
+    }
     case 'deleteExclusive': {
       const owner = parseOwner(value.owner);
       return owner === null ? null : { kind: value.kind, owner };
@@ -60,7 +66,15 @@ export function parseMetadataCommand(text: string): MetadataCommand | null {
 
 function parseOpenNode(value: Fields): MetadataCommand | null {
   const { node, name, uuid, incarnation } = value;
-  if (!isNode(node) || !isFullName(name) || !isFullName(uuid) || !isCount(incarnation) || incarnation === 0)
+  // Its volatile groups' numbers hold the node's.
+  if (
+    !isNode(node) ||
+    node > nodeNumberMax ||
+    !isFullName(name) ||
+    !isFullName(uuid) ||
+    !isCount(incarnation) ||
+    incarnation === 0
+  )
     return null;
   const contact = isObject(value.contact) ? value.contact : {};
   const { pid, amqp, http } = contact;
@@ -80,10 +94,13 @@ function parseDeclareQueue(value: Fields): MetadataCommand | null {
     return null;
   const exclusive = value.exclusive === null ? null : parseOwner(value.exclusive);
   if (exclusive === null && value.exclusive !== null) return null;
+  const home = parseHome(value.home);
+  if (home === null) return null;
+  if (exclusive !== null && (exclusive.node !== home.node || exclusive.incarnation !== home.incarnation)) return null;
   const table = parseArguments(value.arguments);
   const near = value.near ?? [];
   if (table === null || !Array.isArray(near) || !near.every(isCount)) return null;
-  return { kind: 'declareQueue', vhost, name, durable, autoDelete, exclusive, arguments: table, near };
+  return { kind: 'declareQueue', vhost, name, durable, autoDelete, exclusive, arguments: table, home, near };
 }
 
 function parseDeclareExchange(value: Fields): MetadataCommand | null {
@@ -111,10 +128,16 @@ function parseOwner(value: unknown): ConnectionId | null {
   return isNode(node) && isCount(incarnation) && isCount(connection) ? { node, incarnation, connection } : null;
 }
 
+function parseHome(value: unknown): PipeId | null {
+  if (!isObject(value)) return null;
+  const { node, incarnation } = value;
+  return isNode(node) && isCount(incarnation) ? { node, incarnation } : null;
+}
+
 /** The table itself, not a copy: `JSON.parse` made it, and nobody else has it. */
 function parseArguments(value: unknown): Arguments | null {
   if (!isArguments(value, 1)) return null;
-  return Object.keys(value).length === 0 ? noArguments : value;
+  return shareEmpty(value);
 }
 
 function isArguments(value: unknown, depth: number): value is Arguments {

@@ -9,7 +9,8 @@
 // PURE.
 
 import type { HeaderLookup, Route } from '../metadata-types.ts';
-import type { Binding, ExchangeNode, QueueNode, Topology, Vhost } from './topology.ts';
+import { type Binding, type ExchangeNode, isLive, live, type QueueNode, type Vhost } from './graph.ts';
+import type { Topology } from './topology.ts';
 
 const nowhere: Route = { shards: [] };
 
@@ -100,16 +101,20 @@ function resolve(
     if (exchange.record.type === 'headers') dependsOn = 'headers';
     else if (exchange.record.type !== 'fanout' && dependsOn === 'nothing') dependsOn = 'key';
     if (exchange.matcher === undefined) {
-      const queue = vhost.queues.get(routingKey);
+      const queue = live(vhost.queues.get(routingKey));
       if (queue !== undefined) queues.add(queue);
       continue;
     }
     bindings.length = 0;
     exchange.matcher.match(routingKey, headers, bindings);
-    for (const binding of bindings)
+    let isTaken = false;
+    for (const binding of bindings) {
+      if (!isLive(binding)) continue;
+      isTaken = true;
       if (binding.queue !== undefined) queues.add(binding.queue);
       else seen.add(binding.exchange!);
-    if (bindings.length > 0 || exchange.alternate === undefined) continue;
+    }
+    if (isTaken || exchange.alternate === undefined) continue;
     const alternate = vhost.exchanges.get(exchange.alternate);
     if (alternate !== undefined) seen.add(alternate);
   }

@@ -1,7 +1,7 @@
 // Queues, exchanges and bindings of all vhosts: what can be declared, what goes with what.
 //
-// State owned: the vhosts with their queues, exchanges and bindings; the uid counter; how many queues each shard holds; which connection
-// owns which exclusive queues; the running sum over all of it that the state hash is made of.
+// State owned: the vhosts with their queues, exchanges and bindings; the uid counter; how many queues each shard holds; which volatile
+// group, and which connection, goes with which queues; the running sum over all of it that the state hash is made of.
 //
 // Invariants:
 // - A binding is known to its source and to its destination, and is in the source's matcher. Whatever ends one of the two ends it.
@@ -9,14 +9,20 @@
 //   it had one.
 // - A uid is given once. Queues are kept in the order of their uids, exchanges and bindings in the order of their making: a replica that
 //   was restored from a snapshot has the same order as one that lived through it all.
+// - Records, and what a binding or queue says of itself, never change: a snapshot that is being written reads them while entries are applied.
+// - A queue is in a shard, or, if exclusive or not durable, in the volatile group of its home; those do not count for the spread.
+// - When a home ends, its queues are gone at once for whoever asks, for routes and for commands. They are still part of the state until they
+//   are removed, a bounded number with each entry, in an order that the state alone gives. An exchange may so outlive its last binding a little.
 //
-// Work per command grows with what the command touches (a queue's bindings, a connection's queues), never with what there is.
+// Work per command grows with what the command touches (a queue's bindings, the queues of a connection or home), never with what there is.
 //
 // PURE.
 
 import { ResultCode } from '../commands.ts';
+import { volatileGroupOf } from '../groups.ts';
+import type { PipeId } from '../machine.ts';
 import type { Arguments, ConnectionId, ExchangeRecord, ExchangeType, QueueRecord } from '../metadata-types.ts';
-import { createMatcher, isHeadersBinding, type Matcher } from '../routing.ts';
+import { createMatcher, isHeadersBinding } from '../routing.ts';
 import {
   argumentOf,
   type BindCommand,
@@ -28,13 +34,32 @@ import {
   noArguments,
   queueDifference,
 } from './arguments.ts';
-import { textHash } from './hash.ts';
+import { addTo, appendTo, removeFrom } from './bucket.ts';
+import {
+  type Binding,
+  type BindingRecord,
+  type BindingRow,
+  bindingHash,
+  bindingIdentity,
+  bindingsOf,
+  configuredHash,
+  type ExchangeNode,
+  exchangeHash,
+  type Home,
+  identityOf,
+  isLive,
+  isVolatile,
+  live,
+  type QueueNode,
+  queueHash,
+  type Vhost,
+} from './graph.ts';
 
 export const defaultVhost = '/';
-/** uids fit 32 bits, and the last value stays free. */
 /** How many queues more than the emptiest shard a near one may have and still get the next. Part of the machine's version. */
 export const nearQueuesAhead = 4;
 
+/** uids fit 32 bits, and the last value stays free. */
 export const uidMax = 0xffff_fffe;
 
 const predeclaredExchanges: readonly (readonly [name: string, type: ExchangeType])[] = [
@@ -46,48 +71,10 @@ const predeclaredExchanges: readonly (readonly [name: string, type: ExchangeType
   ['amq.match', 'headers'],
 ];
 
-/** A binding as others read it. */
-export interface BindingRecord {
-  readonly vhost: string;
-  readonly source: string;
-  readonly destination: { readonly kind: 'queue' | 'exchange'; readonly name: string };
-  readonly routingKey: string;
-  readonly arguments: Arguments;
-}
-
-export interface QueueNode {
-  readonly record: QueueRecord;
-  /** Bindings to this queue; undefined for none. */
-  incoming: Set<Binding> | undefined;
-}
-
-export interface ExchangeNode {
-  readonly record: ExchangeRecord;
-  /** Undefined: the default exchange, which binds every queue by its name and has no bindings of its own. */
-  readonly matcher: Matcher<Binding> | undefined;
-  /** The exchange that gets what no binding of this one takes. */
-  readonly alternate: string | undefined;
-  /** Bindings from this exchange, by what identifies them. */
-  readonly outgoing: Map<string, Binding>;
-  /** Bindings to this exchange; undefined for none. */
-  incoming: Set<Binding> | undefined;
-}
-
-/** From an exchange to a queue, or to another exchange: exactly one of the two is there. */
-export interface Binding {
-  readonly source: ExchangeNode;
+/** What a binding leads to: one of the two. */
+interface Destination {
   readonly queue: QueueNode | undefined;
   readonly exchange: ExchangeNode | undefined;
-  readonly routingKey: string;
-  readonly arguments: Arguments;
-  /** Destination, key and arguments as one text: unique within the source. */
-  readonly identity: string;
-}
-
-export interface Vhost {
-  readonly name: string;
-  readonly queues: Map<string, QueueNode>;
-  readonly exchanges: Map<string, ExchangeNode>;
 }
 
 export interface DeclareQueueOutcome {
@@ -101,8 +88,12 @@ export class Topology {
   readonly #vhosts = new Map<string, Vhost>();
   readonly #queues = new Map<number, QueueNode>();
   readonly #queuesPerShard: number[];
-  /** Exclusive queues: node → incarnation → connection → uids. */
-  readonly #owned = new Map<number, Map<number, Map<number, Set<number>>>>();
+  /** By the number of the volatile group; only those that have queues. */
+  readonly #homes = new Map<number, Home>();
+  /** Of these, those that have ended, ascending. */
+  #ended: number[] = [];
+  /** By uid: what replaced a queue's declared arguments. */
+  readonly #configured = new Map<number, Arguments>();
   #lastUid = 0;
   #bindings = 0;
   #version = 1;
@@ -125,7 +116,7 @@ export class Topology {
     return this.#lastUid;
   }
   get queueCount(): number {
-    return this.#queues.size;
+    return this.#ended.reduce((count, group) => count - this.#homes.get(group)!.queues.size, this.#queues.size);
   }
   get bindingCount(): number {
     return this.#bindings;
@@ -141,7 +132,11 @@ export class Topology {
     return this.#vhosts.values();
   }
   queueByUid(uid: number): QueueNode | undefined {
-    return this.#queues.get(uid);
+    return live(this.#queues.get(uid));
+  }
+  /** By uid: what replaced a queue's declared arguments. */
+  get configured(): ReadonlyMap<number, Arguments> {
+    return this.#configured;
   }
   queues(): Iterable<QueueNode> {
     return this.#queues.values();
@@ -166,7 +161,9 @@ export class Topology {
   declareQueue(command: DeclareQueue): DeclareQueueOutcome {
     const vhost = this.#vhosts.get(command.vhost);
     if (vhost === undefined) return { code: ResultCode.notFound, uid: 0, created: null };
-    const existing = vhost.queues.get(command.name)?.record;
+    const known = vhost.queues.get(command.name);
+    const existing = live(known)?.record;
+    if (known !== undefined && existing === undefined) this.#removeQueue(known);
     if (existing !== undefined) {
       // Also when only one of the two is exclusive at all: RabbitMQ calls that locked, not inequivalent.
       if (!sameOwner(existing.exclusive, command.exclusive)) return { code: ResultCode.locked, uid: 0, created: null };
@@ -175,45 +172,97 @@ export class Topology {
     }
     if (this.#lastUid >= uidMax) return { code: ResultCode.refused, uid: 0, created: null };
     const uid = ++this.#lastUid;
-    const created: QueueRecord = {
+    const home = isVolatile(command) ? command.home : null;
+    const created = this.#putQueue(vhost, {
       uid,
-      vhost: command.vhost,
+      vhost: vhost.name,
       name: command.name,
-      shard: this.#place(uid, command.near ?? []),
+      shard: home === null ? this.#place(uid, command.near ?? []) : volatileGroupOf(home),
+      home,
       durable: command.durable,
       autoDelete: command.autoDelete,
       exclusive: command.exclusive,
       arguments: command.arguments,
-    };
-    this.#putQueue(created);
+    });
     return { code: ResultCode.ok, uid, created };
+  }
+
+  /** The arguments that a queue's group goes by: the declared ones, or those that replaced them. */
+  effectiveArguments(uid: number): Arguments | undefined {
+    const queue = this.queueByUid(uid);
+    return queue && (this.#configured.get(uid) ?? queue.record.arguments);
+  }
+
+  /** Replaces the arguments that a queue's group goes by. Undefined: there is no such queue. Null: it goes by the same ones already. */
+  configureQueue(uid: number, table: Arguments): QueueRecord | null | undefined {
+    const queue = this.queueByUid(uid);
+    if (queue === undefined) return undefined;
+    if (canonicalArguments(this.effectiveArguments(uid)!) === canonicalArguments(table)) return null;
+    this.#forgetConfigured(uid);
+    this.putConfigured(uid, table);
+    return queue.record;
+  }
+
+  /** Routes do not depend on it: the version stays. */
+  putConfigured(uid: number, table: Arguments): void {
+    this.#configured.set(uid, table);
+    this.#sum = (this.#sum + configuredHash(uid, table)) >>> 0;
+  }
+
+  #forgetConfigured(uid: number): void {
+    const table = this.#configured.get(uid);
+    if (table === undefined) return;
+    this.#configured.delete(uid);
+    this.#sum = (this.#sum - configuredHash(uid, table)) >>> 0;
   }
 
   /** Removes a queue with its bindings. Undefined: there is none with this uid. */
   deleteQueue(uid: number): QueueRecord | undefined {
-    const queue = this.#queues.get(uid);
-    if (queue === undefined) return undefined;
-    const { record } = queue;
-    this.#vhosts.get(record.vhost)!.queues.delete(record.name);
-    this.#queues.delete(uid);
-    this.#queuesPerShard[record.shard - 1]!--;
-    if (record.exclusive !== null) this.#disown(record.exclusive, uid);
-    this.#change(-textHash(queueText(record)));
-    this.#endBindings([...(queue.incoming ?? [])]);
-    return record;
+    const queue = this.queueByUid(uid);
+    if (queue !== undefined) this.#removeQueue(queue);
+    return queue?.record;
   }
 
   /** Removes all exclusive queues of a connection. */
   deleteExclusive(owner: ConnectionId): QueueRecord[] {
-    return this.#deleteAll([...(this.#owned.get(owner.node)?.get(owner.incarnation)?.get(owner.connection) ?? [])]);
+    const home = this.#homes.get(volatileGroupOf(owner));
+    if (home === undefined || home.isEnded) return [];
+    const owned = [...(home.owned.get(owner.connection) ?? [])];
+    for (const queue of owned) this.#removeQueue(queue);
+    return owned.map((queue) => queue.record);
   }
 
-  /** Removes all exclusive queues of a node's connections, of its incarnations up to this one. */
-  deleteExclusiveOfNode(node: number, incarnation: number): QueueRecord[] {
-    const uids: number[] = [];
-    for (const [owning, connections] of this.#owned.get(node) ?? [])
-      if (owning <= incarnation) for (const owned of connections.values()) for (const uid of owned) uids.push(uid);
-    return this.#deleteAll(uids);
+  /** All queues of a volatile group are gone. `workOff` removes them. */
+  endHome(group: number): void {
+    const home = this.#homes.get(group);
+    if (home === undefined) return;
+    home.isEnded = true;
+    this.#ended.push(group);
+    this.#ended.sort((left, right) => left - right);
+    this.#version++;
+  }
+
+  /** Are there queues of ended homes to be removed? */
+  get hasDebt(): boolean {
+    return this.#ended.length > 0;
+  }
+
+  /** Removes about so many queues of ended homes, each binding counting as one more: by the numbers of the groups, then by uid. */
+  workOff(itemsMax: number): void {
+    let items = 0;
+    for (let group = this.#ended[0]; group !== undefined && items < itemsMax; group = this.#ended[0]) {
+      for (const queue of this.#homes.get(group)!.queues) {
+        if (items >= itemsMax) return;
+        const before = this.#bindings;
+        this.#removeQueue(queue);
+        items += 1 + before - this.#bindings;
+      }
+    }
+  }
+
+  /** The volatile groups that have queues. */
+  homes(): Iterable<readonly [group: number, home: Home]> {
+    return this.#homes;
   }
 
   declareExchange(command: DeclareExchange): ResultCode {
@@ -242,7 +291,8 @@ export class Topology {
     const exchange = vhost.exchanges.get(command.name);
     if (exchange === undefined) return ResultCode.ok;
     if (exchange.record.predeclared) return ResultCode.refused;
-    if (command.ifUnused && exchange.outgoing.size > 0) return ResultCode.inUse;
+    if (command.ifUnused)
+      for (const binding of exchange.outgoing.values()) if (isLive(binding)) return ResultCode.inUse;
     this.#removeExchange(exchange);
     return ResultCode.ok;
   }
@@ -255,7 +305,8 @@ export class Topology {
     if (source.record.type === 'headers' && !isHeadersBinding(command.arguments)) return ResultCode.refused;
     const identity = bindingIdentity(command);
     if (source.outgoing.has(identity)) return ResultCode.ok;
-    this.putBinding(command, identity, source, destination);
+    const { queue, exchange } = destination;
+    this.#putBinding(source, queue, exchange, command.routingKey, command.arguments, identity);
     return ResultCode.ok;
   }
 
@@ -273,29 +324,38 @@ export class Topology {
 
   isBound(binding: BindingRecord): boolean {
     const source = this.#vhosts.get(binding.vhost)?.exchanges.get(binding.source);
-    return source?.outgoing.has(bindingIdentity(binding)) ?? false;
+    const known = source?.outgoing.get(bindingIdentity(binding));
+    return known !== undefined && isLive(known);
   }
 
-  /** Takes over a queue from a snapshot. Uids must ascend. */
+  /** Takes over a queue from a snapshot. Uids must ascend. Homes that have ended are to be ended afterwards. */
   restoreQueue(record: QueueRecord): void {
-    if (
-      record.uid <= this.#lastUid ||
-      !this.#vhosts.has(record.vhost) ||
-      record.shard < 1 ||
-      record.shard > this.#queuesPerShard.length
-    )
-      throw new Error(`snapshot holds a queue out of place: uid ${record.uid}`);
-    this.#lastUid = record.uid;
-    this.#putQueue({ ...record, arguments: shareEmpty(record.arguments) });
+    const vhost = this.#vhosts.get(record.vhost);
+    const { uid, shard, home } = record;
+    const inPlace =
+      home === null ? shard >= 1 && shard <= this.#queuesPerShard.length : shard === volatileGroupOf(home);
+    if (uid <= this.#lastUid || vhost === undefined || !inPlace || isVolatile(record) !== (home !== null))
+      throw new Error(`snapshot holds a queue out of place: uid ${uid}`);
+    this.#lastUid = uid;
+    this.#putQueue(vhost, record);
   }
 
-  restoreBinding(record: BindingRecord): void {
-    const command: BindCommand = { kind: 'bind', ...record, arguments: shareEmpty(record.arguments) };
-    const source = this.#source(command);
-    const destination = this.#destination(command);
-    if (typeof source === 'number' || typeof destination === 'number')
-      throw new Error(`snapshot holds a binding of nothing: from ${record.source}`);
-    this.putBinding(command, bindingIdentity(command), source, destination);
+  /** Takes over a binding from a snapshot. `sources`: what `exchangesInOrder` gives. */
+  restoreBinding(row: BindingRow, sources: readonly ExchangeNode[]): void {
+    const [from, to, routingKey, table = noArguments] = row;
+    const source = sources[from];
+    const queue = to > 0 ? this.#queues.get(to) : undefined;
+    const exchange = to > 0 ? undefined : sources[-to];
+    const target = queue ?? exchange;
+    if (source?.matcher === undefined || target === undefined)
+      throw new Error(`snapshot holds a binding of nothing: from exchange ${from} to ${to}`);
+    const identity = identityOf(queue === undefined ? 'exchange' : 'queue', target.record.name, routingKey, table);
+    this.#putBinding(source, queue, exchange, routingKey, table, identity);
+  }
+
+  /** All exchanges, each vhost's in the order of their making. */
+  exchangesInOrder(): ExchangeNode[] {
+    return Array.from(this.#vhosts.values()).flatMap((vhost) => [...vhost.exchanges.values()]);
   }
 
   /** Uids up to here were given, also those whose queues are gone. */
@@ -311,49 +371,82 @@ export class Topology {
 
   putExchange(record: ExchangeRecord): void {
     const alternate = argumentOf(record.arguments, 'alternate-exchange');
+    const hash = exchangeHash(record);
     this.#vhosts.get(record.vhost)!.exchanges.set(record.name, {
       record,
+      hash,
       matcher: record.name === '' ? undefined : createMatcher<Binding>(record.type),
       alternate: typeof alternate === 'string' ? alternate : undefined,
       outgoing: new Map(),
       incoming: undefined,
     });
-    this.#change(textHash(exchangeText(record)));
+    this.#change(hash);
   }
 
-  putBinding(
-    command: BindCommand,
-    identity: string,
+  /** From `source` to either a queue or an exchange. */
+  #putBinding(
     source: ExchangeNode,
-    destination: { readonly queue: QueueNode | undefined; readonly exchange: ExchangeNode | undefined },
+    queue: QueueNode | undefined,
+    exchange: ExchangeNode | undefined,
+    routingKey: string,
+    table: Arguments,
+    identity: string,
   ): void {
-    const { routingKey, arguments: table } = command;
-    const { queue, exchange } = destination;
-    const binding: Binding = { source, queue, exchange, routingKey, arguments: table, identity };
+    const hash = bindingHash(identity, source);
+    const binding: Binding = { source, queue, exchange, routingKey, arguments: table, identity, hash };
     source.outgoing.set(identity, binding);
     source.matcher!.add(binding);
     const target = queue ?? exchange!;
-    target.incoming ??= new Set();
-    target.incoming.add(binding);
+    target.incoming = addTo(target.incoming, binding);
     this.#bindings++;
-    this.#change(textHash(bindingText(binding)));
+    this.#change(hash);
   }
 
-  #putQueue(record: QueueRecord): void {
-    const queue: QueueNode = { record, incoming: undefined };
-    this.#vhosts.get(record.vhost)!.queues.set(record.name, queue);
+  #putQueue(vhost: Vhost, wanted: QueueRecord): QueueRecord {
+    const home = wanted.home === null ? null : this.#homeOf(wanted.shard, wanted.home);
+    const record = home === null ? wanted : { ...wanted, home: home.id };
+    const queue: QueueNode = { record, hash: queueHash(record), home, incoming: undefined };
+    vhost.queues.set(record.name, queue);
     this.#queues.set(record.uid, queue);
-    this.#queuesPerShard[record.shard - 1]!++;
-    if (record.exclusive !== null) this.#own(record.exclusive, record.uid);
-    this.#change(textHash(queueText(record)));
+    if (home === null) this.#queuesPerShard[record.shard - 1]!++;
+    else {
+      home.queues.add(queue);
+      if (record.exclusive !== null) entryOf(home.owned, record.exclusive.connection, newQueueSet).add(queue);
+    }
+    this.#change(queue.hash);
+    return record;
   }
 
-  #deleteAll(uids: readonly number[]): QueueRecord[] {
-    return uids.map((uid) => {
-      const record = this.deleteQueue(uid);
-      if (record === undefined) throw new Error(`exclusive queue ${uid} is owned, but not there`);
-      return record;
-    });
+  #removeQueue(queue: QueueNode): void {
+    const { record, hash, incoming } = queue;
+    this.#vhosts.get(record.vhost)!.queues.delete(record.name);
+    this.#queues.delete(record.uid);
+    if (queue.home === null) this.#queuesPerShard[record.shard - 1]!--;
+    else this.#leaveHome(queue, queue.home);
+    if (this.#configured.size > 0) this.#forgetConfigured(record.uid);
+    this.#change(-hash);
+    if (incoming !== undefined) this.#endBindings(bindingsOf(incoming));
+  }
+
+  #homeOf(group: number, id: PipeId): Home {
+    const home = entryOf(this.#homes, group, () => ({ id, isEnded: false, queues: newQueueSet(), owned: new Map() }));
+    // The one before it that had this number ended a million incarnations ago.
+    if (home.id.node !== id.node || home.id.incarnation !== id.incarnation)
+      throw new Error(`volatile group ${group} is of two incarnations`);
+    return home;
+  }
+
+  #leaveHome(queue: QueueNode, home: Home): void {
+    const { shard, exclusive } = queue.record;
+    home.queues.delete(queue);
+    if (home.queues.size === 0) {
+      this.#homes.delete(shard);
+      if (home.isEnded) this.#ended = this.#ended.filter((group) => group !== shard);
+    }
+    if (exclusive === null) return;
+    const owned = home.owned.get(exclusive.connection)!;
+    owned.delete(queue);
+    if (owned.size === 0) home.owned.delete(exclusive.connection);
   }
 
   /**
@@ -379,17 +472,15 @@ export class Topology {
     return best;
   }
 
-  #source(command: BindCommand): ExchangeNode | ResultCode {
+  #source(command: BindingRecord): ExchangeNode | ResultCode {
     if (command.source === '') return ResultCode.refused;
     return this.#vhosts.get(command.vhost)?.exchanges.get(command.source) ?? ResultCode.notFound;
   }
 
-  #destination(
-    command: BindCommand,
-  ): { readonly queue: QueueNode | undefined; readonly exchange: ExchangeNode | undefined } | ResultCode {
+  #destination(command: BindingRecord): Destination | ResultCode {
     const { kind, name } = command.destination;
     if (kind === 'queue') {
-      const queue = this.#vhosts.get(command.vhost)?.queues.get(name);
+      const queue = live(this.#vhosts.get(command.vhost)?.queues.get(name));
       return queue === undefined ? ResultCode.notFound : { queue, exchange: undefined };
     }
     if (name === '') return ResultCode.refused;
@@ -401,8 +492,8 @@ export class Topology {
   #removeExchange(exchange: ExchangeNode): void {
     // Out of the vhost first: so its own last binding does not make it go a second time.
     this.#vhosts.get(exchange.record.vhost)!.exchanges.delete(exchange.record.name);
-    this.#change(-textHash(exchangeText(exchange.record)));
-    this.#endBindings([...exchange.outgoing.values(), ...(exchange.incoming ?? [])]);
+    this.#change(-exchange.hash);
+    this.#endBindings([...exchange.outgoing.values(), ...bindingsOf(exchange.incoming)]);
   }
 
   /** Ends bindings, and with them, one after the other, the auto-delete exchanges that have none left. */
@@ -415,35 +506,16 @@ export class Topology {
       source.outgoing.delete(binding.identity);
       source.matcher!.remove(binding);
       const target = binding.queue ?? binding.exchange!;
-      target.incoming!.delete(binding);
-      if (target.incoming!.size === 0) target.incoming = undefined;
+      target.incoming = removeFrom(target.incoming, binding);
       this.#bindings--;
-      this.#change(-textHash(bindingText(binding)));
+      this.#change(-binding.hash);
       const { exchanges } = this.#vhosts.get(source.record.vhost)!;
       if (!source.record.autoDelete || source.outgoing.size > 0) continue;
       if (exchanges.get(source.record.name) !== source) continue;
       exchanges.delete(source.record.name);
-      this.#change(-textHash(exchangeText(source.record)));
-      for (const incoming of source.incoming ?? []) bindings.push(incoming);
+      this.#change(-source.hash);
+      appendTo(source.incoming, bindings);
     }
-  }
-
-  #own(owner: ConnectionId, uid: number): void {
-    const incarnations = entryOf(this.#owned, owner.node, () => new Map<number, Map<number, Set<number>>>());
-    const connections = entryOf(incarnations, owner.incarnation, () => new Map<number, Set<number>>());
-    entryOf(connections, owner.connection, () => new Set<number>()).add(uid);
-  }
-
-  #disown(owner: ConnectionId, uid: number): void {
-    const incarnations = this.#owned.get(owner.node)!;
-    const connections = incarnations.get(owner.incarnation)!;
-    const uids = connections.get(owner.connection)!;
-    uids.delete(uid);
-    if (uids.size > 0) return;
-    connections.delete(owner.connection);
-    if (connections.size > 0) return;
-    incarnations.delete(owner.incarnation);
-    if (incarnations.size === 0) this.#owned.delete(owner.node);
   }
 
   #change(hash: number): void {
@@ -452,36 +524,7 @@ export class Topology {
   }
 }
 
-/** The binding as others may see it. */
-export function bindingRecord(binding: Binding): BindingRecord {
-  const { record } = binding.source;
-  return {
-    vhost: record.vhost,
-    source: record.name,
-    destination:
-      binding.queue === undefined
-        ? { kind: 'exchange', name: binding.exchange!.record.name }
-        : { kind: 'queue', name: binding.queue.record.name },
-    routingKey: binding.routingKey,
-    arguments: binding.arguments,
-  };
-}
-
-/** Names are preceded by their lengths: whatever is in them, two bindings never get the same text. */
-function bindingIdentity(binding: BindingRecord): string {
-  const { kind, name } = binding.destination;
-  const { routingKey } = binding;
-  return `${kind}${name.length}:${name}${routingKey.length}:${routingKey}${canonicalArguments(binding.arguments)}`;
-}
-
-function bindingText({ source, identity }: Binding): string {
-  return `b${source.record.vhost.length}:${source.record.vhost}${source.record.name.length}:${source.record.name}${identity}`;
-}
-
-const queueText = (record: QueueRecord): string => `q${JSON.stringify(record)}`;
-const exchangeText = (record: ExchangeRecord): string => `x${JSON.stringify(record)}`;
-
-const shareEmpty = (table: Arguments): Arguments => (Object.keys(table).length === 0 ? noArguments : table);
+const newQueueSet = (): Set<QueueNode> => new Set();
 
 function sameOwner(left: ConnectionId | null, right: ConnectionId | null): boolean {
   if (left === null || right === null) return left === right;

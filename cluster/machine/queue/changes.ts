@@ -22,7 +22,9 @@ function isChange(value: unknown): value is ShardChange {
   if (!isObject(value) || !isCount(value.version, Number.MAX_SAFE_INTEGER)) return false;
   switch (value.kind) {
     case 'create':
-      return isCount(value.uid, 0xffff_ffff) && typeof value.autoDelete === 'boolean' && isObject(value.arguments);
+      return isCount(value.uid, 0xffff_ffff) && isNew(value) && isObject(value.arguments);
+    case 'configure':
+      return isCount(value.uid, 0xffff_ffff) && isObject(value.arguments);
     case 'delete':
       return isCount(value.uid, 0xffff_ffff);
     case 'fence':
@@ -31,6 +33,9 @@ function isChange(value: unknown): value is ShardChange {
       return false;
   }
 }
+
+const isNew = ({ vhost, name, autoDelete }: Record<string, unknown>): boolean =>
+  typeof vhost === 'string' && typeof name === 'string' && typeof autoDelete === 'boolean';
 
 const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);

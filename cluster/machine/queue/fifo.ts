@@ -3,8 +3,12 @@
 // A message is (entry index, ordinal, bytes of its body). A chunk keeps indices relative to its first one, so that 32 bits do.
 // Chunks come in three sizes: a queue begins with the smallest, so that a hundred thousand short queues stay small. Emptied chunks go to
 // a pool that all queues of a shard share.
+//
+// Words are only ever written behind those that are there, so an image may refer to a chunk as long as the chunk is not used anew: while
+// images are about, the pool takes none back.
 
-import type { ByteReader, ByteWriter } from './bytes.ts';
+import type { ByteReader } from './bytes.ts';
+import { ChunkImage, type Rows, type Sections, type WriteRows, writtenAtOnceMax } from './images.ts';
 import type { LiveCounts } from './live.ts';
 
 /** Messages per chunk: of a fifo's first chunk, its second, all others. */
@@ -13,10 +17,9 @@ const chunkSizes = [16, 128, 1024] as const;
 const pooledChunksMax = 256;
 const wordsPerMessage = 3;
 
-interface Chunk {
+/** `words`, per message: index - base, ordinal, bytes. */
+interface Chunk extends Rows {
   readonly size: 0 | 1 | 2;
-  /** Per message: index - base, ordinal, bytes. */
-  readonly words: Uint32Array;
   base: number;
   /** Words taken from the front, and words written. */
   start: number;
@@ -26,6 +29,8 @@ interface Chunk {
 
 export class ChunkPool {
   readonly #free: [Chunk[], Chunk[], Chunk[]] = [[], [], []];
+  /** There are images that may refer to chunks: none is used anew. */
+  imaged = false;
 
   take(size: 0 | 1 | 2, base: number): Chunk {
     const chunk = this.#free[size].pop();
@@ -38,6 +43,7 @@ export class ChunkPool {
   }
 
   give(chunk: Chunk): void {
+    if (this.imaged) return;
     chunk.start = 0;
     chunk.end = 0;
     chunk.next = null;
@@ -114,17 +120,24 @@ export class Fifo {
     other.totalBytes = 0;
   }
 
-  /** Writes count and messages; the bytes do not depend on how the messages lie in chunks. */
-  serialise(writer: ByteWriter): void {
-    writer.u32(this.length);
-    for (let chunk = this.#head; chunk !== null; chunk = chunk.next) {
-      const { words, base, start, end } = chunk;
-      for (let w = start; w < end; w += wordsPerMessage)
-        writer.reference(base + words[w]!, words[w + 1]!, words[w + 2]!);
-    }
+  /** Count and messages; the bytes do not depend on how the messages lie in chunks. */
+  capture(sections: Sections): void {
+    sections.bytes.u32(this.length);
+    this.captureRows(sections);
   }
 
-  /** Appends what `serialise` wrote, and counts each message as live. */
+  captureRows(sections: Sections): void {
+    if (this.length <= writtenAtOnceMax) {
+      for (let chunk = this.#head; chunk !== null; chunk = chunk.next)
+        writeRows(sections.bytes, chunk, chunk.start, chunk.end);
+      return;
+    }
+    const image = new ChunkImage(writeRows);
+    for (let chunk = this.#head; chunk !== null; chunk = chunk.next) image.add(chunk, chunk.start, chunk.end);
+    sections.add(image);
+  }
+
+  /** Appends what `capture` wrote, and counts each message as live. */
   restore(reader: ByteReader, live: LiveCounts): void {
     for (let count = reader.u32(); count > 0; count--) {
       reader.reference();
@@ -143,3 +156,7 @@ export class Fifo {
     return chunk;
   }
 }
+
+const writeRows: WriteRows = (writer, { words, base }, from, to) => {
+  for (let w = from; w < to; w += wordsPerMessage) writer.reference(base + words[w]!, words[w + 1]!, words[w + 2]!);
+};

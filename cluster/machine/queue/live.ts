@@ -46,6 +46,7 @@ export class LiveCounts {
 
   /** Is an entry of [first, last] live? */
   has(first: number, last: number): boolean {
+    if (first === last) return this.count(first) > 0;
     for (const page of this.#within(first, last))
       for (let index = start(page, first), end = stop(page, last); index <= end; index++)
         if (page.counts[index & (pageEntries - 1)]! > 0) return true;

@@ -1,14 +1,18 @@
 // One queue and its consumers: what waits, what is leased to whom, who is next. State only; `store.ts` has the rules. PURE.
 //
 // Invariants:
-// - A consumer is in its queue's waiting list exactly while it is active and has credit.
-// - Between two commands no queue has both a ready message and a waiting consumer.
-// - `unsettled` is the sum of its consumers' unsettled leases; `bytes` covers ready and unsettled messages.
+// - A consumer is in its queue's waiting list exactly while it is active, has credit and is not suspended.
+// - Between two commands no queue has both a ready message and a waiting consumer, unless it is held back: see `leaving`, and the work that
+//   `store.ts` leaves for later.
+// - `unsettled` is the sum of its consumers' unsettled leases and of those in `leaving`; `bytes` covers ready and unsettled messages.
 // - A sealed queue is empty and has no consumers; it waits for its deletion from the metadata.
 
 import type { PipeSink } from '../machine.ts';
+import { type QueueTerms, type Stamps, termsOf } from './due.ts';
 import { type ChunkPool, Fifo } from './fifo.ts';
+import type { QueueImage } from './images.ts';
 import { Leases } from './leases.ts';
+import { Policy } from './letters.ts';
 import { Returned } from './returned.ts';
 
 export const ConsumerMode = {
@@ -27,6 +31,8 @@ export interface Owner {
   readonly incarnation: number;
   readonly consumers: Map<number, Consumer>;
   sink: PipeSink | null;
+  /** Its node is suspected: its consumers get nothing. */
+  suspended: boolean;
 }
 
 export interface ConsumerOptions {
@@ -49,7 +55,7 @@ export class Consumer {
   mode: ConsumerMode;
   unsettledMax: number;
   grantedTo: number;
-  readonly leases = new Leases();
+  leases = new Leases();
   /** Its place in `queue.attached`; -1 when it is no longer known to its owner and queue. */
   place = -1;
   /** Its place in the waiting list. */
@@ -73,6 +79,11 @@ export class Consumer {
     return this.place < 0;
   }
 
+  /** Does it belong into the waiting list? */
+  get mayWait(): boolean {
+    return this.mode === ConsumerMode.active && this.hasCredit && !this.owner.suspended;
+  }
+
   get hasCredit(): boolean {
     const { leases, unsettledMax } = this;
     return leases.next <= this.grantedTo && (unsettledMax === 0 || leases.unsettled < unsettledMax);
@@ -86,14 +97,39 @@ interface Level {
   tail: Consumer | null;
 }
 
+/** What the metadata say of a queue when it is made. */
+export interface QueueIdentity {
+  readonly uid: number;
+  readonly vhost: string;
+  readonly name: string;
+  readonly autoDelete: boolean;
+}
+
 export class Queue {
   readonly uid: number;
+  readonly vhost: string;
+  readonly name: string;
   readonly autoDelete: boolean;
-  /** Its resolved arguments as JSON, for later machine versions. */
-  readonly arguments: string;
+  /** Its resolved arguments as JSON, and what they mean to this version of the machine. */
+  arguments: string;
+  terms: QueueTerms;
+  /** Where its dead letters go; null: nowhere. */
+  policy: Policy | null;
+  /** When its messages came, if they expire. */
+  stamps: Stamps | null = null;
+  /** The stamp at which a consumer or a `get` last used it. Kept only if it expires. */
+  lastUsed = 0;
+  /** The stamp at which time may change something; Infinity: never. And its place among the queues that fall due. */
+  due = Number.POSITIVE_INFINITY;
+  duePlace = -1;
   readonly fifo: Fifo;
   /** Made when something first comes back. */
   returned: Returned | null = null;
+  /**
+   * Leases of consumers that went with more than could be returned at once; they come back in steps. Until all are back the queue hands
+   * out nothing, because what comes back belongs before what is ready.
+   */
+  leaving: Leases[] | null = null;
   /** Every consumer whose leases or place belong to this queue. */
   readonly attached: Consumer[] = [];
   /** Active consumers. */
@@ -107,18 +143,42 @@ export class Queue {
   /** The message enqueued last, so that one that names the queue twice goes in once. */
   lastIndex = 0;
   lastOrdinal = 0;
+  /** The snapshot (`QueueStore.epoch`) that has this queue already, and the queue as it was then, until that is written. */
+  epoch: number;
+  image: QueueImage | null = null;
   /** By priority, highest first. Only levels with somebody in them. */
   readonly #levels: Level[] = [];
 
-  constructor(uid: number, autoDelete: boolean, argumentsJson: string, pool: ChunkPool) {
+  constructor({ uid, vhost, name, autoDelete }: QueueIdentity, argumentsJson: string, pool: ChunkPool, epoch: number) {
     this.uid = uid;
+    this.epoch = epoch;
+    this.vhost = vhost;
+    this.name = name;
     this.autoDelete = autoDelete;
     this.arguments = argumentsJson;
+    this.terms = termsOf(argumentsJson);
+    this.policy = this.#policy();
     this.fifo = new Fifo(pool);
+  }
+
+  /** Other arguments from now on. */
+  configure(argumentsJson: string): void {
+    const { deadLetterExchange, deadLetterRoutingKey } = this.terms;
+    this.arguments = argumentsJson;
+    this.terms = termsOf(argumentsJson);
+    const isSame =
+      this.terms.deadLetterExchange === deadLetterExchange && this.terms.deadLetterRoutingKey === deadLetterRoutingKey;
+    if (!isSame) this.policy = this.#policy();
   }
 
   get ready(): number {
     return this.fifo.length + (this.returned === null ? 0 : this.returned.length);
+  }
+
+  /** The entry of the first ready message. There must be one. */
+  get firstIndex(): number {
+    const { returned } = this;
+    return returned !== null && returned.length > 0 ? returned.index : this.fifo.index;
   }
 
   giveBack(index: number, ordinal: number, bytes: number, history: number): void {
@@ -143,6 +203,12 @@ export class Queue {
   /** The consumer to be served next, or null. */
   nextWaiting(): Consumer | null {
     return this.#levels.length === 0 ? null : this.#levels[0]!.head;
+  }
+
+  /** To whom a message that has just arrived goes at once, or null: not while others are before it. */
+  nextForNew(): Consumer | null {
+    const consumer = this.nextWaiting();
+    return consumer === null || this.leaving !== null || this.ready > 0 ? null : consumer;
   }
 
   /** Puts an active consumer with credit behind all others of its priority. */
@@ -194,6 +260,12 @@ export class Queue {
   *waitingOrder(): Generator<Consumer> {
     for (const level of this.#levels)
       for (let consumer = level.head; consumer !== null; consumer = consumer.next) yield consumer;
+  }
+
+  #policy(): Policy | null {
+    const { uid, vhost, name, terms } = this;
+    const { deadLetterExchange: exchange, deadLetterRoutingKey: routingKey } = terms;
+    return exchange === null ? null : new Policy({ uid, vhost, queueName: name, exchange, routingKey });
   }
 
   /** Attached consumers by (node, number): an order that does not depend on history. */

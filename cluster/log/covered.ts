@@ -1,0 +1,60 @@
+// What the manifest says of the groups. PURE over the state that the store owns.
+//
+// Control state is captured when a file is full, and counts once that file is sealed: the manifest then covers all files up to it. Snapshots
+// count as soon as they are durable (`GroupLog.stable`), and records after the covered files are replayed on top.
+
+import type { HardState } from 'raft-ts';
+import { neededTruncations } from './collector.ts';
+import type { LogFile } from './files.ts';
+import type { GroupLog } from './group.ts';
+import type { ManifestGroup, Truncation } from './manifest.ts';
+
+interface CapturedGroup {
+  readonly replica: number;
+  readonly hardState: HardState;
+  readonly truncations: readonly Truncation[];
+  readonly repairTo: number;
+}
+
+/** Control state of all groups at the end of one file. */
+export interface Captured {
+  readonly coveredTo: number;
+  readonly groups: ReadonlyMap<number, CapturedGroup>;
+}
+
+export function capture(groups: Iterable<GroupLog>, coveredTo: number): Captured {
+  const captured = new Map<number, CapturedGroup>();
+  for (const { group, isVolatile, replica, hardState, truncations, repairTo } of groups)
+    if (!isVolatile) captured.set(group, { replica, hardState, truncations: [...truncations], repairTo });
+  return { coveredTo, groups: captured };
+}
+
+const nothingCaptured = {
+  hardState: { term: 0, vote: 0, commit: 0 },
+  truncations: [],
+  repairTo: 0,
+};
+
+export function manifestGroups(
+  groups: Iterable<GroupLog>,
+  captured: Captured,
+  files: readonly LogFile[],
+): ManifestGroup[] {
+  const durable = [...groups].flatMap((group) => {
+    if (group.isVolatile) return [];
+    return group.isDurable ? group : (group.replaced ?? []);
+  });
+  return durable.map((group): ManifestGroup => {
+    const found = captured.groups.get(group.group);
+    const { hardState, truncations, repairTo } =
+      found !== undefined && found.replica === group.replica ? found : nothingCaptured;
+    return {
+      group: group.group,
+      replica: group.replica,
+      hardState,
+      ...group.stable,
+      truncations: neededTruncations(group, truncations, files),
+      repairTo,
+    };
+  });
+}

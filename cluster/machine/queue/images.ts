@@ -1,0 +1,89 @@
+// Images: parts of the state as they were when a snapshot began, written down later, piece by piece. PURE.
+//
+// An image refers to the chunks of a structure instead of copying them, so taking one costs a few steps per chunk. The structure keeps the
+// image true: what an image holds of a chunk is never written again (`leases.ts` and `returned.ts` write to a copy of a chunk that is
+// shared; `fifo.ts` only ever writes behind what is there, and its pool takes no chunk back while a snapshot runs).
+
+import type { ByteWriter } from './bytes.ts';
+
+/** Structures with up to this many messages are written down at once: an image of them would cost more. */
+export const writtenAtOnceMax = 128;
+
+export interface Image {
+  /** Goes on writing, at least something, until the writer has `bytesMax` bytes or more. True: that was all. */
+  write(writer: ByteWriter, bytesMax: number): boolean;
+}
+
+/** A queue as it was. Its arguments are apart, because their place in the snapshot depends on what was written before. */
+export interface QueueImage {
+  readonly arguments: string;
+  readonly sections: Sections;
+}
+
+/** What an image needs of a chunk. Numbers in `words` may be relative to `base`. */
+export interface Rows {
+  readonly words: Uint32Array;
+  readonly base: number;
+}
+
+/** Writes the rows of a chunk from word `from` to before word `to`. */
+export type WriteRows = (writer: ByteWriter, chunk: Rows, from: number, to: number) => void;
+
+/** Rows of some chunks, in their order. */
+export class ChunkImage implements Image {
+  readonly #writeRows: WriteRows;
+  readonly #chunks: Rows[] = [];
+  /** Per chunk: its first word, and the one behind its last. */
+  readonly #bounds: number[] = [];
+  #at = 0;
+
+  constructor(writeRows: WriteRows) {
+    this.#writeRows = writeRows;
+  }
+
+  add(chunk: Rows, from: number, to: number): void {
+    this.#chunks.push(chunk);
+    this.#bounds.push(from, to);
+  }
+
+  write(writer: ByteWriter, bytesMax: number): boolean {
+    while (this.#at < this.#chunks.length) {
+      if (writer.length >= bytesMax) return false;
+      const at = this.#at++;
+      this.#writeRows(writer, this.#chunks[at]!, this.#bounds[2 * at]!, this.#bounds[2 * at + 1]!);
+    }
+    return true;
+  }
+}
+
+/** Small values, written down at once into `bytes`, and images of large structures between them. */
+export class Sections implements Image {
+  /** Shared by all sections of a snapshot, so that a small queue costs no buffer of its own. One section is gathered at a time. */
+  readonly bytes: ByteWriter;
+  readonly #parts: (Uint8Array | Image)[] = [];
+  #at = 0;
+
+  constructor(bytes: ByteWriter) {
+    this.bytes = bytes;
+  }
+
+  add(image: Image): void {
+    this.close();
+    this.#parts.push(image);
+  }
+
+  /** To be called when all was added. */
+  close(): void {
+    for (const piece of this.bytes.pieces()) this.#parts.push(piece);
+  }
+
+  write(writer: ByteWriter, bytesMax: number): boolean {
+    for (; this.#at < this.#parts.length; this.#at++) {
+      if (writer.length >= bytesMax) return false;
+      const part = this.#parts[this.#at]!;
+      if (part instanceof Uint8Array) writer.bytes(part);
+      else if (!part.write(writer, bytesMax)) return false;
+    }
+    return true;
+  }
+}

@@ -1,0 +1,127 @@
+// Reads messages of the groups that have a replica here: from memory or disk, with the parts that a large one is made of.
+//
+// State owned: none; the log bounds how many reads run at once. It never says that a message is gone because this replica is behind: then,
+// or when the replica here is no use, it says that it cannot know.
+
+import { LogError } from './log/index.ts';
+import type { Log } from './log/types.ts';
+import {
+  CommandKind,
+  commandOffset,
+  type MessageView,
+  PublishFlag,
+  readBatchHeader,
+  readPart,
+  viewMessage,
+} from './machine/commands.ts';
+import type { Machine } from './machine/machine.ts';
+
+/** Where a piece of a message lies. */
+interface Place {
+  readonly index: number;
+  readonly ordinal: number;
+}
+
+export interface MessagesContext {
+  readonly log: Log;
+  /** The machine of a replica here that is not halted. */
+  machine(group: number): (Machine & { partsOf?(index: number, ordinal: number): readonly Place[] }) | undefined;
+  /** An entry could not be read though it must be there. */
+  damaged(group: number, error: Error): void;
+}
+
+/** In the order asked for: null where a message is gone. At least one, maybe fewer than were asked for. */
+export type MessageViews = readonly (MessageView | null)[];
+
+export class Messages {
+  readonly #context: MessagesContext;
+
+  constructor(context: MessagesContext) {
+    this.#context = context;
+  }
+
+  /** The payload of an entry if it is in memory, and can be read here. */
+  cached(group: number, entry: number): Buffer | null {
+    if (this.#context.machine(group) === undefined) return null;
+    const cached = this.#context.log.cached(group, entry);
+    return cached?.kind === 'data' ? cached.data.payload : null;
+  }
+
+  /**
+   * Messages of one entry, by their ordinals; no more of them once they have `bytesMax` together. `null`: this node cannot know. `done` may
+   * be called before this returns.
+   */
+  read(
+    group: number,
+    entry: number,
+    ordinals: readonly number[],
+    bytesMax: number,
+    done: (views: MessageViews | null) => void,
+  ): void {
+    const machine = this.#context.machine(group);
+    if (machine === undefined || machine.appliedIndex < entry) return done(null);
+    this.#payload(group, entry, (payload, isGone) => {
+      if (payload === null) return done(isGone ? ordinals.map(() => null) : null);
+      const views: (MessageView | null)[] = [];
+      let bytes = 0;
+      const next = () => {
+        while (views.length < ordinals.length && bytes < bytesMax) {
+          const ordinal = ordinals[views.length]!;
+          const view = viewIfMessage(payload, ordinal);
+          if (view === null || (view.flags & PublishFlag.parts) === 0) {
+            views.push(view);
+            bytes += view === null ? 0 : view.bodyEnd - view.keyStart;
+            continue;
+          }
+          const places = machine.partsOf?.(entry, ordinal) ?? [];
+          return this.#pieces(group, places, (before) => {
+            views.push(before === null ? null : { ...view, before });
+            bytes += view.bodyEnd - view.keyStart;
+            for (const piece of before ?? []) bytes += piece.length;
+            next();
+          });
+        }
+        done(views);
+      };
+      next();
+    });
+  }
+
+  /** The pieces at these places; null: the message was settled meanwhile, and they are gone. */
+  #pieces(group: number, places: readonly Place[], done: (pieces: Buffer[] | null) => void): void {
+    const pieces: Buffer[] = [];
+    const next = () => {
+      const place = places[pieces.length];
+      // A message that says it has parts, and of which none are known, is nobody's any more.
+      if (place === undefined) return done(pieces.length > 0 ? pieces : null);
+      this.#payload(group, place.index, (payload) => {
+        const at = payload === null ? -1 : commandOffset(payload, place.ordinal);
+        if (payload === null || payload[at] !== CommandKind.part) return done(null);
+        pieces.push(readPart(payload, at).bytes);
+        next();
+      });
+    };
+    next();
+  }
+
+  #payload(group: number, entry: number, done: (payload: Buffer | null, isGone: boolean) => void): void {
+    const { log, damaged } = this.#context;
+    if (!log.has(group, entry)) return done(null, true);
+    log.read(group, entry, entry, 1, (error, entries) => {
+      // Missing: settled and collected since. Anything else is damage, but for the end of this process.
+      const code = error instanceof LogError ? error.code : null;
+      const isMissing = code === 'missing';
+      if (error !== null && !isMissing && code !== 'closed') damaged(group, error);
+      const found = entries[0];
+      const payload = error === null && found?.kind === 'data' ? found.data.payload : null;
+      done(payload, error === null || isMissing);
+    });
+  }
+}
+
+/** Null: there is no message of this ordinal. Who asks may be another node. */
+function viewIfMessage(payload: Buffer, ordinal: number): MessageView | null {
+  if (ordinal >= readBatchHeader(payload).commandCount) return null;
+  const kind = payload[commandOffset(payload, ordinal)];
+  return kind === CommandKind.publish || kind === CommandKind.transfer ? viewMessage(payload, ordinal) : null;
+}

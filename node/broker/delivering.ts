@@ -1,0 +1,200 @@
+// From leases to the socket, for one channel: the leases that wait, and the messages that have to be read for them.
+//
+// State owned: the leases in the order in which they came, the entry that the last delivery came from, at most two reads, under way or with
+// messages that wait for their turn. A message is mostly in memory here; else it comes from the disk or from another node, and everything
+// behind it waits: deliveries keep the order of their leases, whatever becomes of the reads.
+//
+// Invariants: a lease is delivered, or goes back, or its message is gone; nothing is delivered for a consumer that is being cancelled.
+
+import { type MessageView, type MessageViews, PublishFlag, SettleOperation, viewMessage } from '../../cluster/index.ts';
+import type { ChannelEvents } from '../amqp/backend.ts';
+import type { Broker } from './broker.ts';
+import type { Consumer } from './consumer.ts';
+import { Deliveries } from './deliveries.ts';
+
+const readsMax = 2;
+/** Messages of one entry that are read together. */
+const messagesPerReadMax = 256;
+
+interface Read {
+  readonly shard: number;
+  readonly entryIndex: number;
+  readonly ordinals: readonly number[];
+  /** Null: under way. */
+  views: MessageViews | null;
+  /** The first that was not taken. */
+  next: number;
+}
+
+/** Leases [first, first + count). */
+interface Range {
+  readonly first: number;
+  count: number;
+}
+
+export class Delivering {
+  readonly #broker: Broker;
+  readonly #events: ChannelEvents;
+  /** A read is done: `pump` may go on. */
+  readonly #readDone: () => void;
+  readonly #deliveries = new Deliveries();
+  /** The entry that the last delivery came from: the next one mostly comes from it too. */
+  #entryShard = 0;
+  #entryIndex = -1;
+  #entryPayload: Buffer | null = null;
+  #reads: Read[] = [];
+  #closed = false;
+
+  constructor(broker: Broker, events: ChannelEvents, readDone: () => void) {
+    this.#broker = broker;
+    this.#events = events;
+    this.#readDone = readDone;
+  }
+
+  leased(
+    consumer: Consumer,
+    leaseOrdinal: number,
+    entryIndex: number,
+    ordinal: number,
+    redelivered: boolean,
+    deliveryCount: number,
+  ): void {
+    this.#deliveries.push(consumer, leaseOrdinal, entryIndex, ordinal, redelivered, deliveryCount);
+  }
+
+  /** Delivers what waits, as far as the socket takes it. */
+  pump(): void {
+    const deliveries = this.#deliveries;
+    const events = this.#events;
+    while (deliveries.length > 0 && events.canDeliver) {
+      const consumer = deliveries.consumer;
+      if (consumer.cancelling) {
+        if (this.#broker.consumers.has(consumer.number)) this.#release(consumer, deliveries.leaseOrdinal, 1);
+        deliveries.shift();
+        continue;
+      }
+      const message = this.#message();
+      if (message === undefined) return; // being read
+      if (message !== null) this.#deliver(consumer, message);
+      deliveries.shift();
+    }
+  }
+
+  /** Nothing is delivered any more. Returns, per consumer, what it holds that was never written to the socket. */
+  close(): Map<Consumer, Range[]> {
+    const deliveries = this.#deliveries;
+    const unwritten = new Map<Consumer, Range[]>();
+    for (; deliveries.length > 0; deliveries.shift()) {
+      const { consumer, leaseOrdinal } = deliveries;
+      const ranges = unwritten.get(consumer);
+      const last = ranges?.[ranges.length - 1];
+      if (last !== undefined && last.first + last.count === leaseOrdinal) last.count++;
+      else if (ranges !== undefined) ranges.push({ first: leaseOrdinal, count: 1 });
+      else unwritten.set(consumer, [{ first: leaseOrdinal, count: 1 }]);
+    }
+    this.#closed = true;
+    this.#reads = [];
+    this.#entryPayload = null;
+    return unwritten;
+  }
+
+  /** They go back to their places, as if they had never been leased. */
+  release(consumer: Consumer, ranges: readonly Range[]): void {
+    for (const { first, count } of ranges) this.#release(consumer, first, count);
+  }
+
+  #release({ shard, number }: Consumer, first: number, count: number): void {
+    this.#broker.cluster.pipe(shard).settle(SettleOperation.release, 0, number, first, count);
+  }
+
+  #deliver(consumer: Consumer, message: MessageView): void {
+    const { leaseOrdinal, redelivered, deliveryCount } = this.#deliveries;
+    this.#events.deliver(consumer.number, leaseOrdinal, message, redelivered, deliveryCount);
+    consumer.deliveredTo = leaseOrdinal;
+    if (!consumer.noAck) consumer.outstanding++;
+    else if (consumer.autoSettleCount === 0) {
+      consumer.autoSettleFirst = leaseOrdinal;
+      consumer.autoSettleCount = 1;
+    } else consumer.autoSettleCount = leaseOrdinal - consumer.autoSettleFirst + 1;
+  }
+
+  /** The first lease's message, null when it is gone, undefined while it is being read. */
+  #message(): MessageView | null | undefined {
+    const { consumer, entryIndex, ordinal } = this.#deliveries;
+    const { shard } = consumer;
+    if (this.#entryPayload === null || shard !== this.#entryShard || entryIndex !== this.#entryIndex) {
+      const payload = this.#broker.cluster.payload(shard, entryIndex);
+      if (payload === null) return this.#read(shard, entryIndex, ordinal);
+      this.#entryShard = shard;
+      this.#entryIndex = entryIndex;
+      this.#entryPayload = payload;
+    }
+    const view = viewMessage(this.#entryPayload, ordinal);
+    return (view.flags & PublishFlag.parts) === 0 ? view : this.#read(shard, entryIndex, ordinal);
+  }
+
+  /** The message from a read that is done; else sees to it that it is read. */
+  #read(shard: number, entryIndex: number, ordinal: number): MessageView | null | undefined {
+    const isOf = (read: Read) => read.shard === shard && read.entryIndex === entryIndex;
+    for (;;) {
+      const at = this.#reads.findIndex(isOf);
+      // What was read for leases that are not there any more; a read under way has to end first.
+      this.#reads = this.#reads.filter((read, i) => i >= at && (at >= 0 || read.views === null));
+      const read = at < 0 ? undefined : this.#reads[0]!;
+      if (read === undefined) {
+        if (this.#reads.length === readsMax) return undefined;
+        this.#readAhead();
+        continue;
+      }
+      if (read.views === null) return undefined;
+      const found = read.ordinals.indexOf(ordinal, read.next);
+      if (found >= 0 && found < read.views.length) {
+        read.next = found + 1;
+        return read.views[found]!;
+      }
+      this.#reads.shift();
+    }
+  }
+
+  /** Begins to read for the first lease, and for the next entry that is not in memory. */
+  #readAhead(): void {
+    const deliveries = this.#deliveries;
+    let next = this.#begin(0);
+    while (next < deliveries.length && this.#reads.length < readsMax) {
+      const consumer = deliveries.consumerAt(next);
+      if (this.#broker.cluster.payload(consumer.shard, deliveries.entryIndexAt(next)) !== null) return;
+      next = this.#begin(next);
+    }
+  }
+
+  /** Reads what the leases from `position` on need of one entry. Returns the position after them. */
+  #begin(position: number): number {
+    const deliveries = this.#deliveries;
+    const { shard } = deliveries.consumerAt(position);
+    const entryIndex = deliveries.entryIndexAt(position);
+    const ordinals: number[] = [];
+    let at = position;
+    while (
+      at < deliveries.length &&
+      ordinals.length < messagesPerReadMax &&
+      deliveries.consumerAt(at).shard === shard &&
+      deliveries.entryIndexAt(at) === entryIndex
+    )
+      ordinals.push(deliveries.ordinalAt(at++));
+    const read: Read = { shard, entryIndex, ordinals, views: null, next: 0 };
+    this.#reads.push(read);
+    let isInCall = true;
+    this.#broker.cluster.readMessages(
+      shard,
+      entryIndex,
+      ordinals,
+      () => !this.#closed,
+      (views) => {
+        read.views = views;
+        if (!isInCall && !this.#closed) this.#readDone();
+      },
+    );
+    isInCall = false;
+    return at;
+  }
+}

@@ -1,0 +1,97 @@
+// Request and reply, as remote calls over queues do it: a request is published to a durable queue, its consumer acknowledges it and publishes
+// the reply, and the caller, who waits for it, publishes the next. The reply queue is exclusive to the caller's connection, or durable.
+
+import { Client } from './client.ts';
+import { Histogram, type Percentiles } from './histogram.ts';
+import { queueNames } from './load.ts';
+import { median, milliseconds, type ProgressLine, tableText } from './report.ts';
+
+const replyKinds = ['exclusive', 'durable'] as const;
+const bodyBytes = 100;
+const timeoutMilliseconds = 30_000;
+
+export interface Replies {
+  readonly name: string;
+  readonly kind: (typeof replyKinds)[number];
+  readonly runs: readonly Percentiles[];
+}
+
+/** The caller is at the first URL of a target, the other side at the second. Kinds and targets in turn. */
+export async function measureReplies(
+  targets: readonly { readonly name: string; readonly urls: readonly string[] }[],
+  calls: number,
+  runs: number,
+  progress: ProgressLine,
+): Promise<Replies[]> {
+  const sides = targets.flatMap(({ name, urls }) =>
+    replyKinds.map((kind) => ({ name, urls, kind, runs: [] as Percentiles[] })),
+  );
+  for (let run = 0; run <= runs; run++)
+    for (const side of sides) {
+      progress.show(
+        `request and reply · ${side.name} · ${side.kind} · ${run === 0 ? 'warming up' : `run ${run}/${runs}`}`,
+      );
+      const times = await callAndReply(side.urls, side.kind, run === 0 ? Math.ceil(calls / 5) : calls);
+      if (run > 0) side.runs.push(times);
+    }
+  return sides.map(({ name, kind, runs: measured }) => ({ name, kind, runs: measured }));
+}
+
+async function callAndReply(
+  urls: readonly string[],
+  kind: (typeof replyKinds)[number],
+  calls: number,
+): Promise<Percentiles> {
+  const [requests, replies] = queueNames(2) as [string, string];
+  const caller = await Client.connect(urls[0]!);
+  const server = await Client.connect(urls[1 % urls.length]!);
+  await caller.declareQueue(requests, { 'x-queue-type': 'quorum' });
+  await caller.declareQueue(replies, kind === 'durable' ? { 'x-queue-type': 'quorum' } : {}, kind);
+  await server.consume(requests, 10);
+  await caller.consume(replies, 10);
+  const request = caller.prepare(requests, bodyBytes);
+  const reply = server.prepare(replies, bodyBytes);
+  server.onDelivery = (deliveryTag) => {
+    server.write(reply);
+    server.settleUpTo(deliveryTag);
+  };
+  const times = new Histogram();
+  await new Promise<void>((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Error('a reply did not come')), timeoutMilliseconds);
+    let done = 0;
+    let sentAt = 0;
+    const call = () => {
+      sentAt = performance.now();
+      caller.write(request);
+    };
+    caller.onDelivery = (deliveryTag) => {
+      times.record(performance.now() - sentAt, 1);
+      caller.settleUpTo(deliveryTag);
+      timer.refresh();
+      if (++done < calls) return call();
+      clearTimeout(timer);
+      resolve();
+    };
+    call();
+  });
+  caller.deleteQueue(requests);
+  if (kind === 'durable') caller.deleteQueue(replies);
+  await Promise.all([caller.close(), server.close()]);
+  return times.percentiles()!;
+}
+
+export function repliesText(replies: readonly Replies[]): string {
+  const p50 = ({ runs }: Replies) => median(runs.map((run) => run.p50));
+  const rows = replies.map((side) => {
+    const durable = replies.find(({ name, kind }) => name === side.name && kind === 'durable')!;
+    const p99 = median(side.runs.map((run) => run.p99));
+    return [
+      side.name,
+      side.kind,
+      milliseconds(p50(side)),
+      milliseconds(p99),
+      `${(p50(side) / p50(durable)).toFixed(2)}x`,
+    ];
+  });
+  return tableText(['broker', 'reply queue', 'p50 ms', 'p99', 'of durable'], rows);
+}

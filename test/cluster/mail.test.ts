@@ -1,0 +1,240 @@
+// Frames in, frames out: what a node passes on, what it takes from a relay, and whom it sends elsewhere. The transport writes down what
+// it is given.
+
+import { describe, expect, test } from 'vitest';
+import type { Group } from '../../cluster/group.ts';
+import { Leaders } from '../../cluster/leaders.ts';
+import type { Log } from '../../cluster/log/types.ts';
+import { BatchBuilder, OriginKind } from '../../cluster/machine/commands.ts';
+import { Mail } from '../../cluster/mail.ts';
+import { Peers } from '../../cluster/peers.ts';
+import type { Transport, TransportEvents } from '../../cluster/transport-types.ts';
+import * as wire from '../../cluster/wire.ts';
+
+const { FrameKind } = wire;
+
+/** Node 1 of four, connected with 2 and 3. */
+function setting() {
+  const up = new Set([2, 3]);
+  const sent: { to: number; lane: string; kind: number; body: Buffer }[] = [];
+  const stepped: number[] = [];
+  const reported: unknown[] = [];
+  const otherFrames: { node: number; kind: number; body: Buffer }[] = [];
+  const peers = new Peers([2, 3, 4], 50);
+  let received!: TransportEvents;
+  const transport: Transport = {
+    start: async () => {},
+    send: (to, lane, kind, pieces) => {
+      if (!up.has(to)) return false;
+      sent.push({ to, lane, kind, body: Buffer.concat(pieces) });
+      return true;
+    },
+    bufferedBytes: (to) => 100 * to,
+    isUp: (node) => up.has(node),
+    incarnationOf: () => 1,
+    close: async () => {},
+  };
+  const group = { id: 7, halted: null, raft: { role: 'follower', leader: 0, term: 1 }, step: () => stepped.push(7) };
+  const leaders = new Leaders({
+    node: 1,
+    peers,
+    replicas: () => [2, 3, 4],
+    local: () => null,
+    via: (node) => mail.via(node),
+    learned: () => true,
+  });
+  const mail: Mail = new Mail(
+    {
+      node: 1,
+      log: {} as Log,
+      limits: { electionTicks: 12, heartbeatTicks: 2 },
+      peers,
+      groups: new Map([[7, group as unknown as Group]]),
+      leaders,
+    },
+    (events) => {
+      received = events;
+      return transport;
+    },
+    {
+      report: (_level, event) => reported.push(event),
+      schedule: () => {},
+      ownStatus: () => ({ clock: 5, metadataApplied: 3, metadataHalted: false, led: new Map([[7, 2]]) }),
+      peerTold: () => {},
+      stepped: () => {},
+      replied: () => {},
+      hears: () => {},
+      peerApplied: () => {},
+      leaseRequested: () => {},
+      leaseGranted: () => {},
+      visible: () => {},
+      frame: (node, kind, body) => otherFrames.push({ node, kind, body }) > 0,
+      up: () => {},
+      down: () => {},
+      drained: () => {},
+      checkPeer: () => null,
+    },
+  );
+  let sequence = 0;
+  /** A peer tells whom it is connected with. */
+  const tells = (node: number, connected: number[], led: [number, number][] = []) => {
+    const told = { sequence: ++sequence, clock: 0, metadataApplied: 0, metadataHalted: false };
+    const status = wire.encodeStatus({ ...told, heard: connected, connected, led: new Map(led) });
+    received.frame(node, 1, 'control', FrameKind.status, status);
+  };
+  for (const node of up) received.up(node, 1);
+  return { mail, peers, sent, stepped, reported, otherFrames, tells, up, received: () => received };
+}
+
+const heartbeat = wire.encodeMessages([
+  { kind: 'heartbeat', group: 7, groupIncarnation: 1, from: 4, to: 1, term: 1, session: 1, commit: 0, readContext: 0 },
+]);
+const fromFour = (incarnation: number, kind: number, body: Buffer) =>
+  Buffer.concat([wire.encodeRelayed(4, incarnation, kind), body]);
+
+describe('a relay', () => {
+  test('passes a frame on by the same lane, under the name of its origin', () => {
+    const { received, sent } = setting();
+    sent.length = 0;
+    const body = Buffer.from('the frame');
+    const frame = Buffer.concat([wire.encodeRelay(3, FrameKind.append), body]);
+    received().frame(2, 9, 'bulk', FrameKind.relay, frame);
+    expect(sent).toHaveLength(1);
+    expect(sent[0]).toMatchObject({ to: 3, lane: 'bulk', kind: FrameKind.relayed });
+    expect(wire.decodeRelayed(sent[0]!.body)).toEqual({ from: 2, incarnation: 9, kind: FrameKind.append, body });
+  });
+
+  test('looks for no further relay, and answers nothing for a node that it does not reach', () => {
+    const { received, sent, tells, mail } = setting();
+    tells(3, [1, 4]);
+    expect(mail.via(4)).toBe(3);
+    sent.length = 0;
+    received().frame(2, 1, 'bulk', FrameKind.relay, Buffer.concat([wire.encodeRelay(4, FrameKind.append), heartbeat]));
+    expect(sent).toEqual([]);
+  });
+
+  test('refuses what was relayed already', () => {
+    const { received, reported } = setting();
+    reported.length = 0;
+    received().frame(2, 1, 'bulk', FrameKind.relay, wire.encodeRelay(3, FrameKind.relayed));
+    received().frame(2, 1, 'bulk', FrameKind.relayed, wire.encodeRelayed(3, 1, FrameKind.relay));
+    expect(reported).toEqual(['frame not understood', 'frame not understood']);
+  });
+});
+
+describe('a node that another one cannot reach', () => {
+  test('sends by the relay, and asks for its buffer', () => {
+    const { mail, sent, tells } = setting();
+    expect(mail.reaches(4)).toBe(false);
+    expect(mail.post(4, 'bulk', FrameKind.batch, [heartbeat])).toBe(false);
+    tells(3, [1, 4]);
+    sent.length = 0;
+    expect([mail.isUp(4), mail.reaches(4), mail.bufferedBytes(4, 'bulk')]).toEqual([false, true, 300]);
+    expect(mail.post(4, 'bulk', FrameKind.batch, [heartbeat])).toBe(true);
+    expect(sent[0]).toMatchObject({ to: 3, lane: 'bulk', kind: FrameKind.relay });
+    expect(wire.decodeRelay(sent[0]!.body)).toEqual({ to: 4, kind: FrameKind.batch, body: heartbeat });
+  });
+
+  test('takes what it is sent by one as if it came straight, also right after the connection broke', () => {
+    const { received, stepped, peers, up } = setting();
+    up.add(4);
+    received().up(4, 1);
+    up.delete(4);
+    received().down(4);
+    for (let i = 0; i < 20; i++) peers.tick();
+    received().up(4, 1);
+    received().down(4);
+    received().frame(4, 1, 'control', FrameKind.messages, heartbeat);
+    expect(stepped).toEqual([]);
+    received().frame(3, 1, 'control', FrameKind.relayed, fromFour(1, FrameKind.messages, heartbeat));
+    expect(stepped).toEqual([7]);
+    expect(peers.silentMilliseconds(4)).toBe(0);
+  });
+
+  test('takes no message under another name, and nothing of a process that is no more', () => {
+    const { received, stepped, peers, otherFrames } = setting();
+    received().frame(3, 1, 'control', FrameKind.messages, heartbeat);
+    expect(stepped).toEqual([]);
+    peers.heard(4, 6, false);
+    received().frame(3, 1, 'control', FrameKind.relayed, fromFour(5, FrameKind.messages, heartbeat));
+    received().frame(3, 1, 'control', FrameKind.relayed, fromFour(5, FrameKind.leaving, Buffer.alloc(0)));
+    expect(stepped).toEqual([]);
+    expect(peers.get(4)!.leaving).toBe(false);
+    received().frame(3, 1, 'bulk', FrameKind.relayed, fromFour(6, FrameKind.query, Buffer.from('q')));
+    expect(otherFrames).toEqual([{ node: 4, kind: FrameKind.query, body: Buffer.from('q') }]);
+  });
+});
+
+describe('a status', () => {
+  const statuses = (sent: ReturnType<typeof setting>['sent']) =>
+    sent.filter(({ kind }) => kind === FrameKind.status).map(({ to, body }) => ({ to, ...wire.decodeStatus(body)! }));
+
+  test('goes to everybody when a connection comes up, and then every heartbeat', () => {
+    const { sent, mail, tells } = setting();
+    tells(2, [1]);
+    mail.flush();
+    sent.length = 0;
+    for (let i = 0; i < 4; i++) {
+      mail.tick();
+      mail.flush();
+    }
+    const told = statuses(sent);
+    expect(told.map(({ to }) => to)).toEqual([2, 3, 2, 3]);
+    expect(told[0]).toMatchObject({ clock: 5, metadataApplied: 3, heard: [2, 3], connected: [2] });
+    expect(told[0]!.led).toEqual(new Map([[7, 2]]));
+    expect(told[2]!.sequence).toBeGreaterThan(told[0]!.sequence);
+  });
+
+  test('goes at once when the neighbours change, once in a turn', () => {
+    const { sent, mail, tells, received, up } = setting();
+    mail.flush();
+    sent.length = 0;
+    tells(2, [1]);
+    tells(3, [1, 2]);
+    mail.flush();
+    expect(statuses(sent).map(({ to, connected }) => [to, connected])).toEqual([
+      [2, [2, 3]],
+      [3, [2, 3]],
+    ]);
+    sent.length = 0;
+    up.delete(2);
+    received().down(2);
+    mail.flush();
+    // Also by the relay to the one that was lost.
+    expect(statuses(sent).map(({ to, heard }) => [to, heard])).toEqual([[3, [3]]]);
+    expect(sent.map(({ to, kind }) => [to, kind])).toEqual([
+      [3, FrameKind.relay],
+      [3, FrameKind.status],
+    ]);
+  });
+});
+
+describe('a batch', () => {
+  const batch = () => {
+    const builder = new BatchBuilder();
+    builder.addPurge(5);
+    return builder.seal({ kind: OriginKind.node, id: 2, incarnation: 4 }, 11, 0, 0);
+  };
+
+  test('for a group that has no replica here is answered with its leader', () => {
+    const { received, sent, tells } = setting();
+    const ask = () => {
+      sent.length = 0;
+      received().frame(2, 1, 'bulk', FrameKind.batch, Buffer.concat(wire.encodeBatch(9, 0, batch())));
+      return wire.decodeReply(sent.find(({ kind }) => kind === FrameKind.reply)!.body);
+    };
+    const reply = { group: 9, answer: 'notLeader', incarnation: 4, sequence: 11 };
+    expect(ask()).toEqual({ ...reply, leader: 0 });
+    tells(3, [1], [[9, 5]]);
+    expect(ask()).toEqual({ ...reply, leader: 3 });
+  });
+
+  test('goes to who claims the leadership, or to a replica that may know him', () => {
+    const { mail, sent, tells } = setting();
+    sent.length = 0;
+    expect(mail.sendBatch(9, batch(), 0)).toBe(true);
+    tells(3, [1], [[9, 5]]);
+    expect(mail.sendBatch(9, batch(), 0)).toBe(true);
+    expect(sent.filter(({ kind }) => kind === FrameKind.batch).map(({ to }) => to)).toEqual([2, 3]);
+  });
+});

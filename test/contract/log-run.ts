@@ -1,0 +1,385 @@
+// A log under random use on the disk in memory, beside a model that knows every state it may be found in after a crash. State owned: one
+// disk, the log open on it now, and the model.
+//
+// The model is the list of changes in the order of their records. After a crash the durable groups must be what some prefix of it gives
+// that holds all that was confirmed: so a change is there whole or not at all, and nothing that was dropped comes back. Of volatile groups
+// nothing may be left.
+
+import { openLog } from '../../cluster/log/index.ts';
+import type { GroupWrite, Log, LogEntry, LogOptions, RecoveredGroup } from '../../cluster/log/types.ts';
+import { piecesOf } from '../../cluster/machine/snapshot-pieces.ts';
+import type { Random } from '../../cluster/ports.ts';
+import { createMemoryDisk } from '../support/memory-disk.ts';
+import { createMemoryRandom } from '../support/memory-random.ts';
+import { clock, configuration, entry, options, origin, read, write } from './log-support.ts';
+
+type Change =
+  | { readonly kind: 'create'; readonly group: number }
+  | { readonly kind: 'entry'; readonly group: number; readonly entry: LogEntry }
+  | { readonly kind: 'truncate'; readonly group: number; readonly from: number }
+  | { readonly kind: 'reset'; readonly group: number; readonly repairTo: number }
+  | { readonly kind: 'repaired'; readonly group: number }
+  | {
+      readonly kind: 'hardState';
+      readonly group: number;
+      readonly term: number;
+      readonly vote: number;
+      readonly commit: number;
+    };
+
+interface GroupModel {
+  terms: number[];
+  bytes: number[];
+  hardState: { term: number; vote: number; commit: number };
+  repairTo: number;
+  /** How often it was reset. What lives, and its snapshots, are those since the last time. */
+  resets: number;
+}
+
+const era = (group: number, { resets }: GroupModel) => `${group}/${resets}`;
+
+/** What the log must be: the changes in the order of their records, and how many of them were confirmed. */
+class Model {
+  changes: Change[] = [];
+  confirmed = 0;
+  groups = new Map<number, GroupModel>();
+  /** Entries up to here are never truncated, as if a majority had them. */
+  committed = new Map<number, number>();
+
+  apply(change: Change, groups = this.groups): void {
+    if (change.kind === 'create') {
+      const hardState = { term: 0, vote: 0, commit: 0 };
+      groups.set(change.group, { terms: [0], bytes: [0], hardState, repairTo: 0, resets: 0 });
+      return;
+    }
+    const group = groups.get(change.group)!;
+    switch (change.kind) {
+      case 'entry':
+        group.terms.push(change.entry.term);
+        group.bytes.push(change.entry.bytes);
+        return;
+      case 'truncate':
+        group.terms.length = change.from;
+        group.bytes.length = change.from;
+        return;
+      case 'hardState':
+        group.hardState = { term: change.term, vote: change.vote, commit: change.commit };
+        return;
+      case 'reset':
+        group.terms.length = 1;
+        group.bytes.length = 1;
+        group.hardState = { ...group.hardState, commit: 0 };
+        group.repairTo = Math.max(group.repairTo, change.repairTo);
+        group.resets++;
+        return;
+      case 'repaired':
+        group.repairTo = 0;
+    }
+  }
+
+  add(change: Change): void {
+    this.changes.push(change);
+    this.apply(change);
+  }
+
+  /** Everything so far is confirmed as soon as the result is called. */
+  confirms(): () => void {
+    const reached = this.changes.length;
+    return () => {
+      this.confirmed = Math.max(this.confirmed, reached);
+    };
+  }
+
+  /** Finds the point at which the recovered groups stopped, confirmed or later; throws if there is none. Goes on from there. */
+  adopt(recovered: readonly RecoveredGroup[], snapshots: ReadonlyMap<string, number>): void {
+    const groups: Model['groups'] = new Map();
+    for (let i = 0; i < this.confirmed; i++) this.apply(this.changes[i]!, groups);
+    for (let i = this.confirmed; ; i++) {
+      if (matches(groups, recovered, snapshots)) {
+        this.changes.length = i;
+        this.confirmed = i;
+        this.groups = groups;
+        return;
+      }
+      if (i === this.changes.length)
+        throw new Error('what was recovered is no state that the log was ever in since the last confirmed one');
+      this.apply(this.changes[i]!, groups);
+    }
+  }
+}
+
+function matches(
+  groups: Model['groups'],
+  recovered: readonly RecoveredGroup[],
+  snapshots: ReadonlyMap<string, number>,
+): boolean {
+  if (groups.size !== recovered.length) return false;
+  for (const found of recovered) {
+    const group = groups.get(found.group);
+    if (group === undefined || found.compacted.index > found.snapshot.index) return false;
+    const { hardState, terms, bytes, repairTo } = group;
+    if (found.hardState.term !== hardState.term || found.hardState.vote !== hardState.vote) return false;
+    if (found.hardState.commit !== hardState.commit || found.repairTo !== repairTo) return false;
+    if (found.snapshot.index < (snapshots.get(era(found.group, group)) ?? 0)) return false;
+    if (terms[found.compacted.index] !== found.compacted.term) return false;
+    if (found.entries.length !== terms.length - 1 - found.compacted.index) return false;
+    for (const { index, term, bytes: length } of found.entries)
+      if (terms[index] !== term || bytes[index] !== length) return false;
+  }
+  return true;
+}
+
+interface VolatileModel {
+  /** Bytes of each entry; the first has index 1. */
+  readonly bytes: number[];
+  applied: number;
+  readonly live: Set<number>;
+}
+
+const volatileFrom = 1000;
+
+export class Run {
+  readonly random: Random;
+  readonly disk = createMemoryDisk();
+  readonly model = new Model();
+  /** Indices that stay live; and the newest snapshot whose saving was confirmed. By era. */
+  readonly live = new Map<string, Set<number>>();
+  readonly snapshots = new Map<string, number>();
+  readonly volatiles = new Map<number, VolatileModel>();
+  /** No index above this one was ever used. */
+  #highest = 0;
+  log!: Log;
+  readonly limits: Partial<LogOptions>;
+
+  constructor(seed: number) {
+    this.random = createMemoryRandom(seed);
+    this.limits = {
+      fileBytesMax: 1500 + this.random.integer(4000),
+      cacheBytesMax: this.random.integer(3) * 2000,
+      keptBytesMax: this.random.integer(3) * 1000,
+      pressureBytes: 4000 + this.random.integer(20_000),
+      volatileWaitingBytesMax: 500 + this.random.integer(4000),
+    };
+  }
+
+  async open(): Promise<void> {
+    this.volatiles.clear();
+    for (;;) {
+      // Now and then the opening itself is cut short.
+      const cut = this.random.integer(4) === 0 ? this.random.integer(12) : -1;
+      const opening = openLog(this.disk.mount(), clock, options(this.limits));
+      if (cut >= 0) {
+        for (let i = 0; i < cut * 3; i++) await Promise.resolve();
+        const early = await Promise.race([opening, Promise.resolve(null)]);
+        if (early === null) {
+          this.disk.crash(this.random);
+          continue;
+        }
+      }
+      const { log, groups } = await opening;
+      this.model.adopt(groups, this.snapshots);
+      for (const { group, snapshot } of groups)
+        this.model.committed.set(group, Math.max(snapshot.index, this.model.groups.get(group)!.hardState.commit));
+      if (this.disk.paths().some(({ path }) => path.endsWith('.volatile'))) throw new Error('a volatile file is left');
+      this.log = log;
+      log.onFatal = (error) => {
+        throw error;
+      };
+      return;
+    }
+  }
+
+  /** Every entry that must be there is there, with its bytes. */
+  async verify(): Promise<void> {
+    for (const [id, group] of this.model.groups) {
+      const { terms, bytes } = group;
+      const live = this.live.get(era(id, group))!;
+      for (let index = 1; index < terms.length; index++) {
+        if (live.has(index) && !this.log.has(id, index)) throw new Error(`live entry ${index} of group ${id} is gone`);
+        if (this.log.has(id, index)) await this.#verifyEntry(id, entry(id, index, terms[index]!, bytes[index]!));
+      }
+      for (let index = terms.length; index <= this.#highest; index++)
+        if (this.log.has(id, index)) throw new Error(`entry ${index} of group ${id} came back`);
+    }
+  }
+
+  /** All that volatile groups must have, from memory or disk. */
+  async verifyVolatile(): Promise<void> {
+    for (const [id, { bytes, applied, live }] of this.volatiles)
+      for (let index = 1; index <= bytes.length; index++)
+        if (index > applied || live.has(index)) await this.#verifyEntry(id, entry(id, index, 1, bytes[index - 1]!));
+  }
+
+  async #verifyEntry(group: number, expected: LogEntry): Promise<void> {
+    const { index } = expected;
+    const [found] = await read(this.log, group, index, index);
+    if (JSON.stringify(found) === JSON.stringify(expected)) return;
+    const seen = JSON.stringify([found, expected].map((item) => ({ ...item, data: null })));
+    throw new Error(`entry ${index} of group ${group} differs: ${seen}`);
+  }
+
+  step(): void {
+    const { random } = this;
+    const choice = random.integer(24);
+    if (choice < 13) this.append();
+    else if (choice < 16) this.snapshot();
+    else if (choice < 18) this.collect();
+    else if (choice < 22) this.writeVolatile();
+    else if (choice < 23) this.endVolatile();
+    else if (random.integer(2) === 0) this.reset();
+    else this.repair();
+  }
+
+  append(): void {
+    const writes: GroupWrite[] = [];
+    const groups = [...this.model.groups.keys()].filter(() => this.random.integer(2) === 0);
+    for (const id of groups) writes.push(this.writeOf(id));
+    if (this.model.groups.size < 3 && this.random.integer(4) === 0) {
+      const id = this.model.groups.size + 1;
+      this.log.createGroup(id, id, origin);
+      this.model.add({ kind: 'create', group: id });
+      this.#beginEra(id);
+    }
+    for (const { group, truncateFrom, entries: added, hardState } of writes) {
+      if (truncateFrom !== null) this.model.add({ kind: 'truncate', group, from: truncateFrom });
+      for (const item of added) this.model.add({ kind: 'entry', group, entry: item });
+      if (hardState !== null) this.model.add({ kind: 'hardState', group, ...hardState });
+    }
+    this.log.append(writes, this.#confirms());
+  }
+
+  writeOf(id: number): GroupWrite {
+    const { random, model } = this;
+    const group = model.groups.get(id)!;
+    const live = this.live.get(era(id, group))!;
+    let last = group.terms.length - 1;
+    const committed = model.committed.get(id)!;
+    let { term } = group.hardState;
+    let truncateFrom: number | null = null;
+    if (last > committed && random.integer(4) === 0) {
+      truncateFrom = committed + 1 + random.integer(last - committed);
+      last = truncateFrom - 1;
+      term++;
+      for (const index of live) if (index > last) live.delete(index);
+    }
+    term = Math.max(term, group.terms[last]!);
+    const added: LogEntry[] = [];
+    for (let count = random.integer(5); count > 0; count--) {
+      last++;
+      added.push(entry(id, last, term, random.integer(400)));
+      if (random.integer(6) === 0) live.add(last);
+    }
+    this.#highest = Math.max(this.#highest, last);
+    const commit = committed + random.integer(last - committed + 1);
+    model.committed.set(id, commit);
+    const vote = term === group.hardState.term ? group.hardState.vote : random.integer(4);
+    const hardState = random.integer(2) === 0 || term > group.hardState.term ? { term, vote, commit } : null;
+    if (hardState === null) model.committed.set(id, committed);
+    return write(id, { truncateFrom, entries: added, hardState });
+  }
+
+  snapshot(): void {
+    for (const [id, group] of this.model.groups) {
+      const index = this.model.committed.get(id)!;
+      const now = era(id, group);
+      if (index <= (this.snapshots.get(now) ?? 0) || this.random.integer(2) === 0) continue;
+      const meta = { index, term: group.terms[index]!, configuration };
+      const { log } = this;
+      const pieces = Array.from({ length: this.random.integer(4) }, () =>
+        Buffer.alloc(this.random.integer(1000), index),
+      );
+      log.saveSnapshot(id, meta, piecesOf(pieces)).then(() => {
+        // Of a group that was reset meanwhile nothing was saved.
+        if (log === this.log && era(id, this.model.groups.get(id)!) === now)
+          this.snapshots.set(now, Math.max(this.snapshots.get(now) ?? 0, index));
+      }, ignoreClosed);
+    }
+  }
+
+  collect(): void {
+    for (const id of this.model.groups.keys()) this.log.compactionPoint(id);
+    for (const [id, group] of this.volatiles) {
+      group.applied += this.random.integer(group.bytes.length - group.applied + 1);
+      this.log.volatileApplied(id, group.applied);
+    }
+    void this.log.collect((id, first, last) => {
+      const group = this.model.groups.get(id);
+      const live = group === undefined ? this.volatiles.get(id)!.live : this.live.get(era(id, group))!;
+      for (const index of live) if (index >= first && index <= last) return true;
+      return false;
+    });
+  }
+
+  // ---- groups that are built anew ----
+
+  reset(): void {
+    const groups = [...this.model.groups.keys()];
+    if (groups.length === 0) return;
+    const id = groups[this.random.integer(groups.length)]!;
+    const repairTo = this.random.integer(this.#highest + 1);
+    const reset = this.log.resetGroup(id, repairTo);
+    this.model.add({ kind: 'reset', group: id, repairTo });
+    this.#beginEra(id);
+    reset.then(this.#confirms(), ignoreClosed);
+  }
+
+  repair(): void {
+    for (const [id, { repairTo }] of this.model.groups) {
+      if (repairTo === 0) continue;
+      const repaired = this.log.repaired(id);
+      this.model.add({ kind: 'repaired', group: id });
+      repaired.then(this.#confirms(), ignoreClosed);
+      return;
+    }
+  }
+
+  #beginEra(id: number): void {
+    this.live.set(era(id, this.model.groups.get(id)!), new Set());
+    this.snapshots.delete(era(id, this.model.groups.get(id)!));
+    this.model.committed.set(id, 0);
+  }
+
+  #confirms(): () => void {
+    const { log } = this;
+    const confirm = this.model.confirms();
+    return () => {
+      if (log === this.log) confirm();
+    };
+  }
+
+  // ---- volatile groups ----
+
+  writeVolatile(): void {
+    const { random, volatiles, log } = this;
+    if (volatiles.size < 2 && random.integer(3) === 0) {
+      const id = volatileFrom + random.integer(4);
+      if (!volatiles.has(id)) {
+        log.createVolatileGroup(id, 1);
+        volatiles.set(id, { bytes: [], applied: 0, live: new Set() });
+      }
+    }
+    const writes: GroupWrite[] = [];
+    for (const [id, { bytes, live }] of volatiles) {
+      const added: LogEntry[] = [];
+      for (let count = random.integer(6); count > 0; count--) {
+        const item = entry(id, bytes.length + 1, 1, random.integer(400));
+        bytes.push(item.bytes);
+        added.push(item);
+        if (random.integer(6) === 0) live.add(item.index);
+      }
+      writes.push(write(id, { entries: added, hardState: { term: 1, vote: 1, commit: bytes.length } }));
+    }
+    if (writes.length > 0) log.append(writes, () => {});
+  }
+
+  endVolatile(): void {
+    const [id] = this.volatiles.keys();
+    if (id === undefined) return;
+    this.volatiles.delete(id);
+    this.log.dropVolatileGroup(id);
+  }
+}
+
+function ignoreClosed(error: { code?: string }): void {
+  if (error.code !== 'closed') throw error;
+}

@@ -1,0 +1,164 @@
+// Snapshots that are made while they are written: one piece for every write that completes, closed once, whatever happens.
+
+import { describe, expect, it } from 'vitest';
+import type { PieceSource } from '../../cluster/log/types.ts';
+import { createMemoryDisk, diskError } from '../support/memory-disk.ts';
+import { append, configuration, entries, origin, rejection, reopen, turns, write } from './log-support.ts';
+
+const at = (index: number) => ({ index, term: 1, configuration });
+
+async function open() {
+  const disk = createMemoryDisk();
+  const { log } = await reopen(disk.mount());
+  log.createGroup(1, 11, origin);
+  await append(log, write(1, { entries: entries(1, 1, 20, 1) }));
+  return { disk, log };
+}
+
+/** Gives these, and notes what it was asked. */
+function sourceOf(pieces: readonly Buffer[]) {
+  let given = 0;
+  const source = {
+    asked: [] as number[],
+    closed: 0,
+    next(bytesMax: number): Buffer | null {
+      expect(source.closed).toBe(0);
+      source.asked.push(bytesMax);
+      return pieces[given++] ?? null;
+    },
+    close() {
+      source.closed++;
+    },
+  };
+  return source;
+}
+
+describe('a snapshot made piece by piece', () => {
+  it('takes a piece when the last one is written, and never holds more', async () => {
+    const { disk, log } = await open();
+    const pieces = Array.from({ length: 20 }, (_, i) => Buffer.alloc(256 * 1024, i + 1));
+    const source = sourceOf(pieces);
+    let mostAhead = 0;
+    disk.fault = (operation, path) => {
+      const written = disk.paths().find((file) => file.path === path)?.bytes ?? 0;
+      if (operation === 'write' && path.startsWith('snapshots/'))
+        mostAhead = Math.max(mostAhead, source.asked.length * 256 * 1024 - written);
+      return null;
+    };
+    await log.saveSnapshot(1, at(10), source);
+    expect(source.closed).toBe(1);
+    expect(source.asked).toEqual(Array(21).fill(256 * 1024));
+    expect(mostAhead).toBeLessThanOrEqual(256 * 1024);
+    expect((await log.loadSnapshot(1))!.state.equals(Buffer.concat(pieces))).toBe(true);
+    await log.close();
+    const again = await reopen(disk);
+    expect((await again.log.loadSnapshot(1))!.state.equals(Buffer.concat(pieces))).toBe(true);
+  });
+
+  it('is the same whatever the pieces are', async () => {
+    const state = Buffer.from(Array.from({ length: 1_300_000 }, (_, i) => (i * 7 + (i >> 9)) & 255));
+    for (const sizes of [[1_300_000], [1, 524_287, 1, 700_000], [524_288, 524_288], [3, 0, 0, 600_000, 524_288]]) {
+      const { disk, log } = await open();
+      const pieces: Buffer[] = [];
+      let from = 0;
+      for (const size of [...sizes, state.length]) {
+        pieces.push(state.subarray(from, from + size));
+        from += size;
+      }
+      const source = sourceOf(pieces);
+      await log.saveSnapshot(1, at(10), source);
+      expect(source.closed).toBe(1);
+      await log.close();
+      const again = await reopen(disk);
+      const loaded = (await again.log.loadSnapshot(1))!;
+      expect([loaded.meta, loaded.state.equals(state)]).toEqual([at(10), true]);
+      await again.log.close();
+    }
+  });
+
+  it('lets other work run when a piece comes out empty', async () => {
+    const { log } = await open();
+    let turnsSeen = 0;
+    let asked = 0;
+    let running = true;
+    const count = () => {
+      turnsSeen++;
+      if (running) setImmediate(count);
+    };
+    setImmediate(count);
+    const source: PieceSource = { next: () => (asked++ < 10 ? Buffer.alloc(0) : null), close() {} };
+    await log.saveSnapshot(1, at(10), source);
+    running = false;
+    expect(turnsSeen).toBeGreaterThanOrEqual(9);
+    expect((await log.loadSnapshot(1))!.state.length).toBe(0);
+  });
+
+  it('is closed without being asked when a newer one is there', async () => {
+    const { log } = await open();
+    await log.saveSnapshot(1, at(10), sourceOf([Buffer.from('ten')]));
+    const late = sourceOf([Buffer.from('nine')]);
+    await log.saveSnapshot(1, at(9), late);
+    expect([late.asked, late.closed]).toEqual([[], 1]);
+    expect((await log.loadSnapshot(1))!.state.toString()).toBe('ten');
+    await log.close();
+    const closed = sourceOf([]);
+    expect((await rejection(log.saveSnapshot(1, at(11), closed))).code).toBe('closed');
+    expect(closed.closed).toBe(1);
+  });
+
+  it('fails with its source, and leaves the older one', async () => {
+    const { disk, log } = await open();
+    await log.saveSnapshot(1, at(10), sourceOf([Buffer.from('ten')]));
+    const source = sourceOf([Buffer.alloc(1000)]);
+    const { next } = source;
+    source.next = (bytesMax) => {
+      if (source.asked.length === 1) throw new Error('a bug');
+      return next(bytesMax);
+    };
+    expect((await rejection(log.saveSnapshot(1, at(12), source))).message).toBe('a bug');
+    expect(source.closed).toBe(1);
+    expect(
+      disk
+        .paths()
+        .filter(({ path }) => path.startsWith('snapshots/'))
+        .map(({ path }) => path),
+    ).toEqual(['snapshots/1-10-1']);
+    await log.saveSnapshot(1, at(12), sourceOf([Buffer.from('twelve')]));
+    expect((await log.loadSnapshot(1))!.state.toString()).toBe('twelve');
+  });
+
+  it('is closed when the disk fails', async () => {
+    for (const operation of ['open', 'write', 'sync', 'rename'] as const) {
+      const { disk, log } = await open();
+      await turns();
+      const source = sourceOf([Buffer.alloc(1000), Buffer.alloc(1000)]);
+      disk.fault = (kind, path) =>
+        kind === operation && path.startsWith('snapshots/') ? diskError('EIO', path) : null;
+      expect((await rejection(log.saveSnapshot(1, at(10), source))).code).toBe('EIO');
+      expect(source.closed).toBe(1);
+    }
+  });
+
+  it('is found out when its end is damaged or cut', async () => {
+    const { disk, log } = await open();
+    await log.saveSnapshot(1, at(10), sourceOf([Buffer.alloc(5000, 1)]));
+    await log.close();
+    const path = 'snapshots/1-10-1';
+    const { length } = disk.contents(path);
+    for (const back of [16, 15, 12, 9]) {
+      disk.corrupt(path, length - back);
+      expect(await rejection(reopen(disk))).toMatchObject({ code: 'corrupt', file: path });
+      disk.corrupt(path, length - back);
+    }
+    for (const back of [18, 3]) {
+      disk.corrupt(path, length - back);
+      const again = await reopen(disk);
+      expect(await rejection(again.log.loadSnapshot(1))).toMatchObject({ code: 'corrupt', file: path });
+      await again.log.close();
+      disk.corrupt(path, length - back);
+    }
+    const file = await disk.open(path, 'write');
+    await file.truncate(length - 1);
+    expect(await rejection(reopen(disk))).toMatchObject({ code: 'corrupt', file: path });
+  });
+});
