@@ -185,6 +185,7 @@ export class Host {
       metadata,
       shards,
       batches: this.#commands,
+      isFresh: () => lease.isFresh,
       pipe: (group) => this.origin.pipe(group),
       read: (group, entry, ordinals, isWanted, done) => feeds.read(group, entry, ordinals, isWanted, done),
       readHeaders: options.readHeaders ?? noHeaders,
@@ -277,7 +278,8 @@ export class Host {
     await this.#mail.start();
     this.#armTimer();
     for (const group of this.groups.values()) {
-      if (this.#peers.count === 0 || isVolatileGroup(group.id)) group.raft.campaign();
+      const isAlone = this.#peers.count === 0 || isVolatileGroup(group.id);
+      if (isAlone && group.halted === null) group.raft.campaign();
       this.#dirty(group);
     }
   }
@@ -519,7 +521,7 @@ export class Host {
           error: error.message,
           stack: error.stack,
         });
-        if (group.id === metadataGroup) this.origin.metadataHalted();
+        this.origin.replicaHalted(group.id);
         this.#mail.statusChanged();
         this.#replicaChanged(group);
       },
@@ -592,7 +594,7 @@ export class Host {
     return {
       clock: this.#time.own(this.#ports.clock.now()),
       metadataApplied: this.#metadataApplied(),
-      metadataHalted: this.groups.get(metadataGroup)!.halted !== null,
+      metadataHalted: !this.groups.get(metadataGroup)!.isReadable,
       led,
     };
   }

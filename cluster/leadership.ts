@@ -143,7 +143,7 @@ export class Leadership {
   }
 
   get #isMetadataHalted(): boolean {
-    return this.#context.groups.get(metadataGroup)!.halted !== null;
+    return !this.#context.groups.get(metadataGroup)!.isReadable;
   }
 
   get #mayLead(): boolean {

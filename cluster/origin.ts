@@ -182,9 +182,10 @@ export class LocalOrigin {
     this.#end('this node was declared gone, its sessions end');
   }
 
-  /** This node's replica of the metadata stopped: it can route nothing. New sessions wait until that was built anew. */
-  metadataHalted(): void {
-    this.#end('metadata stopped here, the sessions of this node end');
+  /** A replica here stopped that sessions cannot do without: the metadata, by which they route, or the volatile group, which lives only here. */
+  replicaHalted(group: number): void {
+    if (group === metadataGroup) this.#end('metadata stopped here, the sessions of this node end');
+    if (group === volatileGroupOf(this.#id())) this.#end('the volatile group stopped, the sessions of this node end');
   }
 
   /** Once for an incarnation: sessions end, and this node goes on under the next one. */

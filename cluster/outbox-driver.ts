@@ -36,6 +36,8 @@ export interface OutboxContext {
   /** The shards that have a replica here. */
   readonly shards: ReadonlyMap<number, ShardMachine>;
   readonly batches: LeaderBatches;
+  /** May messages be routed by the metadata here? Else they might miss a queue that was declared elsewhere. */
+  isFresh(): boolean;
   pipe(group: number): Pipe;
   /** Reads a message. Never answered once `isWanted` says no. */
   read(
@@ -156,7 +158,7 @@ export class OutboxDriver {
   #route(group: Group, shard: ShardMachine, driven: Driven): void {
     if (driven.isRouting || group.appliedIndex < driven.routedWith) return;
     const letters = shard.letters(this.#context.limits.lettersPerRouteMax);
-    if (letters.length === 0) return;
+    if (letters.length === 0 || !this.#context.isFresh()) return;
     const first = shard.lettersRouted;
     const routes: Destination[][] = [];
     driven.isRouting = true;

@@ -10,6 +10,7 @@
 
 import type { SnapshotMeta } from 'raft-ts';
 import { Group, type GroupHost } from './group.ts';
+import { LogError } from './log/index.ts';
 import type { Log } from './log/types.ts';
 import { isVolatileGroup } from './machine/groups.ts';
 import type { Machine } from './machine/machine.ts';
@@ -60,7 +61,13 @@ export class Rebuilds {
   /** The new replica has all again that the old one may have acknowledged: it votes from now on. */
   repaired({ id }: Group): void {
     const { log, report, fatal } = this.#context;
-    log.repaired(id).then(() => report('info', 'a replica was built anew', { group: id }), fatal);
+    log.repaired(id).then(
+      () => report('info', 'a replica was built anew', { group: id }),
+      (error: Error) => {
+        // This process ends: the next one finds out anew.
+        if (!(error instanceof LogError && error.code === 'closed')) fatal(error);
+      },
+    );
   }
 
   #problem(id: number): string | null {

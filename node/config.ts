@@ -238,9 +238,19 @@ export const keys = {
   ),
   'publish.resend.milliseconds': integer(1000, 50, 60_000, 'a batch without an answer for so long is sent again'),
 
-  'feed.heartbeat.milliseconds': integer(500, 10, 60_000, 'how often a node that tells another of a queue says it lives'),
+  'feed.heartbeat.milliseconds': integer(
+    500,
+    10,
+    60_000,
+    'how often a node that tells another of a queue says it lives',
+  ),
   'feed.silence.milliseconds': integer(1500, 20, 600_000, 'silence after which another replica is listened to'),
-  'feed.lag.milliseconds': integer(1000, 10, 600_000, 'wait for a replica that makes no headway, before another is asked'),
+  'feed.lag.milliseconds': integer(
+    1000,
+    10,
+    600_000,
+    'wait for a replica that makes no headway, before another is asked',
+  ),
   'feed.wait.milliseconds': integer(1000, 10, 60_000, 'how long a replica may take to catch up with who listens to it'),
   'feed.retry.milliseconds': integer(100, 10, 60_000, 'time before a replica to listen to is looked for again'),
   'feed.avoid.milliseconds': integer(2000, 10, 600_000, 'time for which a replica that failed is the last to be asked'),

@@ -2,6 +2,7 @@
 // replica hear of it from another node, whatever becomes of that one.
 
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { defaultLimits } from '../../cluster/index.ts';
 import { replicasOf } from '../../cluster/machine/groups.ts';
 import { ShardMachine } from '../../cluster/machine/shard.ts';
 import { BrokerClient, createBroker, textOf } from '../support/broker-client.ts';
@@ -98,7 +99,13 @@ describe('five nodes', () => {
   });
 
   test('messages that are long out of memory, and large ones, come from another node, in order', async () => {
-    const log = { fileBytesMax: 1 << 16, cacheBytesMax: 2048, keptBytesMax: 0, pressureBytes: 1 << 20 };
+    const log = {
+      ...defaultLimits.log,
+      fileBytesMax: 1 << 16,
+      cacheBytesMax: 2048,
+      keptBytesMax: 0,
+      pressureBytes: 1 << 20,
+    };
     await started(5, { log });
     await client(1).declare('q');
     const [publisher, consumer] = outsiders('q').map(client) as [BrokerClient, BrokerClient];
@@ -174,5 +181,39 @@ describe('five nodes', () => {
     expect(await cluster.until(() => client(victim).confirmed.length === 300, 5_000)).toBe(true);
     expect(client(victim).nacked).toEqual([]);
     expect(new Set(client(victim).confirmed).size).toBe(300);
+  });
+
+  test('a consumer whose own replica is sent a snapshot misses nothing and hears nothing twice', async () => {
+    const log = {
+      ...defaultLimits.log,
+      fileBytesMax: 4096,
+      cacheBytesMax: 2048,
+      keptBytesMax: 0,
+      pressureBytes: 16_384,
+    };
+    cluster = new MemoryCluster(3, 8, { shards: 1, snapshotEveryEntries: 40, log });
+    await cluster.start();
+    clients = cluster.nodes.map((row) => new BrokerClient(createBroker(row, cluster), cluster));
+    await client(1).declare('q');
+    const leader = leaderOf('q');
+    const [away, publisher] = [1, 2, 3].filter((node) => node !== leader) as [number, number];
+    await client(away).consume('q', { prefetch: 30 });
+    for (let i = 0; i < 300; i++) {
+      if (i === 50) for (const other of [leader, publisher]) cluster.network.partition(`n${away}`, `n${other}`, 'drop');
+      client(publisher).publish('q', `${i}`);
+      await cluster.clock.run(8);
+    }
+    cluster.network.heal();
+    let accepted = 0;
+    const isDone = () => {
+      const { delivered, channel } = client(away);
+      for (; accepted < delivered.length; accepted++)
+        channel.settle('accept', delivered[accepted]!.consumer, delivered[accepted]!.leaseOrdinal, 1);
+      return accepted === 300;
+    };
+    expect(await cluster.until(isDone, 10_000)).toBe(true);
+    expect(groupOf(cluster.node(away), shardOf('q')).snapshotIndex).toBeGreaterThan(0);
+    expect(client(away).bodies).toEqual(Array.from({ length: 300 }, (_, i) => `${i}`));
+    expect(client(away).shutdowns).toBe(0);
   });
 });

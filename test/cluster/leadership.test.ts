@@ -52,6 +52,9 @@ function setting(node: number, nodeCount: number, shards: number) {
       get leads() {
         return raft.role === 'leader';
       },
+      get isReadable() {
+        return state.halted === null;
+      },
       get halted() {
         return state.halted;
       },

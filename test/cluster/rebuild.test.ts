@@ -202,7 +202,8 @@ describe('a replica that is built anew', () => {
   });
 
   test('catches up by a snapshot where its leader has no whole log any more', async () => {
-    const log = { fileBytesMax: 4096, cacheBytesMax: 2048, keptBytesMax: 0, pressureBytes: 16_384 };
+    const sizes = { fileBytesMax: 4096, cacheBytesMax: 2048, keptBytesMax: 0, pressureBytes: 16_384 };
+    const log = { ...defaultLimits.log, ...sizes };
     const pipe = { ...defaultLimits.pipe, batchBytesMax: 64, batchesInFlightMax: 100 };
     const cluster = await started(75, { snapshotEveryEntries: 20, log, pipe });
     const queue = await declareQueue(cluster, 1, 'q');

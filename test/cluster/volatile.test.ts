@@ -1,6 +1,7 @@
 // Exclusive and non-durable queues: they live on one node without a majority's disks, are used from all, and are gone with their incarnation.
 
 import { afterEach, describe, expect, test } from 'vitest';
+import { defaultLimits } from '../../cluster/index.ts';
 import { isVolatileGroup } from '../../cluster/machine/groups.ts';
 import { BrokerClient, createBroker, textOf } from '../support/broker-client.ts';
 import { MemoryCluster } from '../support/memory-cluster.ts';
@@ -113,7 +114,13 @@ describe('volatile groups', () => {
   });
 
   test('a backlog larger than memory is on disk, and what was consumed leaves it', async () => {
-    const log = { fileBytesMax: 1 << 16, cacheBytesMax: 4096, keptBytesMax: 0, pressureBytes: 1 << 20 };
+    const log = {
+      ...defaultLimits.log,
+      fileBytesMax: 1 << 16,
+      cacheBytesMax: 4096,
+      keptBytesMax: 0,
+      pressureBytes: 1 << 20,
+    };
     await started(6, { log });
     const [owner, consumer] = [connect(1), connect(2, 20)];
     await owner.declare('transient', { durable: false });

@@ -125,9 +125,9 @@ function run(seed: number, bounds: StoreBounds, steps: number): number {
 
 describe('a snapshot piece by piece', () => {
   it('is the one that was begun, whatever is applied meanwhile', () => {
-    expect(run(1, storeBounds, 80)).toBeGreaterThan(3);
-    const small = { debtPerEntryMax: 700, returnsPerEntryMax: 500, assignmentsPerEntryMax: 2000 };
-    expect(run(2, small, 80)).toBeGreaterThan(3);
+    expect(run(1, storeBounds, 80)).toBeGreaterThan(2);
+    const small = { ...storeBounds, debtPerEntryMax: 700, returnsPerEntryMax: 500, assignmentsPerEntryMax: 2000 };
+    expect(run(2, small, 80)).toBeGreaterThan(2);
   });
 
   it('is the one that was begun, with a seed that nobody has tried yet', () => {

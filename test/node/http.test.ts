@@ -2,9 +2,9 @@
 
 import { createServer, type Server } from 'node:http';
 import { connect } from 'node:net';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { type HttpServer, startHttpServer } from '../../node/http/server.ts';
-import { parseRebuildFlags } from '../../node/rebuild-command.ts';
+import { parseRebuildFlags, rebuildGroup } from '../../node/rebuild-command.ts';
 import { healthOf, type Phase, reasonsMax, type StatusView } from '../../node/status.ts';
 import { freeBasePort } from './ports.ts';
 
@@ -100,6 +100,21 @@ describe('the HTTP port', () => {
     expect(parseRebuildFlags(['shard-3', '--http', address])).toEqual({ ok: true, group: 3, http: address });
     expect(parseRebuildFlags(['meta', '--http', address])).toMatchObject({ group: 0 });
     expect(parseRebuildFlags(['3', '--http=h:1'])).toMatchObject({ group: 3 });
+    const told: string[] = [];
+    const tell = (line: string) => void told.push(line);
+    const spies = [
+      vi.spyOn(console, 'log').mockImplementation(tell),
+      vi.spyOn(console, 'error').mockImplementation(tell),
+    ];
+    expect(await rebuildGroup(['shard-3', '--http', address])).toBe(0);
+    expect(await rebuildGroup(['meta', '--http', address])).toBe(1);
+    expect(await rebuildGroup(['meta', '--http', '127.0.0.1:1'])).toBe(1);
+    expect(await rebuildGroup([])).toBe(1);
+    for (const spy of spies) spy.mockRestore();
+    expect(rebuilt).toEqual([3, 0, 3, 0]);
+    expect(told[0]).toContain('being built anew');
+    expect(told[1]).toBe('warren: refused: this node leads it');
+    expect(told[2]).toContain('no answer from 127.0.0.1:1');
     for (const wrong of [
       [],
       ['shard-3'],

@@ -20,8 +20,8 @@ import { Returned } from './returned.ts';
 import type { QueueStore } from './store.ts';
 
 const QueueFlag = { autoDelete: 1, sealed: 2, due: 4, stamps: 8 } as const;
-/** A piece is larger than asked for by about this at most: what is written in one go. */
-const pieceSlackBytes = 64 * 1024;
+/** Mostly a piece is larger than asked for by this at most: by what is written in one go. */
+const pieceSlackBytes = 16 * 1024;
 
 export class StoreSnapshot implements SnapshotPieces {
   readonly #store: QueueStore;
