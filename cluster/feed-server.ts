@@ -15,7 +15,7 @@ import type { FeedOptions } from './options.ts';
 
 /** A replica that is here and not halted. */
 export interface ReadableGroup {
-  readonly machine: Machine & { hasConsumer?(pipe: PipeId, consumer: number): boolean };
+  readonly machine: Machine & { consumersOf?(pipe: PipeId): readonly number[] };
 }
 
 export interface FeedServerContext {
@@ -148,12 +148,7 @@ export class FeedServer {
     const nextLeases = new Map(open.consumers.map(({ consumer, nextLease }) => [consumer, nextLease]));
     // A consumer that the origin did not name is younger than its question: it has heard of none of its leases.
     machine.resume(pipe, (consumer) => nextLeases.get(consumer) ?? 0);
-    const existing = open.consumers.filter(({ consumer }) => machine.hasConsumer?.(pipe, consumer) === true);
-    writer.opened(
-      machine.lastSequence(pipe),
-      machine.isFenced(pipe),
-      existing.map(({ consumer }) => consumer),
-    );
+    writer.opened(machine.lastSequence(pipe), machine.isFenced(pipe), machine.consumersOf?.(pipe) ?? []);
     this.#wrote(served);
   }
 

@@ -42,7 +42,7 @@ export interface FeedClose {
 }
 /** Hears the events of a frame. */
 export interface FeedVisitor extends PipeSink {
-  /** The state was told whole; `existing`: which of the consumers that the origin named the group has. */
+  /** The state was told whole; `existing`: the consumers of the pipe that the group has, also such as the origin did not name. */
   opened(lastSequence: number, fenced: boolean, existing: ReadonlySet<number>): void;
 }
 

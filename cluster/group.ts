@@ -130,7 +130,7 @@ export class Group {
     return this.#snapshots.index;
   }
   get leads(): boolean {
-    return this.#halted === null && this.raft.role === 'leader' && this.raft.leaderReady;
+    return !this.#closed && this.#halted === null && this.raft.role === 'leader' && this.raft.leaderReady;
   }
   /** May sessions read the machine's state? Not of a halted replica, nor of one that is behind what they have seen. */
   get isReadable(): boolean {

@@ -437,10 +437,12 @@ export class Host {
     this.#collecting = true;
     // An idle group's whole entries, kept for slow followers, must not hold old files for ever.
     for (const group of this.groups.values()) group.compact();
-    // What a machine that stopped says of its state counts for nothing.
+    // What a machine that stopped says of its state counts for nothing. One that is about to be given a snapshot, which the log has already,
+    // does not know yet what lives of the entries that it did not apply.
     const isLive = (id: number, first: number, last: number) => {
       const group = this.groups.get(id);
-      return group === undefined || group.halted !== null || group.machine.hasLiveEntries(first, last);
+      if (group === undefined || group.halted !== null || last > group.appliedIndex) return true;
+      return group.machine.hasLiveEntries(first, last);
     };
     this.#log.collect(isLive).then(
       () => {

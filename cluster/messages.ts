@@ -40,9 +40,10 @@ export class Messages {
     this.#context = context;
   }
 
-  /** The payload of an entry if it is in memory, and can be read here. */
+  /** The payload of an entry if it is in memory, and was applied here: one that was not may yet be replaced by another. */
   cached(group: number, entry: number): Buffer | null {
-    if (this.#context.machine(group) === undefined) return null;
+    const machine = this.#context.machine(group);
+    if (machine === undefined || machine.appliedIndex < entry) return null;
     const cached = this.#context.log.cached(group, entry);
     return cached?.kind === 'data' ? cached.data.payload : null;
   }

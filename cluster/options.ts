@@ -72,8 +72,9 @@ export interface OutboxOptions {
   /** Rows of one group on their way to another, and their bytes; one row goes however large. */
   readonly rowsInFlightMax: number;
   readonly bytesInFlightMax: number;
-  /** Dead letters that are routed with one entry. */
+  /** Dead letters that are routed with one entry; and the queues that they go to, beyond those of the last one. */
   readonly lettersPerRouteMax: number;
+  readonly queuesPerRouteMax: number;
 }
 
 export interface ClusterLimits {
@@ -171,7 +172,7 @@ export const defaultLimits: ClusterLimits = {
     answerBytesMax: 4 * mib,
     questionsMax: 1_024,
   },
-  outbox: { rowsInFlightMax: 256, bytesInFlightMax: 256 * kib, lettersPerRouteMax: 256 },
+  outbox: { rowsInFlightMax: 256, bytesInFlightMax: 256 * kib, lettersPerRouteMax: 256, queuesPerRouteMax: 16_384 },
   log: {
     fileBytesMax: 32 * mib,
     cacheBytesMax: 64 * mib,

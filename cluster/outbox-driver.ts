@@ -140,14 +140,20 @@ export class OutboxDriver {
     return group.leads && group.raft.term === driven.term && this.#driven.get(group.id) === driven;
   }
 
-  /** `done` with the message, as long as the group is led in this term. */
-  #read(group: Group, driven: Driven, index: number, ordinal: number, done: (view: MessageView) => void): void {
+  /** `done` with the message, as long as the group is led in this term; with null if it was not owed any more when it was to be read. */
+  #read(
+    group: Group,
+    driven: Driven,
+    { index, ordinal }: { readonly index: number; readonly ordinal: number },
+    isOwed: () => boolean,
+    done: (view: MessageView | null) => void,
+  ): void {
     const isWanted = () => this.#isCurrent(group, driven);
     this.#context.read(group.id, index, [ordinal], isWanted, (views) => {
       if (!isWanted()) return;
-      const view = views[0];
+      const view = views[0] ?? null;
       // What is owed is alive. Where it is not, this replica must not decide what becomes of it.
-      if (view == null)
+      if (view === null && isOwed())
         group.halt(new Error(`message ${ordinal} of entry ${index} is owed to others and cannot be read`));
       else done(view);
     });
@@ -161,17 +167,23 @@ export class OutboxDriver {
     if (letters.length === 0 || !this.#context.isFresh()) return;
     const first = shard.lettersRouted;
     const routes: Destination[][] = [];
+    let queues = 0;
     driven.isRouting = true;
     const propose = () => {
       driven.isRouting = false;
-      const json = JSON.stringify({ first, letters: routes } satisfies LetterRoutes);
+      const { appliedIndex: version } = this.#context.metadata;
+      const json = JSON.stringify({ first, version, letters: routes } satisfies LetterRoutes);
       if (this.#context.batches.append(group, (batch) => void batch.addRoute(json)))
         driven.routedWith = group.raft.lastIndex;
     };
+    const isOwed = () => true;
     inOrder(letters, propose, (letter, next) =>
-      this.#read(group, driven, letter.index, letter.ordinal, (view) => {
-        routes.push(this.#destinations(letter, view));
-        next();
+      this.#read(group, driven, letter, isOwed, (view) => {
+        const destinations = this.#destinations(letter, view!);
+        routes.push(destinations);
+        for (const [, uids] of destinations) queues += uids.length;
+        if (queues < this.#context.limits.queuesPerRouteMax) next();
+        else propose();
       }),
     );
   }
@@ -180,8 +192,11 @@ export class OutboxDriver {
     const { metadata, readHeaders } = this.#context;
     const key = letter.routingKey ?? routingKeyOf(view);
     const headers = () => readHeaders(view.payload.subarray(view.propertiesStart, view.bodyStart));
-    const route = metadata.route(letter.vhost, letter.exchange, key, headers);
-    return (route?.shards ?? []).map(({ shard, queues }) => [shard, queues]);
+    const shards = metadata.route(letter.vhost, letter.exchange, key, headers)?.shards ?? [];
+    // What expired would expire again in the queue that it comes from, in a circle that nobody stops: there it ends, as in RabbitMQ.
+    const isOpen = (uid: number) => letter.reason !== 'expired' || uid !== letter.uid;
+    const destinations = shards.map(({ shard, queues }): Destination => [shard, queues.filter(isOpen)]);
+    return destinations.filter(([, uids]) => uids.length > 0);
   }
 
   // ---- rows ----
@@ -208,6 +223,8 @@ export class OutboxDriver {
   #send(group: Group, shard: ShardMachine, driven: Driven, target: number, flow: Flow): void {
     const { rowsInFlightMax, bytesInFlightMax } = this.#context.limits;
     if (flow.isReading || flow.hasFailed || flow.rows >= rowsInFlightMax || flow.bytes >= bytesInFlightMax) return;
+    // A batch names the metadata here. By an older version than they were routed by, rows might come to the target before their queues.
+    if (this.#context.metadata.appliedIndex < shard.lettersRoutedBy) return;
     const pipe = this.#context.pipe(target);
     if (pipe.isStalled || pipe.isCongested) return;
     const rows = shard.outbox.rows(target, rowsInFlightMax - flow.rows, flow.sentTo);
@@ -217,14 +234,16 @@ export class OutboxDriver {
     const stop = () => {
       if (flow.attempt === attempt) flow.isReading = false;
     };
-    inOrder(rows, stop, (row, next) =>
-      this.#read(group, driven, row.index, row.ordinal, (view) => {
+    inOrder(rows, stop, (row, next) => {
+      const isOwed = () => shard.outbox.rows(target, 1, row.row - 1)[0]?.row === row.row;
+      this.#read(group, driven, row, isOwed, (view) => {
         if (flow.attempt !== attempt) return;
-        this.#transfer(group, shard, target, flow, row, view);
+        if (view === null) flow.sentTo = row.row;
+        else this.#transfer(group, shard, target, flow, row, view);
         if (flow.bytes >= bytesInFlightMax) stop();
         else next();
-      }),
-    );
+      });
+    });
   }
 
   #transfer(group: Group, shard: ShardMachine, target: number, flow: Flow, row: OutboxRow, view: MessageView): void {

@@ -107,6 +107,7 @@ interface SentBatch {
   runs: Run[];
   replies: { readonly ordinal: number; readonly reply: CommandReply }[];
   readonly large: readonly Large[];
+  /** In the order of their ordinals. */
   results: { readonly ordinal: number; readonly code: ResultCode; readonly value: number; readonly extra: number }[];
 }
 
@@ -277,7 +278,7 @@ export class Pipe {
   }
   /** Like a settlement it does not wait behind publishes: its consumer is known to the machine, or it would not have delivered. */
   credit(consumer: number, unsettledMax: number, grantedTo: number): void {
-    const { builder } = this.#open[0]!;
+    const builder = this.#crediting();
     const before = builder.bytes;
     builder.addCredit(consumer, unsettledMax, grantedTo);
     this.#openBytes += builder.bytes - before;
@@ -292,6 +293,12 @@ export class Pipe {
       done += now;
     }
     this.#added();
+  }
+
+  /** The first open batch that has a place left. */
+  #crediting(): BatchBuilder {
+    for (const { builder } of this.#open) if (builder.commandCount < commandsPerBatchMax) return builder;
+    return this.#extend().builder;
   }
 
   /** The first open batch that takes more settlements. */
@@ -328,8 +335,10 @@ export class Pipe {
     const first = this.#sent[0];
     if (first === undefined) return;
     const batch = this.#sent[sequence - first.sequence];
-    if (batch === undefined || batch.results.some((known) => known.ordinal === ordinal)) return;
-    batch.results.push({ ordinal, code, value, extra });
+    if (batch === undefined) return;
+    // They come in the order of the ordinals, and when they are told again from the first: those are known.
+    const known = batch.results[batch.results.length - 1];
+    if (known === undefined || known.ordinal < ordinal) batch.results.push({ ordinal, code, value, extra });
   }
 
   /** A leader did not append a batch. Answers about another incarnation are stale. */
@@ -496,8 +505,8 @@ export const nodeOrigin = (node: number, incarnation: number): Origin => ({
 function finish(batch: SentBatch): void {
   const { results } = batch;
   for (const { ordinal, reply } of batch.replies) {
-    const result = results.length > 0 ? results.find((known) => known.ordinal === ordinal) : undefined;
-    reply(result ?? plainOk);
+    const result = results[firstResult(results, ordinal)];
+    reply(result?.ordinal === ordinal ? result : plainOk);
   }
   for (const run of batch.runs) {
     if (results.length === 0) run.target.confirmed(run.first, run.first + run.count - 1, true);
@@ -507,11 +516,11 @@ function finish(batch: SentBatch): void {
 const plainOk = { code: ResultCode.ok, value: 0, extra: 0 } as const;
 
 function finishRun(batch: SentBatch, run: Run): void {
-  const failed = batch.results
-    .filter((result) => result.ordinal >= run.ordinal && result.ordinal < run.ordinal + run.count)
-    .sort((a, b) => a.ordinal - b.ordinal);
+  const { results } = batch;
+  const end = run.ordinal + run.count;
   let from = run.first;
-  for (const result of failed) {
+  for (let at = firstResult(results, run.ordinal); at < results.length && results[at]!.ordinal < end; at++) {
+    const result = results[at]!;
     const tag = run.first + (result.ordinal - run.ordinal);
     if (result.code === ResultCode.noQueue) run.target.unroutable(tag, messageOf(batch, result.ordinal));
     else {
@@ -522,6 +531,18 @@ function finishRun(batch: SentBatch, run: Run): void {
   }
   const last = run.first + run.count - 1;
   if (last >= from) run.target.confirmed(from, last, true);
+}
+
+/** The place of the first result at or behind an ordinal. They ascend. */
+function firstResult(results: SentBatch['results'], ordinal: number): number {
+  let low = 0;
+  let high = results.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (results[middle]!.ordinal < ordinal) low = middle + 1;
+    else high = middle;
+  }
+  return low;
 }
 
 function messageOf({ payload, large }: SentBatch, ordinal: number): MessageView {

@@ -57,8 +57,6 @@ interface RemoteFeed {
   readonly avoidedUntil: Map<number, number>;
   /** When to look for a source again. */
   retryAt: number;
-  /** The consumers that were named when the feed was opened. */
-  named: ReadonlySet<number>;
 }
 
 export class RemoteFeeds {
@@ -94,7 +92,6 @@ export class RemoteFeeds {
       seen,
       avoidedUntil: new Map(),
       retryAt: 0,
-      named: new Set(),
     };
     this.#feeds.set(group, feed);
     this.#open(feed);
@@ -200,7 +197,6 @@ export class RemoteFeeds {
     feed.heardAt = now;
     feed.movedAt = now;
     feed.sourceApplied = 0;
-    feed.named = new Set(consumers.map(({ consumer }) => consumer));
   }
 
   #close(feed: RemoteFeed): void {
@@ -267,8 +263,7 @@ export class RemoteFeeds {
         feed.isOpen = true;
         if (fenced) return this.#context.fenced();
         pipe.applied(lastSequence);
-        // A consumer that was not named is younger than the question.
-        sessions?.reconciled(group, (consumer) => existing.has(consumer) || !feed.named.has(consumer));
+        sessions?.reconciled(group, (consumer) => existing.has(consumer));
       },
     };
   }

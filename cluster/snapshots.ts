@@ -170,7 +170,8 @@ export class Snapshots {
     const { group, raft, machine, log } = this.#host;
     if (offset === 0) {
       this.#closeReader(to);
-      const live = machine.liveEntries(1, this.#index);
+      // Up to what was applied: the log may have a later snapshot already than is known here, and that is the one it sends.
+      const live = machine.liveEntries(1, this.#host.appliedIndex());
       this.#readers.set(to, log.openSnapshotStream(group, live, match));
     }
     const reader = this.#readers.get(to);

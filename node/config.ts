@@ -262,6 +262,7 @@ export const keys = {
   'outbox.rows.max': integer(256, 1, 65_536, 'dead letters of one shard on their way to another'),
   'outbox.bytes.max': bytes(256 * KiB, 4 * KiB, 64 * MiB, 'their bytes; one goes however large'),
   'outbox.route.letters.max': integer(256, 1, 16_384, 'dead letters that are routed with one log entry'),
+  'outbox.route.queues.max': integer(16_384, 1, 65_536, 'the queues that they go to, beyond those of the last one'),
 
   'log.file.bytes': bytes(32 * MiB, 1 * MiB, 1 * GiB, 'size at which a log file is sealed'),
   'log.cache.bytes': bytes(64 * MiB, 0, 64 * GiB, 'recent entries held in memory'),
@@ -561,6 +562,7 @@ export function clusterLimits(settings: Settings): ClusterLimits {
       rowsInFlightMax: settings['outbox.rows.max'],
       bytesInFlightMax: settings['outbox.bytes.max'],
       lettersPerRouteMax: settings['outbox.route.letters.max'],
+      queuesPerRouteMax: settings['outbox.route.queues.max'],
     },
     log: {
       fileBytesMax: settings['log.file.bytes'],

@@ -61,8 +61,11 @@ export type DataFolderResult =
   | { readonly ok: false; readonly error: string };
 
 const incarnationPattern = /^incarnation-([1-9][0-9]{0,15})$/;
-/** The low part of an incarnation is random: a folder that was copied gives other numbers than the original, and the lower are refused. */
-const incarnationRandom = 2 ** 20;
+/**
+ * The low part of an incarnation is random: a folder that was copied gives other numbers than the original, and the lower are refused. It is
+ * small, because volatile groups are named by the lowest 20 bits, and of two of one node the later one must be seen in them.
+ */
+const incarnationRandom = 2 ** 12;
 /** What a first start that was interrupted may leave behind. */
 const harmlessPattern = /^(incarnation-[1-9][0-9]{0,15}|identity\.temporary|pid|pid\.temporary)$/;
 

@@ -1,9 +1,9 @@
 // How late this process is: the longest time of late in which its event loop did nothing but one thing. For /cluster, and for people.
-// State owned: a sampling timer and the longest delay of each of the last seconds. Samples cost two hundred short wake-ups a second.
+// State owned: a sampling timer and the longest delay of each of the last seconds. Samples cost a hundred short wake-ups a second.
 
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 
-const sampleMilliseconds = 5;
+const sampleMilliseconds = 10;
 /** What is told covers about so many seconds. */
 const secondsKept = 10;
 

@@ -14,7 +14,10 @@ export const nodeNumberMax = 1023;
 
 export const isVolatileGroup = (group: number): boolean => group >= volatileGroups;
 
-/** The group that holds the exclusive and non-durable queues of this incarnation. Repeats only after 2^20 incarnations of the node. */
+/**
+ * The group that holds the exclusive and non-durable queues of this incarnation. Incarnations of one node that matter at the same time must
+ * differ by less than 2^19: then which one is later can be seen in the groups' numbers.
+ */
 export function volatileGroupOf({ node, incarnation }: PipeId): number {
   return volatileGroups + node * nodeShift + (incarnation % nodeShift);
 }

@@ -19,6 +19,8 @@ export type Destination = readonly [group: number, uids: readonly number[]];
 export interface LetterRoutes {
   /** Number of the first letter that is meant, by `Letters.routed`. */
   readonly first: number;
+  /** The version of the metadata that they were routed by. */
+  readonly version: number;
   /** Per letter its destinations, in the order of the letters. */
   readonly letters: readonly (readonly Destination[])[];
 }
@@ -95,9 +97,10 @@ function applyChange(store: QueueStore, pipes: PipeTable, change: ShardChange): 
 }
 
 /** Each letter becomes a row per group that it goes to. False: the letters before are not routed yet, or there are not as many. */
-function routeLetters(store: QueueStore, pipes: PipeTable, { first, letters: routes }: LetterRoutes): boolean {
+function routeLetters(store: QueueStore, pipes: PipeTable, { first, version, letters: routes }: LetterRoutes): boolean {
   const { letters, outbox } = store;
   if (first > letters.routed || first + routes.length > letters.routed + letters.length) return false;
+  letters.routedBy = Math.max(letters.routedBy, version);
   for (let i = letters.routed - first; i < routes.length; i++) {
     const { index, ordinal, mark } = letters;
     for (const [group, uids] of routes[i]!) {
@@ -128,8 +131,9 @@ function parseRoutes(json: string): LetterRoutes | null {
     return null;
   }
   if (typeof value !== 'object' || value === null) return null;
-  const { first, letters } = value as { readonly first?: unknown; readonly letters?: unknown };
-  const isWhole = isCount(first, Number.MAX_SAFE_INTEGER) && isListOf(letters, (to) => isListOf(to, isDestination));
+  const { first, version, letters } = value as Record<keyof LetterRoutes, unknown>;
+  const areCounts = [first, version].every((count) => isCount(count, Number.MAX_SAFE_INTEGER));
+  const isWhole = areCounts && isListOf(letters, (to) => isListOf(to, isDestination));
   return isWhole ? (value as LetterRoutes) : null;
 }
 

@@ -154,7 +154,8 @@ function remove(command: NodeCommand): ResultCode {
   const queue = openQueue(command.store, uid);
   if (queue === undefined) return ResultCode.noQueue;
   const ready = queue.ready;
-  if ((flags & RemoveFlag.ifEmpty) !== 0 && ready > 0) return ResultCode.notEmpty;
+  // What is on its way back is as good as there.
+  if ((flags & RemoveFlag.ifEmpty) !== 0 && (ready > 0 || queue.leaving !== null)) return ResultCode.notEmpty;
   if ((flags & RemoveFlag.ifUnused) !== 0 && queue.consumers > 0) return ResultCode.inUse;
   command.store.sealForRemoval(queue);
   command.value = ready;

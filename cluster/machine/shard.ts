@@ -148,6 +148,12 @@ export class ShardMachine implements Machine {
     return owner !== undefined && owner.incarnation === pipe.incarnation && owner.consumers.has(consumer);
   }
 
+  /** All of these, in any order. */
+  consumersOf(pipe: PipeId): number[] {
+    const owner = this.#store.owners.get(pipe.node);
+    return owner === undefined || owner.incarnation !== pipe.incarnation ? [] : [...owner.consumers.keys()];
+  }
+
   queueStatus(uid: number): QueueStatus | undefined {
     const queue = this.#store.queues.get(uid);
     return queue === undefined ? undefined : statusOf(queue);
@@ -175,6 +181,11 @@ export class ShardMachine implements Machine {
   /** Dead letters routed so far. */
   get lettersRouted(): number {
     return this.#store.letters.routed;
+  }
+
+  /** Whoever sends what they became must have come as far in the metadata as whoever routed them. */
+  get lettersRoutedBy(): number {
+    return this.#store.letters.routedBy;
   }
 
   /** What other groups are owed, and how far they have said to have it. Whoever leads has to see to it. */

@@ -222,7 +222,8 @@ export class BrokerChannel implements ChannelBackend {
     const queue = topology.accessibleQueue(this.connection, request.queue);
     if (queue instanceof BrokerError) return reply({ ok: false, error: queue });
     const priority = request.arguments['x-priority'] ?? 0;
-    if (typeof priority !== 'number')
+    // Any whole number of 32 bits.
+    if (typeof priority !== 'number' || priority !== (priority | 0))
       return reply({
         ok: false,
         error: new BrokerError('precondition-failed', `invalid arg 'x-priority' for queue '${queue.name}'`),
@@ -237,9 +238,12 @@ export class BrokerChannel implements ChannelBackend {
         (result) => {
           if (result?.code === ResultCode.ok) {
             consumer.attached = true;
+            this.broker.channelDirty(this);
             return reply({ ok: true, value: { consumer: number } });
           }
           this.#forget(consumer);
+          consumer.cancelling = true;
+          this.broker.channelDirty(this);
           // Its fate is unknown: if it is attached after all, what it was given goes back.
           if (result === null) dropConsumer(this.broker, consumer);
           reply({ ok: false, error: this.#consumeError(result?.code ?? null, queue) });
@@ -454,6 +458,10 @@ export class BrokerChannel implements ChannelBackend {
   #dropWhenSettled(consumer: Consumer): void {
     if (consumer.outstanding > 0 || this.#closed || !this.broker.consumers.has(consumer.number)) return;
     this.#consumers.delete(consumer);
+    // What waits for the socket was never shown to anybody.
+    const { deliveredTo, nextLease } = consumer;
+    if (nextLease > deliveredTo + 1)
+      this.#delivering.release(consumer, [{ first: deliveredTo + 1, count: nextLease - deliveredTo - 1 }]);
     dropConsumer(this.broker, consumer);
   }
 

@@ -73,6 +73,8 @@ export class Delivering {
         deliveries.shift();
         continue;
       }
+      // Its client must hear of the consumer first: what another node tells comes in pieces.
+      if (!consumer.attached) return;
       const message = this.#message();
       if (message === undefined) return; // being read
       if (message !== null) this.#deliver(consumer, message);

@@ -78,7 +78,7 @@ async function measureOne(
   await setup.purgeQueue(queue);
   if (messages > 0) await fill(urls[0]!, queue, messages);
   // What filling left behind (snapshots, files) is not what is measured here.
-  await sleep(messages > 0 ? 12_000 : 1_000);
+  await sleep(12_000);
   let note = '';
   let eventLoop = nodes.length === 0 ? Number.NaN : 0;
   let over = false;

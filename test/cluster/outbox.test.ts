@@ -137,7 +137,7 @@ describe('dead letters', () => {
     try {
       for (let seed = 84; seed < 86; seed++) {
         const cluster = await started(seed, {
-          outbox: { rowsInFlightMax: 8, bytesInFlightMax: 4_096, lettersPerRouteMax: 20 },
+          outbox: { rowsInFlightMax: 8, bytesInFlightMax: 4_096, lettersPerRouteMax: 20, queuesPerRouteMax: 7 },
         });
         const dead = await graveyard(cluster, 3);
         const source = await declareQueue(cluster, 2, 'source', { 'x-dead-letter-exchange': dlx });
@@ -168,7 +168,7 @@ describe('dead letters', () => {
   test('arrive once each, whoever leads source and targets and dies meanwhile', async () => {
     for (let seed = 90; seed < 93; seed++) {
       const cluster = await started(seed, {
-        outbox: { rowsInFlightMax: 8, bytesInFlightMax: 4_096, lettersPerRouteMax: 5 },
+        outbox: { rowsInFlightMax: 8, bytesInFlightMax: 4_096, lettersPerRouteMax: 5, queuesPerRouteMax: 100 },
       });
       const dead = await graveyard(cluster, 3);
       const source = await declareQueue(cluster, 2, 'source', { 'x-dead-letter-exchange': dlx });

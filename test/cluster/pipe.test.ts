@@ -180,8 +180,8 @@ describe('pipe', () => {
     const { pipe, told, publish } = harness();
     for (let tag = 11; tag <= 16; tag++) publish(tag);
     pipe.flush();
-    pipe.result(1, 4, ResultCode.rejected, 0, 0);
     pipe.result(1, 1, ResultCode.noQueue, 0, 0);
+    pipe.result(1, 4, ResultCode.rejected, 0, 0);
     pipe.applied(1);
     expect(told).toEqual(['returned 12', '4 bytes', 'ok 11-14', 'no 15-15', 'ok 16-16']);
   });

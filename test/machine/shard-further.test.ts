@@ -163,7 +163,10 @@ class World {
         .filter(() => this.random(3) === 0)
         .map((group) => [group, Array.from({ length: 1 + this.random(3) }, (_, i) => i)]);
     const first = this.machine.lettersRouted - (this.random(5) === 0 ? 1 : 0);
-    this.lead({ kind: 'route', json: JSON.stringify({ first: Math.max(0, first), letters: letters.map(targets) }) });
+    this.lead({
+      kind: 'route',
+      json: JSON.stringify({ first: Math.max(0, first), version: 0, letters: letters.map(targets) }),
+    });
   }
 
   #doneStep(): void {
@@ -215,7 +218,10 @@ class World {
       this.changes({ kind: 'fence', version: ++this.version, node, incarnation: this.incarnations[node]! });
     const { machine } = this;
     const left = machine.letters(1e6);
-    this.lead({ kind: 'route', json: JSON.stringify({ first: machine.lettersRouted, letters: left.map(() => []) }) });
+    this.lead({
+      kind: 'route',
+      json: JSON.stringify({ first: machine.lettersRouted, version: 0, letters: left.map(() => []) }),
+    });
     for (const target of machine.outbox.targets())
       this.lead({ kind: 'done', target, row: machine.outbox.rows(target, 1e6).at(-1)!.row });
     for (let ticks = 0; machine.due === 0 && ticks < 10_000; ticks++) this.lead();

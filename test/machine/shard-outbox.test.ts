@@ -15,7 +15,7 @@ const dead: Arguments = { 'x-dead-letter-exchange': 'dlx' };
 const part = (bytes: number, first = false): FurtherCommand => ({ kind: 'part', first, bytes });
 const route = (first: number, ...letters: [number, number[]][][]): FurtherCommand => ({
   kind: 'route',
-  json: JSON.stringify({ first, letters }),
+  json: JSON.stringify({ first, version: 0, letters }),
 });
 const transfer = (
   row: number,
@@ -110,7 +110,7 @@ describe('dead letters', () => {
       route(0, [[4, []]]),
       route(0, [[-1, [1]]]),
       route(0, [[4, [1.5]]]),
-      { kind: 'route', json: '{"first":0,"letters":[[4,[1]]]}' } as const,
+      { kind: 'route', json: '{"first":0,"version":0,"letters":[[4,[1]]]}' } as const,
       { kind: 'route', json: '{"first":0' } as const,
       { kind: 'route', json: 'null' } as const,
     ];

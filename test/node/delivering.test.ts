@@ -86,7 +86,7 @@ class World {
   }
 
   consumer(number: number): Consumer {
-    const consumer = { number, shard, noAck: false, outstanding: 0, cancelling: false } as Consumer;
+    const consumer = { number, shard, noAck: false, outstanding: 0, attached: true, cancelling: false } as Consumer;
     this.#consumers.set(number, consumer);
     return consumer;
   }

@@ -52,7 +52,7 @@ export class Routes {
     if (known !== undefined) return known;
 
     const { queues, dependsOn } = resolve(vhost, exchange, routingKey, headers);
-    const route = group(queues);
+    const route = routeTo(queues);
     if (dependsOn !== 'headers') this.#keep(exchange, dependsOn === 'key' ? routingKey : null, route, queues.size);
     return route;
   }
@@ -121,15 +121,18 @@ function resolve(
   return { queues, dependsOn };
 }
 
-/** Queues by shard; shards ascend, and so do the uids within each. */
-function group(queues: Set<QueueNode>): Route {
+/** A publish has room for so many. */
+const queuesPerPublishMax = 0xffff;
+
+/** Queues by shard; shards ascend, and so do the uids within each. A shard with more than one publish can name comes again. */
+export function routeTo(queues: ReadonlySet<Pick<QueueNode, 'record'>>): Route {
   if (queues.size === 0) return nowhere;
   const records = Array.from(queues, (queue) => queue.record);
   records.sort((left, right) => left.shard - right.shard || left.uid - right.uid);
   const shards: { shard: number; queues: number[] }[] = [];
   for (const { shard, uid } of records) {
     const last = shards[shards.length - 1];
-    if (last !== undefined && last.shard === shard) last.queues.push(uid);
+    if (last !== undefined && last.shard === shard && last.queues.length < queuesPerPublishMax) last.queues.push(uid);
     else shards.push({ shard, queues: [uid] });
   }
   return { shards };

@@ -51,6 +51,8 @@ export class Policy {
 export class Letters {
   /** Letters routed so far: the number of the oldest one that is left, counted from 0. */
   routed = 0;
+  /** The highest version of the metadata that any was routed by: a group that has not come so far may miss queues that rows are for. */
+  routedBy = 0;
   readonly #rows = new RowFifo();
   readonly #policies = new Map<number, Policy>();
   #nextPolicy = 1;
@@ -122,6 +124,7 @@ export class Letters {
   capture(sections: Sections): void {
     const writer = sections.bytes;
     writer.u64(this.routed);
+    writer.u64(this.routedBy);
     writer.u32(this.#nextPolicy);
     const policies = [...this.#policies.values()].sort((a, b) => a.id - b.id);
     writer.u32(policies.length);
@@ -144,6 +147,7 @@ export class Letters {
     visitCurrent: (policy: Policy) => void,
   ): void {
     this.routed = reader.u64();
+    this.routedBy = reader.u64();
     this.#nextPolicy = reader.u32();
     for (let count = reader.u32(); count > 0; count--) {
       const [id, flags, uid] = [reader.u32(), reader.u8(), reader.u32()];
