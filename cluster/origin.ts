@@ -184,6 +184,8 @@ export class LocalOrigin {
 
   /** A replica here stopped that sessions cannot do without: the metadata, by which they route, or the volatile group, which lives only here. */
   replicaHalted(group: number): void {
+    // Also while this incarnation is ending: nobody may route by what is about to be emptied.
+    if (group === metadataGroup) this.#context.lease.ended();
     if (group === metadataGroup) this.#end('metadata stopped here, the sessions of this node end');
     if (group === volatileGroupOf(this.#id())) this.#end('the volatile group stopped, the sessions of this node end');
   }
@@ -307,15 +309,6 @@ export class LocalOrigin {
   }
 
   // ---- what the machines say ----
-
-  /** The replica here is about to be taken away: another node tells, from where this one was. */
-  unwatch(group: number): void {
-    const heard = this.#heard.get(group);
-    if (heard === undefined) return;
-    this.#heard.delete(group);
-    heard.watch(this.#id(), null);
-    this.#context.feeds.remote.want(group, heard.appliedIndex);
-  }
 
   /** A replica here has changed: its state was replaced, or it stopped, or it can be read (again). */
   replicaChanged(group: Group): void {

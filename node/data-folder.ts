@@ -33,6 +33,8 @@ export interface Identity {
   readonly name: string;
   /** False: prepared, and not known to be what the cluster agreed on. */
   readonly committed: boolean;
+  /** This node has taken part with what is in `store`: without it, it must not speak under this identity again. */
+  readonly begun: boolean;
   /** Cluster id, and the UUIDs of all nodes at the time. */
   readonly cluster: Format;
 }
@@ -44,6 +46,8 @@ export interface DataFolder {
   /** Writes the identity, durably. */
   prepare(format: Format): void;
   commit(format: Format): void;
+  /** The store is open: from now on the folder is refused without it. */
+  begin(): void;
   /** The first call gives the number of this start, every later one a new number; each is durable and was never given before. */
   nextIncarnation(): number;
   /** At a clean stop, once nothing writes here any more. */
@@ -59,6 +63,9 @@ export interface ProcessName {
 export type DataFolderResult =
   | { readonly ok: true; readonly folder: DataFolder }
   | { readonly ok: false; readonly error: string };
+
+/** What the cluster part keeps, within the folder. */
+export const storeFolder = 'store';
 
 const incarnationPattern = /^incarnation-([1-9][0-9]{0,15})$/;
 /**
@@ -108,6 +115,10 @@ function openedFolder(config: NodeConfig, found: Identity | null, first: number,
     },
     commit(format) {
       identity = writeIdentity(config, format, true);
+    },
+    begin() {
+      if (identity === null) throw new Error('a folder without an identity has no store');
+      if (!identity.begun) identity = writeIdentity(config, identity.cluster, true, true);
     },
     nextIncarnation() {
       if (given) {
@@ -181,6 +192,11 @@ function inspect(path: string): Found | string {
   // The first incarnation is durable before the identity, and none goes before its successor is; without one, numbers would repeat.
   if (incarnations(path).length === 0) return `data folder ${path}: damaged, its incarnation file is missing`;
   const identity = readIdentity(path);
+  if (typeof identity === 'object' && identity.begun && !existsSync(join(path, storeFolder, 'manifest')))
+    return (
+      `data folder ${path}: its store is gone, and with it what this node has confirmed: it must not come back under its old ` +
+      'identity. Put the store back, or add a node with a new name'
+    );
   return typeof identity === 'string' ? identity : { identity, owner: livingOwner(path) };
 }
 
@@ -194,17 +210,18 @@ function readIdentity(path: string): Identity | string {
   }
   if (found.format !== 1)
     return `data folder ${path}: written by another version of Warren (format ${String(found.format)})`;
-  const { clusterName, node, name, committed } = found;
+  const { clusterName, node, name, committed, begun } = found;
   const cluster = parseFormat(found.cluster);
   if (
     cluster === null ||
     typeof clusterName !== 'string' ||
     typeof name !== 'string' ||
     typeof committed !== 'boolean' ||
+    typeof begun !== 'boolean' ||
     !cluster.nodes.some((known) => known.node === node)
   )
     return `data folder ${path}: its identity file is damaged`;
-  return { format: 1, clusterName, node: Number(node), name, committed, cluster };
+  return { format: 1, clusterName, node: Number(node), name, committed, begun, cluster };
 }
 
 function refusal(config: NodeConfig, found: Found): string | null {
@@ -288,9 +305,10 @@ function writeIdentity(
   { settings, node, name, dataFolder }: NodeConfig,
   cluster: Format,
   committed: boolean,
+  begun = false,
 ): Identity {
   const clusterName = settings['cluster.name'];
-  const identity: Identity = { format: 1, clusterName, node, name, committed, cluster };
+  const identity: Identity = { format: 1, clusterName, node, name, committed, begun, cluster };
   replaceFile(dataFolder, 'identity', `${JSON.stringify(identity, null, 2)}\n`);
   return identity;
 }

@@ -6,6 +6,7 @@ import { readHeaders } from './amqp/properties.ts';
 import { type AmqpServer, createAmqpServer } from './amqp/server.ts';
 import { Broker } from './broker/broker.ts';
 import { amqpOptions, clusterLimits } from './config.ts';
+import { storeFolder } from './data-folder.ts';
 import { EventLoopDelay } from './event-loop.ts';
 import type { CreateParts, NodeContext, NodeParts } from './server.ts';
 
@@ -21,7 +22,7 @@ class Parts implements NodeParts {
 
   constructor(context: NodeContext) {
     this.#context = context;
-    this.#ports = createPorts(join(context.folder.path, 'store'));
+    this.#ports = createPorts(join(context.folder.path, storeFolder));
   }
 
   async form(): Promise<void> {
@@ -89,6 +90,7 @@ class Parts implements NodeParts {
       ports,
       { log: (level, event, details) => log[level](details, event), fatal },
     );
+    folder.begin();
     this.#cluster = cluster;
     const broker = new Broker(cluster, ports.random, {
       defaultUser: settings['default.user'],

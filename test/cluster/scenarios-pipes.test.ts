@@ -60,18 +60,14 @@ describe('B1: a batch that is lost on its way', () => {
     const queue = await declareQueue(cluster, 1, 'q');
     const [row] = followersOf(cluster, 1) as [MemoryNode];
     const entries = entriesOf(row);
-    const fates = { lost: 0, repeated: 0, refused: 0 };
+    const lost = new Set([5, 20, 60, 61]);
+    let repeated = 0;
     Mail.prototype.sendBatch = function (this: Mail, group, payload, checksum) {
       const { id, sequence, kind } = readBatchHeader(payload);
-      if (group !== 1 || kind !== OriginKind.node || id !== row.node)
-        return sendBatch.call(this, group, payload, checksum);
-      const fate = sequence === 5 && fates.lost === 0 ? 0 : cluster.random.integer(12);
-      if (fate === 0) {
-        fates.lost++;
-        return true;
-      }
-      if (fate === 1) {
-        fates.repeated++;
+      const isMeant = group === 1 && kind === OriginKind.node && id === row.node;
+      if (isMeant && lost.delete(sequence)) return true;
+      if (isMeant && cluster.random.integer(8) === 0) {
+        repeated++;
         sendBatch.call(this, group, payload, checksum);
       }
       return sendBatch.call(this, group, payload, checksum);
@@ -80,13 +76,13 @@ describe('B1: a batch that is lost on its way', () => {
     const from = cluster.clock.now();
     for (let i = 0; i < 200; i++) publisher.publish(row, queue);
     expect(await cluster.until(() => publisher.confirmedTags.size === 200, 5_000)).toBe(true);
-    expect(fates.lost).toBeGreaterThan(3);
-    expect(fates.repeated).toBeGreaterThan(3);
+    expect(lost.size).toBe(0);
+    expect(repeated).toBeGreaterThan(3);
     const sequences = entries.filter(ofNode).map(({ header }) => header.sequence);
     expect(sequences).toEqual(Array.from({ length: sequences.length }, (_, i) => i + sequences[0]!));
     expect(machineOf(row, 1).refusals).toEqual({ malformed: 0, gaps: 0, ignored: 0 });
-    // It is told so, and does not find out by the clock each time.
-    expect(cluster.clock.now() - from).toBeLessThan(defaultLimits.pipe.resendMilliseconds * 2);
+    // It is told so, and does not find out by the clock.
+    expect(cluster.clock.now() - from).toBeLessThan(defaultLimits.pipe.resendMilliseconds / 2);
     expect(publisher.nackedTags.size).toBe(0);
     expect(await readAll(cluster, row, queue, 200)).toEqual(Array.from({ length: 200 }, (_, i) => i + 1));
   });
@@ -195,7 +191,7 @@ describe('A7: a batch that makes no sense', () => {
     }
     Mail.prototype.sendBatch = sendBatch;
     expect(await cluster.until(() => publisher.confirmedTags.size === 60, 10_000)).toBe(true);
-    expect(spoiled).toBeGreaterThan(20);
+    expect(spoiled).toBeGreaterThan(5);
     expect(machineOf(other, 1).refusals).toEqual({ malformed: 0, gaps: 0, ignored: 0 });
     expect(entries.filter(ofNode).every(({ header }) => header.id === row.node)).toBe(true);
     for (const { fatal, cluster: node } of cluster.nodes) {

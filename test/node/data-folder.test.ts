@@ -74,7 +74,15 @@ describe('a data folder', () => {
     expect(readFileSync(join(folder.path, 'pid'), 'utf8')).toBe(`${process.pid}\n`);
     expect(folder.identity).toBeNull();
     folder.prepare(format);
-    const prepared = { format: 1, clusterName: 'warren', node: 1, name: 'n1', committed: false, cluster: format };
+    const prepared = {
+      format: 1,
+      clusterName: 'warren',
+      node: 1,
+      name: 'n1',
+      committed: false,
+      begun: false,
+      cluster: format,
+    };
     expect(folder.identity).toEqual(prepared);
     folder.commit(format);
     expect(readdirSync(folder.path)).toEqual(['identity', `incarnation-${number}`, 'pid']);
@@ -114,6 +122,18 @@ describe('a data folder', () => {
       const group = volatileGroupOf({ node: 1, incarnation });
       for (const [k, fencedTo] of numbers.entries()) expect(isEndedVolatileGroup(group, 1, fencedTo)).toBe(k >= i);
     }
+  });
+
+  it('is refused once its store is gone', () => {
+    const folder = formed();
+    const store = join(folder.path, 'store');
+    mkdirSync(store);
+    writeFileSync(join(store, 'manifest'), '');
+    folder.begin();
+    folder.release();
+    open().release();
+    rmSync(store, { recursive: true });
+    expect(refusedUntouched(config())).toContain('its store is gone');
   });
 
   it('is refused to another node, cluster, or list of nodes', () => {
