@@ -200,6 +200,7 @@ export class Host {
       fatal: (error) => events.fatal(error),
       leaderOf: (group) => this.leaderOf(group),
       reaches: (other) => this.reaches(other),
+      replicas,
       createMachine: (group) => this.#createMachine(group),
       beginning: (group) => this.#beginning(group),
     });

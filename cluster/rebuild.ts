@@ -28,6 +28,8 @@ export interface RebuildsContext {
   /** The node that leads a group, 0: unknown; and is there a way to it? */
   leaderOf(group: number): number;
   reaches(node: number): boolean;
+  /** The nodes that have a replica of a group. */
+  replicas(group: number): readonly number[];
   /** An empty machine for this group. */
   createMachine(group: number): Machine;
   /** What a new replica of this group begins with. */
@@ -71,7 +73,7 @@ export class Rebuilds {
   }
 
   #problem(id: number): string | null {
-    const { node, groups, leaderOf, reaches } = this.#context;
+    const { node, groups, leaderOf, reaches, replicas } = this.#context;
     const group = groups.get(id);
     if (group === undefined) return `this node has no replica of group ${id}`;
     if (isVolatileGroup(id)) return `group ${id} has no other replica`;
@@ -79,7 +81,10 @@ export class Rebuilds {
     if (group.halted === null && group.raft.role === 'leader') return `this node leads group ${id}`;
     const leader = leaderOf(id);
     if (leader === 0 || leader === node) return `no other node is known to lead group ${id}`;
-    return reaches(leader) ? null : `node ${leader}, which leads group ${id}, cannot be reached`;
+    if (!reaches(leader)) return `node ${leader}, which leads group ${id}, cannot be reached`;
+    // What only the leader and this replica have would be on one disk until it was sent anew.
+    const away = replicas(id).find((other) => other !== node && !reaches(other));
+    return away === undefined ? null : `node ${away}, which has a replica of group ${id} too, cannot be reached`;
   }
 
   async #replace(old: Group): Promise<void> {
