@@ -1,15 +1,15 @@
 // One node's part in the cluster, as the broker sees it.
 
+import type { MessageViews } from './feed/messages.ts';
 import { Host } from './host.ts';
 import { openLog } from './log/index.ts';
 import type { Log } from './log/types.ts';
 import { isVolatileGroup, metadataGroup } from './machine/groups.ts';
 import type { QueueStatus } from './machine/machine.ts';
 import type { MetadataCommand, MetadataView } from './machine/metadata-types.ts';
-import type { MessageViews } from './messages.ts';
 import { type ClusterOptions, checkLimits, type HostEvents } from './options.ts';
-import type { Feed } from './origin.ts';
-import type { CommandReply, Pipe } from './pipe.ts';
+import type { Feed } from './origin/origin.ts';
+import type { CommandReply, Pipe } from './origin/pipe.ts';
 import type { Ports } from './ports.ts';
 import { createTransport } from './transport.ts';
 

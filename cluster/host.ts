@@ -9,26 +9,26 @@
 // It must never hand a message to the transport before the write that it depends on: the cores hold those back until `persisted`.
 
 import { initialConfiguration, type Ready, type SnapshotMeta } from 'raft-ts';
-import { Duties } from './duties.ts';
-import { Feeds } from './feeds.ts';
-import { Group, type GroupHost } from './group.ts';
-import { LeaderBatches } from './leader-batches.ts';
-import { Leaders } from './leaders.ts';
-import { Leadership } from './leadership.ts';
+import { Feeds } from './feed/feeds.ts';
+import { Group, type GroupHost } from './group/group.ts';
+import { Rebuilds } from './group/rebuild.ts';
+import { Duties } from './leading/duties.ts';
+import { LeaderBatches } from './leading/leader-batches.ts';
+import { Leadership } from './leading/leadership.ts';
+import { OutboxDriver } from './leading/outbox-driver.ts';
+import { MetadataLease } from './lease/metadata-lease.ts';
 import type { EntryData, GroupWrite, Log, RecoveredGroup } from './log/types.ts';
 import { isVolatileGroup, metadataGroup, replicasOf, volatileGroupOf } from './machine/groups.ts';
 import type { Machine } from './machine/machine.ts';
 import { MetadataMachine } from './machine/metadata.ts';
 import { ShardMachine } from './machine/shard.ts';
-import { Mail, type OwnStatus } from './mail.ts';
-import { MetadataLease } from './metadata-lease.ts';
 import type { ClusterOptions, HostEvents, ReportEvent } from './options.ts';
-import { LocalOrigin } from './origin.ts';
-import { OutboxDriver } from './outbox-driver.ts';
-import { Peers } from './peers.ts';
+import { LocalOrigin } from './origin/origin.ts';
+import { Leaders } from './peers/leaders.ts';
+import { Mail, type OwnStatus } from './peers/mail.ts';
+import { Peers } from './peers/peers.ts';
+import { ClusterTime } from './peers/time.ts';
 import type { Ports, Timer } from './ports.ts';
-import { Rebuilds } from './rebuild.ts';
-import { ClusterTime } from './time.ts';
 import type { Transport, TransportEvents } from './transport-types.ts';
 
 /** What one step dirties the next may do in the same turn, so often. */

@@ -2,6 +2,7 @@
 
 export type { Cluster, ClusterStatus, GroupStatus } from './cluster.ts';
 export { openCluster } from './cluster.ts';
+export type { MessageViews } from './feed/messages.ts';
 export { type Format, type Formation, FormationError, formCluster, parseFormat } from './formation.ts';
 export type { MessageView } from './machine/commands.ts';
 export {
@@ -27,10 +28,9 @@ export type {
   QueueRecord,
   Route,
 } from './machine/metadata-types.ts';
-export type { MessageViews } from './messages.ts';
 export type { ClusterLimits, ClusterOptions, HostEvents } from './options.ts';
 export { defaultLimits } from './options.ts';
-export type { Feed } from './origin.ts';
+export type { Feed } from './origin/origin.ts';
+export type { CommandReply, ConfirmTarget, Pipe } from './origin/pipe.ts';
 export { createPorts } from './os.ts';
-export type { CommandReply, ConfirmTarget, Pipe } from './pipe.ts';
 export type { Address, Clock, Connection, Disk, DiskFile, Net, Ports, Random, Timer } from './ports.ts';

@@ -1,10 +1,10 @@
 // Every bound and time of the cluster, with its default, and what it tells the process that it runs in. Sizes in bytes, times in
 // milliseconds unless the name says ticks.
 
-import type { LeaseOptions } from './lease-holder.ts';
+import type { LeaseOptions } from './lease/lease-holder.ts';
 import type { LogOptions } from './log/types.ts';
 import type { Arguments, NodeContact } from './machine/metadata-types.ts';
-import type { PipeOptions } from './pipe.ts';
+import type { PipeOptions } from './origin/pipe.ts';
 import type { Address } from './ports.ts';
 import type { PeerAddress, TransportOptions } from './transport-types.ts';
 

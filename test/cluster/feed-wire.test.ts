@@ -1,7 +1,7 @@
 // Frames of feeds, questions and answers: everything survives the way, and nothing malformed gets through.
 
 import { describe, expect, test } from 'vitest';
-import * as wire from '../../cluster/feed-wire.ts';
+import * as wire from '../../cluster/feed/feed-wire.ts';
 import type { MessageView, ResultCode } from '../../cluster/machine/commands.ts';
 
 const big = 2 ** 40 + 5;

@@ -2,13 +2,13 @@
 // and never of a state before one it has seen.
 
 import { describe, expect, test } from 'vitest';
-import { FeedServer } from '../../cluster/feed-server.ts';
-import { decodeFeedClose, decodeFeedOpen, encodeFeedClose } from '../../cluster/feed-wire.ts';
+import { FeedServer } from '../../cluster/feed/feed-server.ts';
+import { decodeFeedClose, decodeFeedOpen, encodeFeedClose } from '../../cluster/feed/feed-wire.ts';
+import { RemoteFeeds } from '../../cluster/feed/remote-feed.ts';
 import type { PipeId, PipeSink } from '../../cluster/machine/machine.ts';
 import { defaultLimits } from '../../cluster/options.ts';
-import type { Feed } from '../../cluster/origin.ts';
-import type { Pipe } from '../../cluster/pipe.ts';
-import { RemoteFeeds } from '../../cluster/remote-feed.ts';
+import type { Feed } from '../../cluster/origin/origin.ts';
+import type { Pipe } from '../../cluster/origin/pipe.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
 
 const group = 3;

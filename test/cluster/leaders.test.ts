@@ -1,9 +1,9 @@
 // Who leads a group that has no replica here: claims, answers, and whom to ask when there are none.
 
 import { describe, expect, test } from 'vitest';
-import { Leaders } from '../../cluster/leaders.ts';
 import { volatileGroupOf } from '../../cluster/machine/groups.ts';
-import { Peers } from '../../cluster/peers.ts';
+import { Leaders } from '../../cluster/peers/leaders.ts';
+import { Peers } from '../../cluster/peers/peers.ts';
 
 /** Node 1 among five; the group's replicas are on 3, 4 and 5. */
 function setting(local: { leader: number; term: number } | null = null) {

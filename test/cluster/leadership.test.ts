@@ -1,11 +1,11 @@
 // Who is asked to lead, and who gives a leadership up. The cores are dummies that write down what they are asked for.
 
 import { describe, expect, test } from 'vitest';
-import type { Group } from '../../cluster/group.ts';
+import type { Group } from '../../cluster/group/group.ts';
 import { defaultLimits } from '../../cluster/index.ts';
-import { Leadership } from '../../cluster/leadership.ts';
+import { Leadership } from '../../cluster/leading/leadership.ts';
 import { metadataGroup, replicasOf, volatileGroupOf } from '../../cluster/machine/groups.ts';
-import { Peers } from '../../cluster/peers.ts';
+import { Peers } from '../../cluster/peers/peers.ts';
 import { createMemoryClock } from '../support/memory-clock.ts';
 
 const volatileGroup = volatileGroupOf({ node: 1, incarnation: 1 });

@@ -5,13 +5,13 @@
 // checked that no node that may route lacks that entry.
 
 import { createRaft, type Entry, initialConfiguration, type Raft } from 'raft-ts';
-import { decodeLeaseGrant, decodeLeaseRequest, decodeVisible } from '../../cluster/lease-wire.ts';
+import { decodeLeaseGrant, decodeLeaseRequest, decodeVisible } from '../../cluster/lease/lease-wire.ts';
+import { MetadataLease } from '../../cluster/lease/metadata-lease.ts';
 import type { EntryData } from '../../cluster/log/types.ts';
-import { MetadataLease } from '../../cluster/metadata-lease.ts';
 import { defaultLimits } from '../../cluster/options.ts';
-import { Peers } from '../../cluster/peers.ts';
+import { Peers } from '../../cluster/peers/peers.ts';
+import { FrameKind } from '../../cluster/peers/wire.ts';
 import type { Clock, Random } from '../../cluster/ports.ts';
-import { FrameKind } from '../../cluster/wire.ts';
 import { createMemoryClock } from '../support/memory-clock.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
 

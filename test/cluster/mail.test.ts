@@ -2,14 +2,14 @@
 // it is given.
 
 import { describe, expect, test } from 'vitest';
-import type { Group } from '../../cluster/group.ts';
-import { Leaders } from '../../cluster/leaders.ts';
+import type { Group } from '../../cluster/group/group.ts';
 import type { Log } from '../../cluster/log/types.ts';
 import { BatchBuilder, OriginKind } from '../../cluster/machine/commands.ts';
-import { Mail } from '../../cluster/mail.ts';
-import { Peers } from '../../cluster/peers.ts';
+import { Leaders } from '../../cluster/peers/leaders.ts';
+import { Mail } from '../../cluster/peers/mail.ts';
+import { Peers } from '../../cluster/peers/peers.ts';
+import * as wire from '../../cluster/peers/wire.ts';
 import type { Transport, TransportEvents } from '../../cluster/transport-types.ts';
-import * as wire from '../../cluster/wire.ts';
 
 const { FrameKind } = wire;
 

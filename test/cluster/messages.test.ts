@@ -1,10 +1,10 @@
 // Messages read from the replica here: only of entries that it has applied, since what its log holds beyond may never be.
 
 import { describe, expect, test } from 'vitest';
+import { Messages } from '../../cluster/feed/messages.ts';
 import type { Log, LogEntry } from '../../cluster/log/types.ts';
 import { BatchBuilder, OriginKind } from '../../cluster/machine/commands.ts';
 import type { Machine } from '../../cluster/machine/machine.ts';
-import { Messages } from '../../cluster/messages.ts';
 
 function entryOf(index: number): LogEntry {
   const builder = new BatchBuilder();

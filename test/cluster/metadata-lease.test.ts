@@ -2,8 +2,8 @@
 // The world checks that after every step; each test here brings about one way in which it could fail, and the last one many at random.
 
 import { describe, expect, test } from 'vitest';
-import { LeaseHolder } from '../../cluster/lease-holder.ts';
-import { LeaseKeeper } from '../../cluster/lease-keeper.ts';
+import { LeaseHolder } from '../../cluster/lease/lease-holder.ts';
+import { LeaseKeeper } from '../../cluster/lease/lease-keeper.ts';
 import {
   decodeLeaseGrant,
   decodeLeaseRequest,
@@ -11,9 +11,9 @@ import {
   encodeLeaseGrant,
   encodeLeaseRequest,
   encodeVisible,
-} from '../../cluster/lease-wire.ts';
+} from '../../cluster/lease/lease-wire.ts';
 import { defaultLimits } from '../../cluster/options.ts';
-import { FrameKind } from '../../cluster/wire.ts';
+import { FrameKind } from '../../cluster/peers/wire.ts';
 import { type Declaration, LeaseWorld } from './lease-world.ts';
 
 const { milliseconds: leaseMilliseconds } = defaultLimits.lease;

@@ -1,15 +1,15 @@
 // What drives dead letters on, against a shard whose leader it only plays: what it must not send, and what it must not take for damage.
 
 import { describe, expect, test } from 'vitest';
-import type { Group } from '../../cluster/group.ts';
-import type { LeaderBatches } from '../../cluster/leader-batches.ts';
+import type { MessageViews } from '../../cluster/feed/messages.ts';
+import type { Group } from '../../cluster/group/group.ts';
+import type { LeaderBatches } from '../../cluster/leading/leader-batches.ts';
+import { OutboxDriver } from '../../cluster/leading/outbox-driver.ts';
 import { BatchBuilder, type MessageView, OriginKind } from '../../cluster/machine/commands.ts';
 import { volatileGroupOf } from '../../cluster/machine/groups.ts';
 import type { MetadataView } from '../../cluster/machine/metadata-types.ts';
-import type { MessageViews } from '../../cluster/messages.ts';
 import { defaultLimits } from '../../cluster/options.ts';
-import { OutboxDriver } from '../../cluster/outbox-driver.ts';
-import type { CommandReply, Pipe, TransferRow } from '../../cluster/pipe.ts';
+import type { CommandReply, Pipe, TransferRow } from '../../cluster/origin/pipe.ts';
 import { consume, create, nodeOrigin, Script, settle } from '../machine/shard-support.ts';
 
 const letter: MessageView = (() => {

@@ -3,7 +3,7 @@
 import { describe, expect, test } from 'vitest';
 import { SettleOperation, settleFailed } from '../../cluster/index.ts';
 import type { QueueRecord } from '../../cluster/machine/metadata-types.ts';
-import { Pipe } from '../../cluster/pipe.ts';
+import { Pipe } from '../../cluster/origin/pipe.ts';
 import { MemoryCluster, type MemoryNode, statusOf } from '../support/memory-cluster.ts';
 import { consume, declareQueue, Publisher, type ReadMessage, readMessage } from '../support/messages.ts';
 

@@ -1,9 +1,9 @@
 // What is known of the other nodes: newer processes replace older ones, later words earlier ones.
 
 import { describe, expect, test } from 'vitest';
-import { Peers } from '../../cluster/peers.ts';
-import { Routes } from '../../cluster/routes.ts';
-import type { NodeStatus } from '../../cluster/wire.ts';
+import { Peers } from '../../cluster/peers/peers.ts';
+import { Routes } from '../../cluster/peers/routes.ts';
+import type { NodeStatus } from '../../cluster/peers/wire.ts';
 
 const status = (sequence: number, more: Partial<NodeStatus> = {}): NodeStatus => ({
   sequence,

@@ -3,7 +3,7 @@
 import { describe, expect, test } from 'vitest';
 import { checkBatch, commandsPerBatchMax, ResultCode, readBatchHeader } from '../../cluster/machine/commands.ts';
 import { defaultLimits } from '../../cluster/options.ts';
-import { nodeOrigin, Pipe } from '../../cluster/pipe.ts';
+import { nodeOrigin, Pipe } from '../../cluster/origin/pipe.ts';
 
 function started() {
   const payloads: Buffer[] = [];

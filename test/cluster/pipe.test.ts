@@ -16,8 +16,8 @@ import {
   viewMessage,
 } from '../../cluster/machine/commands.ts';
 import { defaultLimits } from '../../cluster/options.ts';
-import { type ConfirmTarget, nodeOrigin, Pipe, type PipeOptions } from '../../cluster/pipe.ts';
-import type { BatchAnswer } from '../../cluster/wire.ts';
+import { type ConfirmTarget, nodeOrigin, Pipe, type PipeOptions } from '../../cluster/origin/pipe.ts';
+import type { BatchAnswer } from '../../cluster/peers/wire.ts';
 
 const key = Buffer.from([0, 1, 0x71]);
 const properties = Buffer.alloc(2);

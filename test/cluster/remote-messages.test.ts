@@ -1,11 +1,11 @@
 // Questions for messages and states: asked again until answered, of whoever may know; answers leave no faster than their lane takes them.
 
 import { describe, expect, test } from 'vitest';
-import { Answers } from '../../cluster/answers.ts';
+import { Answers } from '../../cluster/feed/answers.ts';
+import type { MessageViews } from '../../cluster/feed/messages.ts';
+import { RemoteMessages } from '../../cluster/feed/remote-messages.ts';
 import type { MessageView } from '../../cluster/machine/commands.ts';
-import type { MessageViews } from '../../cluster/messages.ts';
 import { defaultLimits } from '../../cluster/options.ts';
-import { RemoteMessages } from '../../cluster/remote-messages.ts';
 
 const asker = 9;
 const limits = defaultLimits.feed;

@@ -12,7 +12,7 @@ import {
 } from '../../cluster/machine/commands.ts';
 import type { AppliedEntry } from '../../cluster/machine/machine.ts';
 import type { QueueRecord } from '../../cluster/machine/metadata-types.ts';
-import { Mail } from '../../cluster/mail.ts';
+import { Mail } from '../../cluster/peers/mail.ts';
 import { followersOf, machineOf } from '../support/machines.ts';
 import { MemoryCluster, type MemoryNode, statusOf } from '../support/memory-cluster.ts';
 import { consume, declareQueue, key, Publisher, properties, readMessage } from '../support/messages.ts';

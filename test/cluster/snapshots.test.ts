@@ -2,9 +2,9 @@
 
 import type { Raft, SnapshotMeta } from 'raft-ts';
 import { expect, test } from 'vitest';
+import { Snapshots, type SnapshotsHost } from '../../cluster/group/snapshots.ts';
 import type { EntryData, PieceSource } from '../../cluster/log/types.ts';
 import type { Machine } from '../../cluster/machine/machine.ts';
-import { Snapshots, type SnapshotsHost } from '../../cluster/snapshots.ts';
 import { append, configuration, entries, options, origin, reopen, write } from '../contract/log-support.ts';
 import { createMemoryDisk } from '../support/memory-disk.ts';
 

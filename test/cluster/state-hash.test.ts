@@ -1,9 +1,9 @@
 // Replicas compare hashes of an earlier state: one that has diverged stops, before it does harm for long, and the others go on.
 
 import { describe, expect, test } from 'vitest';
+import { StateHashes, stateHashLag } from '../../cluster/group/state-hashes.ts';
 import { BatchBuilder, OriginKind, readBatchHeader } from '../../cluster/machine/commands.ts';
 import type { AppliedEntry } from '../../cluster/machine/machine.ts';
-import { StateHashes, stateHashLag } from '../../cluster/state-hashes.ts';
 import { followersOf, groupOf, machineOf } from '../support/machines.ts';
 import { MemoryCluster } from '../support/memory-cluster.ts';
 import { declareQueue, Publisher } from '../support/messages.ts';

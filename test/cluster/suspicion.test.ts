@@ -1,12 +1,12 @@
 // What time and silence bring about: ticks for what falls due, suspicion of nodes that are silent, the end of those that stay so.
 
 import { describe, expect, test } from 'vitest';
-import { Duties } from '../../cluster/duties.ts';
-import type { Group } from '../../cluster/group.ts';
+import type { Group } from '../../cluster/group/group.ts';
 import { defaultLimits, type Pipe, SettleOperation } from '../../cluster/index.ts';
-import { LeaderBatches } from '../../cluster/leader-batches.ts';
+import { Duties } from '../../cluster/leading/duties.ts';
+import { LeaderBatches } from '../../cluster/leading/leader-batches.ts';
 import type { MetadataMachine } from '../../cluster/machine/metadata.ts';
-import type { Peers } from '../../cluster/peers.ts';
+import type { Peers } from '../../cluster/peers/peers.ts';
 import { followersOf, groupOf, machineOf } from '../support/machines.ts';
 import { MemoryCluster, type MemoryNode, statusOf } from '../support/memory-cluster.ts';
 import { consume, declareQueue, Publisher } from '../support/messages.ts';

@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { defaultLimits } from '../../cluster/index.ts';
 import { openLog } from '../../cluster/log/index.ts';
 import type { LogEntry } from '../../cluster/log/types.ts';
-import { ClusterTime } from '../../cluster/time.ts';
+import { ClusterTime } from '../../cluster/peers/time.ts';
 import { MemoryCluster } from '../support/memory-cluster.ts';
 
 const hour = 3_600_000;

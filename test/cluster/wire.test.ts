@@ -3,7 +3,7 @@
 import { initialConfiguration, type OutgoingMessage } from 'raft-ts';
 import { describe, expect, test } from 'vitest';
 import type { LogEntry } from '../../cluster/log/types.ts';
-import * as wire from '../../cluster/wire.ts';
+import * as wire from '../../cluster/peers/wire.ts';
 
 const envelope = { group: 7, groupIncarnation: 3, from: 1, to: 2, term: 0x1_0000_0005 };
 const messages: OutgoingMessage[] = [

@@ -2,10 +2,10 @@
 
 import { createRaft, initialConfiguration } from 'raft-ts';
 import { afterAll, describe, expect, it } from 'vitest';
+import { Snapshots } from '../../cluster/group/snapshots.ts';
 import type { EntryData, Log } from '../../cluster/log/types.ts';
 import { ShardMachine } from '../../cluster/machine/shard.ts';
 import { defaultLimits } from '../../cluster/options.ts';
-import { Snapshots } from '../../cluster/snapshots.ts';
 import { createMemoryDisk } from '../support/memory-disk.ts';
 import {
   append,

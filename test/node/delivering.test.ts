@@ -1,6 +1,7 @@
 // From leases to the socket: order is kept whatever reads take, no more than two are under way, and nothing is delivered that must not be.
 
 import { describe, expect, test } from 'vitest';
+import type { MessageViews } from '../../cluster/feed/messages.ts';
 import {
   BatchBuilder,
   CommandKind,
@@ -8,7 +9,6 @@ import {
   OriginKind,
   PublishFlag,
 } from '../../cluster/machine/commands.ts';
-import type { MessageViews } from '../../cluster/messages.ts';
 import type { ChannelEvents } from '../../node/amqp/backend.ts';
 import type { Broker } from '../../node/broker/broker.ts';
 import type { Consumer } from '../../node/broker/consumer.ts';

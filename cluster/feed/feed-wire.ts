@@ -11,8 +11,8 @@
 //
 // Nothing here keeps state but the writer, which gathers the events of one turn.
 
-import type { MessageView, ResultCode } from './machine/commands.ts';
-import type { PipeId, PipeSink, QueueStatus } from './machine/machine.ts';
+import type { MessageView, ResultCode } from '../machine/commands.ts';
+import type { PipeId, PipeSink, QueueStatus } from '../machine/machine.ts';
 
 export interface FeedOpen extends Pick<PipeId, 'incarnation'> {
   /** Ascends with every feed that a process opens. */

@@ -11,21 +11,21 @@
 
 import { crc32 } from 'node:zlib';
 import type { IncomingMessage, OutgoingMessage } from 'raft-ts';
-import type { Group } from './group.ts';
-import type { Leaders } from './leaders.ts';
+import type { Group } from '../group/group.ts';
 import {
   decodeLeaseGrant,
   decodeLeaseRequest,
   decodeVisible,
   type LeaseGrant,
   type LeaseRequest,
-} from './lease-wire.ts';
-import type { EntryData, Log, LogEntry } from './log/types.ts';
-import { checkBatch, readBatchHeader } from './machine/commands.ts';
-import type { ClusterLimits, ReportEvent } from './options.ts';
+} from '../lease/lease-wire.ts';
+import type { EntryData, Log, LogEntry } from '../log/types.ts';
+import { checkBatch, readBatchHeader } from '../machine/commands.ts';
+import type { ClusterLimits, ReportEvent } from '../options.ts';
+import type { Lane, Transport, TransportEvents } from '../transport-types.ts';
+import type { Leaders } from './leaders.ts';
 import type { Peers } from './peers.ts';
 import { Routes } from './routes.ts';
-import type { Lane, Transport, TransportEvents } from './transport-types.ts';
 import * as wire from './wire.ts';
 
 type Append = Extract<OutgoingMessage, { kind: 'append' }>;

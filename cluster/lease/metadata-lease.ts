@@ -5,7 +5,11 @@
 // what is said to be visible can be relied on in `lease-keeper.ts`. Nothing here touches the metadata: it only tells when they may be
 // relied on.
 
-import type { Group } from './group.ts';
+import type { Group } from '../group/group.ts';
+import type { MetadataView } from '../machine/metadata-types.ts';
+import type { Peers } from '../peers/peers.ts';
+import { FrameKind } from '../peers/wire.ts';
+import type { Clock } from '../ports.ts';
 import { LeaseHolder, type LeaseOptions } from './lease-holder.ts';
 import { LeaseKeeper } from './lease-keeper.ts';
 import {
@@ -15,11 +19,7 @@ import {
   type LeaseGrant,
   type LeaseRequest,
 } from './lease-wire.ts';
-import type { MetadataView } from './machine/metadata-types.ts';
-import type { Peers } from './peers.ts';
-import type { Clock } from './ports.ts';
 import { Visibility } from './visibility.ts';
-import { FrameKind } from './wire.ts';
 
 export type MetadataReplica = Pick<Group, 'raft' | 'appliedIndex' | 'halted'>;
 

@@ -10,8 +10,8 @@
 // answer. When wall and monotonic clock disagree about the time since the request, the machine slept with its monotonic clock standing
 // still (a suspended VM), and nothing is known: the lease, and every request from before, is void.
 
+import type { Clock } from '../ports.ts';
 import type { LeaseGrant, LeaseRequest } from './lease-wire.ts';
-import type { Clock } from './ports.ts';
 
 export interface LeaseOptions {
   /** Longer than an election of the metadata's leader, and about the longest wait of a declaration while a node hangs. */

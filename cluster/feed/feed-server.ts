@@ -9,9 +9,9 @@
 // Invariants: frames of a feed are numbered without a gap; after a frame that could not be sent nothing more of that feed is; the machine
 // has a sink for a pipe of another node exactly as long as its feed is open here.
 
+import type { Machine, PipeId, PipeSink } from '../machine/machine.ts';
+import type { FeedOptions } from '../options.ts';
 import { type FeedHead, type FeedOpen, FeedWriter } from './feed-wire.ts';
-import type { Machine, PipeId, PipeSink } from './machine/machine.ts';
-import type { FeedOptions } from './options.ts';
 
 /** A replica that is here and not halted. */
 export interface ReadableGroup {

@@ -13,13 +13,13 @@
 
 import { crc32 } from 'node:zlib';
 import { createRaft, type IncomingMessage, type Raft, type Ready, type Restored } from 'raft-ts';
-import type { EntryData, GroupWrite, Log, LogEntry } from './log/types.ts';
-import { type BatchHeader, batchHeaderBytes, checkBatch, OriginKind, readBatchHeader } from './machine/commands.ts';
-import type { Machine } from './machine/machine.ts';
-import type { ClusterLimits } from './options.ts';
+import type { EntryData, GroupWrite, Log, LogEntry } from '../log/types.ts';
+import { type BatchHeader, batchHeaderBytes, checkBatch, OriginKind, readBatchHeader } from '../machine/commands.ts';
+import type { Machine } from '../machine/machine.ts';
+import type { ClusterLimits } from '../options.ts';
+import type { BatchAnswer } from '../peers/wire.ts';
 import { Snapshots } from './snapshots.ts';
 import { StateHashes } from './state-hashes.ts';
-import type { BatchAnswer } from './wire.ts';
 
 export const machineVersion = 1;
 

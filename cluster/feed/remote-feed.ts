@@ -11,6 +11,9 @@
 // Invariants: only frames of the newest feed of a group count, in their order; a state older than one seen before is never taken (the
 // server waits until it has come that far); a lease reaches the sessions once, because what is below the next expected one is dropped.
 
+import type { FeedOptions } from '../options.ts';
+import type { Feed } from '../origin/origin.ts';
+import type { Pipe } from '../origin/pipe.ts';
 import {
   decodeFeedHead,
   encodeFeedClose,
@@ -20,9 +23,6 @@ import {
   type FeedVisitor,
   readFeedEvents,
 } from './feed-wire.ts';
-import type { FeedOptions } from './options.ts';
-import type { Feed } from './origin.ts';
-import type { Pipe } from './pipe.ts';
 
 export interface RemoteFeedsContext {
   readonly limits: FeedOptions;

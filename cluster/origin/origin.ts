@@ -7,20 +7,20 @@
 // Invariants: all pipes are of the same incarnation; sessions end before the pipes begin anew, so that nobody goes on under an
 // incarnation that he did not begin with; nobody who waits is forgotten when an incarnation ends.
 
-import type { FeedConsumer } from './feed-wire.ts';
-import type { Feeds } from './feeds.ts';
-import type { Group } from './group.ts';
-import { ResultCode } from './machine/commands.ts';
-import { isVolatileGroup, metadataGroup, nodeOfVolatileGroup, volatileGroupOf } from './machine/groups.ts';
-import type { Machine, PipeSink } from './machine/machine.ts';
-import type { MetadataMachine } from './machine/metadata.ts';
-import type { MetadataCommand } from './machine/metadata-types.ts';
-import type { ShardMachine } from './machine/shard.ts';
-import type { MetadataLease } from './metadata-lease.ts';
-import type { ClusterOptions, HostEvents } from './options.ts';
+import type { FeedConsumer } from '../feed/feed-wire.ts';
+import type { Feeds } from '../feed/feeds.ts';
+import type { Group } from '../group/group.ts';
+import type { MetadataLease } from '../lease/metadata-lease.ts';
+import { ResultCode } from '../machine/commands.ts';
+import { isVolatileGroup, metadataGroup, nodeOfVolatileGroup, volatileGroupOf } from '../machine/groups.ts';
+import type { Machine, PipeSink } from '../machine/machine.ts';
+import type { MetadataMachine } from '../machine/metadata.ts';
+import type { MetadataCommand } from '../machine/metadata-types.ts';
+import type { ShardMachine } from '../machine/shard.ts';
+import type { ClusterOptions, HostEvents } from '../options.ts';
+import type { BatchReply } from '../peers/wire.ts';
+import type { Clock } from '../ports.ts';
 import { type CommandReply, nodeOrigin, Pipe } from './pipe.ts';
-import type { Clock } from './ports.ts';
-import type { BatchReply } from './wire.ts';
 
 /** What a node's sessions hear. Everything can be read again from the machines (`resume`). */
 export interface Feed {

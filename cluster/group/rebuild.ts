@@ -9,13 +9,13 @@
 // object, emptied, because others hold it.
 
 import type { SnapshotMeta } from 'raft-ts';
+import { LogError } from '../log/index.ts';
+import type { Log } from '../log/types.ts';
+import { isVolatileGroup } from '../machine/groups.ts';
+import type { Machine } from '../machine/machine.ts';
+import { drain } from '../machine/snapshot-pieces.ts';
+import type { ReportEvent } from '../options.ts';
 import { Group, type GroupHost } from './group.ts';
-import { LogError } from './log/index.ts';
-import type { Log } from './log/types.ts';
-import { isVolatileGroup } from './machine/groups.ts';
-import type { Machine } from './machine/machine.ts';
-import { drain } from './machine/snapshot-pieces.ts';
-import type { ReportEvent } from './options.ts';
 
 export interface RebuildsContext {
   readonly node: number;

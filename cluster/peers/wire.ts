@@ -20,7 +20,7 @@ import {
   type OutgoingMessage,
   type SnapshotMeta,
 } from 'raft-ts';
-import type { EntryData, LogEntry } from './log/types.ts';
+import type { EntryData, LogEntry } from '../log/types.ts';
 
 export const FrameKind = {
   messages: 1,

@@ -3,8 +3,8 @@
 // State owned: none; the log bounds how many reads run at once. It never says that a message is gone because this replica is behind: then,
 // or when the replica here is no use, it says that it cannot know.
 
-import { LogError } from './log/index.ts';
-import type { Log } from './log/types.ts';
+import { LogError } from '../log/index.ts';
+import type { Log } from '../log/types.ts';
 import {
   CommandKind,
   commandOffset,
@@ -13,8 +13,8 @@ import {
   readBatchHeader,
   readPart,
   viewMessage,
-} from './machine/commands.ts';
-import type { Machine } from './machine/machine.ts';
+} from '../machine/commands.ts';
+import type { Machine } from '../machine/machine.ts';
 
 /** Where a piece of a message lies. */
 interface Place {

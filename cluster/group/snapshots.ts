@@ -7,11 +7,11 @@
 // pieces are all of one snapshot. A machine that cannot give or take its state halts its group; a disk that fails ends the process.
 
 import type { Raft, Ready, SnapshotMeta } from 'raft-ts';
-import { LogError } from './log/index.ts';
-import type { EntryData, Log, PieceSource, SnapshotReader, SnapshotStaging } from './log/types.ts';
-import { isVolatileGroup } from './machine/groups.ts';
-import type { Machine } from './machine/machine.ts';
-import type { ClusterLimits } from './options.ts';
+import { LogError } from '../log/index.ts';
+import type { EntryData, Log, PieceSource, SnapshotReader, SnapshotStaging } from '../log/types.ts';
+import { isVolatileGroup } from '../machine/groups.ts';
+import type { Machine } from '../machine/machine.ts';
+import type { ClusterLimits } from '../options.ts';
 
 export interface SnapshotsHost {
   readonly group: number;

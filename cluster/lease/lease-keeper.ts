@@ -18,9 +18,9 @@
 //
 // A node that is behind must not hold up everybody's declarations: it is granted nothing until it has come as far as its round.
 
+import type { Peer } from '../peers/peers.ts';
 import { clockRateMargin } from './lease-holder.ts';
 import type { LeaseGrant, LeaseRequest } from './lease-wire.ts';
-import type { Peer } from './peers.ts';
 
 export interface LeaseKeeperHost {
   /** Of this node. */

@@ -7,8 +7,8 @@
 // Invariant: a batch is proposed only while its group is led here, and commits only if that leadership was real.
 
 import { crc32 } from 'node:zlib';
-import type { Group } from './group.ts';
-import { BatchBuilder, OriginKind } from './machine/commands.ts';
+import type { Group } from '../group/group.ts';
+import { BatchBuilder, OriginKind } from '../machine/commands.ts';
 
 const bytesUsual = 4096;
 

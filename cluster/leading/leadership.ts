@@ -8,11 +8,11 @@
 // campaign, hand over or step down: that there is one leader per term is theirs to keep, so a wrong guess here costs time and no more.
 // Volatile groups are none of its business: they have one replica.
 
-import type { Group } from './group.ts';
-import { isVolatileGroup, metadataGroup } from './machine/groups.ts';
-import type { ClusterLimits, ReportEvent } from './options.ts';
-import type { Peers } from './peers.ts';
-import type { Clock } from './ports.ts';
+import type { Group } from '../group/group.ts';
+import { isVolatileGroup, metadataGroup } from '../machine/groups.ts';
+import type { ClusterLimits, ReportEvent } from '../options.ts';
+import type { Peers } from '../peers/peers.ts';
+import type { Clock } from '../ports.ts';
 
 export interface LeadershipContext {
   readonly node: number;

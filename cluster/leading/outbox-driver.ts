@@ -11,8 +11,8 @@
 //
 // Invariants: one route at a time per shard; rows for one target leave in their order, so many rows and bytes at once at most.
 
-import type { Group } from './group.ts';
-import type { LeaderBatches } from './leader-batches.ts';
+import type { MessageViews } from '../feed/messages.ts';
+import type { Group } from '../group/group.ts';
 import {
   commandOffset,
   type MessageView,
@@ -20,15 +20,15 @@ import {
   publishLayout,
   publishOffset,
   ResultCode,
-} from './machine/commands.ts';
-import type { Destination, LetterRoutes } from './machine/leader-commands.ts';
-import type { Arguments, MetadataView } from './machine/metadata-types.ts';
-import type { OutboxRow } from './machine/outbox.ts';
-import type { Letter } from './machine/queue/letters.ts';
-import type { ShardMachine } from './machine/shard.ts';
-import type { MessageViews } from './messages.ts';
-import type { OutboxOptions } from './options.ts';
-import type { Pipe } from './pipe.ts';
+} from '../machine/commands.ts';
+import type { Destination, LetterRoutes } from '../machine/leader-commands.ts';
+import type { Arguments, MetadataView } from '../machine/metadata-types.ts';
+import type { OutboxRow } from '../machine/outbox.ts';
+import type { Letter } from '../machine/queue/letters.ts';
+import type { ShardMachine } from '../machine/shard.ts';
+import type { OutboxOptions } from '../options.ts';
+import type { Pipe } from '../origin/pipe.ts';
+import type { LeaderBatches } from './leader-batches.ts';
 
 export interface OutboxContext {
   readonly limits: OutboxOptions;

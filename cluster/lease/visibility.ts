@@ -6,8 +6,8 @@
 //
 // That a node has applied a version outlives it: a later process of that node gets no lease before it has applied it again.
 
-import type { Peers } from './peers.ts';
-import type { Clock } from './ports.ts';
+import type { Peers } from '../peers/peers.ts';
+import type { Clock } from '../ports.ts';
 
 interface Waiter {
   readonly version: number;

@@ -9,7 +9,7 @@
 //
 // Invariant: whoever had nowhere to send to, or whose leader is reached another way now, is told (`learned`).
 
-import { isVolatileGroup, nodeNumberMax, nodeOfVolatileGroup } from './machine/groups.ts';
+import { isVolatileGroup, nodeNumberMax, nodeOfVolatileGroup } from '../machine/groups.ts';
 import type { Peers } from './peers.ts';
 
 export interface LeadersContext {

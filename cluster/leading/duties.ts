@@ -13,16 +13,16 @@
 //
 // Invariant: before a batch that names a version of the metadata, all rows up to there are in the shard's log, each once per term.
 
-import type { Group } from './group.ts';
+import type { Group } from '../group/group.ts';
+import type { BatchHeader } from '../machine/commands.ts';
+import { metadataGroup } from '../machine/groups.ts';
+import type { MetadataMachine } from '../machine/metadata.ts';
+import type { MetadataCommand } from '../machine/metadata-types.ts';
+import type { ShardMachine } from '../machine/shard.ts';
+import type { ClusterLimits, ReportEvent } from '../options.ts';
+import type { Pipe } from '../origin/pipe.ts';
+import type { Peers } from '../peers/peers.ts';
 import type { LeaderBatches } from './leader-batches.ts';
-import type { BatchHeader } from './machine/commands.ts';
-import { metadataGroup } from './machine/groups.ts';
-import type { MetadataMachine } from './machine/metadata.ts';
-import type { MetadataCommand } from './machine/metadata-types.ts';
-import type { ShardMachine } from './machine/shard.ts';
-import type { ClusterLimits, ReportEvent } from './options.ts';
-import type { Peers } from './peers.ts';
-import type { Pipe } from './pipe.ts';
 
 export interface DutiesContext {
   readonly limits: ClusterLimits;

@@ -5,6 +5,8 @@
 //
 // Invariant: `done` of a question is called at most once, and never before the call that asked has returned.
 
+import type { QueueStatus } from '../machine/machine.ts';
+import type { FeedOptions } from '../options.ts';
 import {
   type AnswerState,
   decodeAnswerHead,
@@ -13,9 +15,7 @@ import {
   type GatheredMessages,
   readAnswer,
 } from './feed-wire.ts';
-import type { QueueStatus } from './machine/machine.ts';
 import type { MessageViews } from './messages.ts';
-import type { FeedOptions } from './options.ts';
 
 export interface RemoteMessagesContext {
   readonly limits: FeedOptions;

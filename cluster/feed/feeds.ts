@@ -6,22 +6,22 @@
 // State owned: the four parts it wires together; each knows its own file only. A group is read here if it has a replica that is neither
 // halted nor behind what sessions have seen, else from the nodes that have one, the leader first.
 
+import type { Group } from '../group/group.ts';
+import type { Log } from '../log/types.ts';
+import type { QueueStatus } from '../machine/machine.ts';
+import type { ShardMachine } from '../machine/shard.ts';
+import type { ClusterLimits } from '../options.ts';
+import type { Feed } from '../origin/origin.ts';
+import type { Pipe } from '../origin/pipe.ts';
+import { FrameKind } from '../peers/wire.ts';
+import type { Clock } from '../ports.ts';
+import type { Lane } from '../transport-types.ts';
 import { Answers } from './answers.ts';
 import { FeedServer } from './feed-server.ts';
 import { decodeFeedClose, decodeFeedOpen, encodeFeedClose } from './feed-wire.ts';
-import type { Group } from './group.ts';
-import type { Log } from './log/types.ts';
-import type { QueueStatus } from './machine/machine.ts';
-import type { ShardMachine } from './machine/shard.ts';
 import { Messages, type MessageViews } from './messages.ts';
-import type { ClusterLimits } from './options.ts';
-import type { Feed } from './origin.ts';
-import type { Pipe } from './pipe.ts';
-import type { Clock } from './ports.ts';
 import { RemoteFeeds } from './remote-feed.ts';
 import { RemoteMessages } from './remote-messages.ts';
-import type { Lane } from './transport-types.ts';
-import { FrameKind } from './wire.ts';
 
 export interface FeedsContext {
   readonly node: number;

@@ -3,10 +3,10 @@
 // State owned: per asking node, its questions in order and the frames of the answer being sent. One question at a time is answered per node,
 // and an answer leaves frame by frame as its lane takes them, so that large messages neither fill memory nor delay entries for long.
 
+import type { QueueStatus } from '../machine/machine.ts';
+import type { FeedOptions } from '../options.ts';
 import { decodeQuery, encodeAnswer, encodeStatus, encodeUnavailable, type Query } from './feed-wire.ts';
-import type { QueueStatus } from './machine/machine.ts';
 import type { MessageViews } from './messages.ts';
-import type { FeedOptions } from './options.ts';
 
 export interface AnswersContext {
   readonly limits: FeedOptions;

@@ -14,7 +14,7 @@
 // Invariants: sequences of `sent` are consecutive; a confirm or reply is given once; `true` only after the batch was applied.
 
 import { crc32 } from 'node:zlib';
-import type { MessageView } from './machine/commands.ts';
+import type { MessageView } from '../machine/commands.ts';
 import {
   BatchBuilder,
   batchHeaderBytes,
@@ -30,8 +30,8 @@ import {
   settleRecordBytes,
   settlesPerBatchMax,
   viewMessage,
-} from './machine/commands.ts';
-import type { BatchReply } from './wire.ts';
+} from '../machine/commands.ts';
+import type { BatchReply } from '../peers/wire.ts';
 
 export interface PipeOptions {
   /** An open batch takes no further publish beyond this. */
