@@ -425,12 +425,14 @@ export class Host {
     if (every(collectMilliseconds)) this.#collect();
   }
 
-  /** Heartbeats alone must not keep a leadership whose disk does not answer. */
+  /** Heartbeats alone must not keep a leadership whose disk does not answer, nor for ever sessions that hear nothing new. */
   #checkDisk(): void {
     const oldest = this.#writesInFlight[0];
-    if (oldest === undefined) return;
-    if (this.#ports.clock.now() - oldest.since >= this.#options.limits.diskStallMilliseconds)
-      this.#leadership.resign('disk does not answer, leadership given up');
+    if (oldest === undefined) return this.origin.diskAnswers();
+    const { diskStallMilliseconds, nodeDeadMilliseconds } = this.#options.limits;
+    const stalled = this.#ports.clock.now() - oldest.since;
+    if (stalled >= diskStallMilliseconds) this.#leadership.resign('disk does not answer, leadership given up');
+    if (stalled >= nodeDeadMilliseconds) this.origin.diskHangs();
   }
 
   #collect(): void {

@@ -88,6 +88,9 @@ export class LocalOrigin {
   #ended = false;
   /** From the end of an incarnation until a later one is open. */
   #rejoining = false;
+  #diskHangs = false;
+  /** Takes the next incarnation, which is written to the disk first: to be called when that answers. */
+  #nextIncarnation: (() => void) | null = null;
   /** Waiting for `open`, which is asked for again once the metadata answer: the fate of the last request is unknown. */
   #unopened: (() => void)[] = [];
 
@@ -190,6 +193,22 @@ export class LocalOrigin {
     if (group === volatileGroupOf(this.#id())) this.#end('the volatile group stopped, the sessions of this node end');
   }
 
+  /**
+   * The disk has not answered for so long that clients are better off elsewhere: sessions end, and the next incarnation waits until it
+   * answers again.
+   */
+  diskHangs(): void {
+    this.#diskHangs = true;
+    this.#end('disk does not answer, the sessions of this node end');
+  }
+
+  diskAnswers(): void {
+    this.#diskHangs = false;
+    const next = this.#nextIncarnation;
+    this.#nextIncarnation = null;
+    next?.();
+  }
+
   /** Once for an incarnation: sessions end, and this node goes on under the next one. */
   #end(event: string): void {
     if (this.#ended) return;
@@ -200,10 +219,14 @@ export class LocalOrigin {
     events.log('error', event, { incarnation: this.#incarnation });
     clock.soon(() => {
       this.#feed?.fenced();
-      options.nextIncarnation().then(
-        (incarnation) => this.#rejoin(incarnation),
-        (error: Error) => events.fatal(error),
-      );
+      const next = () => {
+        options.nextIncarnation().then(
+          (incarnation) => this.#rejoin(incarnation),
+          (error: Error) => events.fatal(error),
+        );
+      };
+      if (this.#diskHangs) this.#nextIncarnation = next;
+      else next();
     });
   }
 

@@ -93,6 +93,30 @@ describe('B5: a process that stood still', () => {
 });
 
 describe('B8: a disk that hangs', () => {
+  test('for as long as a dead node: its sessions end, so that clients go elsewhere, and it serves again once the disk answers', async () => {
+    const cluster = await started(206, { shards: 3 });
+    const queues = await queueInEach(cluster, 3);
+    const victim = cluster.node(2);
+    victim.disk.stalled = true;
+    const publisher = new Publisher();
+    // One of them is led there: something waits for the disk.
+    for (const queue of queues) publisher.publish(cluster.node(1), queue);
+    expect(await cluster.until(() => publisher.confirmedTags.size === 3, 200)).toBe(true);
+    const { nodeDeadMilliseconds } = defaultLimits;
+    await cluster.clock.run(nodeDeadMilliseconds - 500);
+    expect(victim.feed.fencedCount).toBe(0);
+    await cluster.clock.run(1_000);
+    expect(victim.feed.fencedCount).toBe(1);
+    expect(victim.cluster.isReady).toBe(false);
+    await cluster.clock.run(10_000);
+    expect([victim.feed.fencedCount, victim.cluster.isReady, victim.fatal]).toEqual([1, false, null]);
+    victim.disk.stalled = false;
+    expect(await cluster.until(() => victim.cluster.isReady, 5_000)).toBe(true);
+    for (const queue of queues) publisher.publish(victim, queue);
+    expect(await cluster.until(() => publisher.confirmedTags.size === 6, 2_000)).toBe(true);
+    expect(publisher.nackedTags.size).toBe(0);
+  });
+
   test('holds up nobody else: its node gives up its leaderships, and its own sessions go on hearing of what others lead', async () => {
     const cluster = await started(201, { shards: 3 });
     const queues = await queueInEach(cluster, 3);
