@@ -129,6 +129,12 @@ export const keys = {
     'methods of one connection that wait behind a reply before it is no longer read',
   ),
   'consumer.window': integer(2000, 1, 1_000_000, 'messages sent ahead to a consumer that sets no limit itself'),
+  'consumer.parked.milliseconds': integer(
+    100,
+    1,
+    60_000,
+    'how long a message waits for room under a limit of its whole channel before it goes back to its queue',
+  ),
 
   'http.host': list(
     ['127.0.0.1', '::1'],

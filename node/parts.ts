@@ -92,11 +92,12 @@ class Parts implements NodeParts {
     );
     folder.begin();
     this.#cluster = cluster;
-    const broker = new Broker(cluster, ports.random, {
+    const broker = new Broker(cluster, ports, {
       defaultUser: settings['default.user'],
       defaultPassword: settings['default.password'],
       loopbackUsers: settings['loopback.users'],
       consumerWindow: settings['consumer.window'],
+      parkedMilliseconds: settings['consumer.parked.milliseconds'],
     });
     this.#amqp = createAmqpServer(amqpOptions(settings), ports, broker, log);
   }

@@ -64,7 +64,7 @@ export interface ChannelEvents {
   returned(message: StoredMessage): void;
   /** A publish that was answered `routed` turned out to be impossible; later ones were dropped. */
   publishFailed(error: BrokerError): void;
-  /** Only called while `canDeliver`. */
+  /** Only called while `canDeliver`, and for a consumer with acknowledgements only while there is `room`. */
   deliver(
     consumer: number,
     leaseOrdinal: number,
@@ -72,8 +72,10 @@ export interface ChannelEvents {
     redelivered: boolean,
     deliveryCount: number,
   ): void;
-  /** False while the socket's buffer is full or a channel-wide prefetch is used up; then `deliveriesResumed` follows from the channel. */
+  /** False while the socket's buffer is full; then `deliveriesResumed` follows from the channel. */
   readonly canDeliver: boolean;
+  /** Deliveries that a channel-wide limit still allows; infinite without one. After it was 0, `deliveriesResumed` follows likewise. */
+  readonly room: number;
   /** The queue was deleted under the consumer. */
   cancelled(consumer: number): void;
 }
@@ -167,7 +169,9 @@ export interface ChannelBackend {
   get(queue: string, noAck: boolean, reply: Reply<Got | null>): void;
   /** Leases [first, first + count) of a consumer. `reject` counts as a failed delivery and goes back; `discard` is for good. */
   settle(settlement: Settlement, consumer: number, first: number, count: number): void;
-  /** `canDeliver` became true again. */
+  /** At most so many deliveries of the whole channel may be out unsettled, in all; 0: any number. Holds for the consumers that it has, too. */
+  limit(unsettledMax: number): void;
+  /** `canDeliver` became true again, or there is `room` again. */
   deliveriesResumed(): void;
   /** Unsettled leases go back at once. */
   close(): void;

@@ -350,11 +350,16 @@ export class Channel implements ChannelEvents, TopologyHost {
   // ---- deliveries
 
   get canDeliver(): boolean {
-    return this.#life === 'open' && !this.#isWindowFull && this.#writer.hasRoom;
+    return this.#life === 'open' && this.#writer.hasRoom;
+  }
+
+  get room(): number {
+    const max = this.#windowMax;
+    return max === 0 ? Number.POSITIVE_INFINITY : Math.max(0, max - this.#tags.windowed);
   }
 
   get #isWindowFull(): boolean {
-    return this.#windowMax > 0 && this.#tags.windowed >= this.#windowMax;
+    return this.room === 0;
   }
 
   deliver(
@@ -390,7 +395,7 @@ export class Channel implements ChannelEvents, TopologyHost {
     );
   }
 
-  /** The socket has room again. */
+  /** The socket or the window has room again. */
   deliveriesResumed(): void {
     if (this.#consumers.size > 0 && this.canDeliver) this.#backend.deliveriesResumed();
   }
@@ -481,6 +486,7 @@ export class Channel implements ChannelEvents, TopologyHost {
     if (method.global) {
       this.#windowMax = method.prefetchCount;
       if (this.#isWindowFull) this.#windowWasFull = true;
+      this.#backend.limit(method.prefetchCount);
       this.#resumeWindow();
     } else {
       this.#prefetch = method.prefetchCount;

@@ -5,6 +5,7 @@
 
 import {
   CancelFlag,
+  type Clock,
   type Cluster,
   type ConnectionId,
   type Feed,
@@ -33,11 +34,20 @@ export interface BrokerOptions {
   readonly loopbackUsers: readonly string[];
   /** Messages sent ahead to a consumer without a limit of its own, beyond what its socket has taken. */
   readonly consumerWindow: number;
+  /** What a limit of its whole channel leaves no room for goes back to its queue after this long. */
+  readonly parkedMilliseconds: number;
+}
+
+/** What it needs of the system. */
+export interface BrokerPorts {
+  readonly clock: Clock;
+  readonly random: Random;
 }
 
 export class Broker implements AmqpBackend, Feed {
   readonly cluster: Cluster;
   readonly options: BrokerOptions;
+  readonly clock: Clock;
   readonly random: Random;
   readonly consumers = new Map<number, Consumer>();
   readonly #connections = new Set<BrokerConnection>();
@@ -48,8 +58,9 @@ export class Broker implements AmqpBackend, Feed {
   #nextConsumer = 1;
   #nextConnection = 1;
 
-  constructor(cluster: Cluster, random: Random, options: BrokerOptions) {
+  constructor(cluster: Cluster, { clock, random }: BrokerPorts, options: BrokerOptions) {
     this.cluster = cluster;
+    this.clock = clock;
     this.random = random;
     this.options = options;
     cluster.setFeed(this);

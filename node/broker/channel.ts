@@ -1,6 +1,7 @@
 // One channel's side of the broker: publishing, consuming, settling. Topology is in `topology.ts`.
 //
-// State owned: this channel's consumers. The leases that wait for its socket are in `delivering.ts`.
+// State owned: this channel's consumers. The leases that wait for its socket are in `delivering.ts`, what may be leased to
+// whom in `windows.ts`.
 
 import {
   ConsumeFlag,
@@ -31,6 +32,7 @@ import { Confirms } from './confirms.ts';
 import type { Consumer } from './consumer.ts';
 import { Delivering } from './delivering.ts';
 import * as topology from './topology.ts';
+import { Windows } from './windows.ts';
 
 const noExpiration = 0xffff_ffff;
 const noMetadata = () => ({ ok: false, error: topology.metadataUnavailable() }) as const;
@@ -48,6 +50,7 @@ export class BrokerChannel implements ChannelBackend {
   readonly #consumers = new Set<Consumer>();
   readonly #getters = new Map<number, Consumer>();
   readonly #delivering: Delivering;
+  readonly #windows: Windows;
   readonly #confirms: Confirms;
   /** The lease of a `get` whose result has not come yet. */
   #got: {
@@ -67,6 +70,7 @@ export class BrokerChannel implements ChannelBackend {
     this.#events = events;
     this.#confirms = new Confirms(events);
     this.#delivering = new Delivering(broker, events, () => this.pump());
+    this.#windows = new Windows(broker, events, this.#delivering, () => this.pump());
   }
 
   // -- topology -------------------------------------------------------------------------------------------------------------------
@@ -338,6 +342,15 @@ export class BrokerChannel implements ChannelBackend {
     }
     consumer.outstanding -= count;
     if (consumer.cancelled) this.#dropWhenSettled(consumer);
+    if (this.#windows.limit === 0) return;
+    // The room goes with the settlement to who made it; the others hear at the end of the turn.
+    this.#windows.grant(consumer);
+    this.broker.channelDirty(this);
+  }
+
+  limit(unsettledMax: number): void {
+    this.#windows.limit = unsettledMax;
+    this.pump();
   }
 
   deliveriesResumed(): void {
@@ -347,6 +360,7 @@ export class BrokerChannel implements ChannelBackend {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#windows.close();
     const unwritten = this.#delivering.close();
     this.connection.channelClosed(this);
     for (const consumer of this.#consumers)
@@ -361,14 +375,14 @@ export class BrokerChannel implements ChannelBackend {
    */
   #end(consumer: Consumer, unwritten: readonly { readonly first: number; readonly count: number }[]): void {
     const { broker } = this;
-    const { shard, number, getter, unseen, unsettledMax, outstanding } = consumer;
+    const { shard, number, getter, unseen, prefetch, outstanding } = consumer;
     const drop = () => {
       if (!broker.consumers.has(number)) return;
       this.#delivering.release(consumer, unwritten);
       if (unseen > 0) this.#delivering.release(consumer, [{ first: unseen, count: 1 }]);
       dropConsumer(broker, consumer);
     };
-    const mayBeLeasedMore = getter ? consumer.polling : unsettledMax === 0 || outstanding < unsettledMax;
+    const mayBeLeasedMore = getter ? consumer.polling : prefetch === 0 || outstanding < prefetch;
     consumer.cancelling = true;
     if (consumer.cancelled || !mayBeLeasedMore) drop();
     else broker.cluster.pipe(shard).cancel(number, 0, drop);
@@ -377,6 +391,7 @@ export class BrokerChannel implements ChannelBackend {
   /** This incarnation ended: the consumers are gone already. */
   abandon(): void {
     this.#closed = true;
+    this.#windows.close();
     this.#delivering.close();
     this.#consumers.clear();
     this.#getters.clear();
@@ -412,33 +427,33 @@ export class BrokerChannel implements ChannelBackend {
     this.#confirms.flush();
     if (this.#closed) return;
     this.#delivering.pump();
-    for (const consumer of this.#consumers) this.#grant(consumer);
-  }
-
-  /** After deliveries: settles for a consumer without acknowledgements, and opens its window again. */
-  #grant(consumer: Consumer): void {
-    const pipe = this.broker.cluster.pipe(consumer.shard);
-    if (consumer.autoSettleCount > 0) {
-      pipe.settle(SettleOperation.accept, 0, consumer.number, consumer.autoSettleFirst, consumer.autoSettleCount);
-      consumer.autoSettleCount = 0;
+    for (const consumer of this.#consumers) {
+      if (consumer.autoSettleCount > 0) this.#autoSettle(consumer);
+      this.#windows.grant(consumer);
     }
-    const window = this.broker.options.consumerWindow;
-    if (consumer.cancelling || consumer.grantedTo - consumer.deliveredTo > window / 2) return;
-    consumer.grantedTo = consumer.deliveredTo + window;
-    pipe.credit(consumer.number, consumer.unsettledMax, consumer.grantedTo);
+    this.#windows.watch();
   }
 
-  #newConsumer(queue: QueueRecord, noAck: boolean, unsettledMax: number, getter: boolean): Consumer {
+  /** What was written to a consumer without acknowledgements. */
+  #autoSettle(consumer: Consumer): void {
+    const { shard, number, autoSettleFirst, autoSettleCount } = consumer;
+    this.broker.cluster.pipe(shard).settle(SettleOperation.accept, 0, number, autoSettleFirst, autoSettleCount);
+    consumer.autoSettleCount = 0;
+  }
+
+  #newConsumer(queue: QueueRecord, noAck: boolean, prefetch: number, getter: boolean): Consumer {
+    const { unsettledMax, grantedTo } = this.#windows.first(noAck, prefetch);
     const consumer: Consumer = {
       number: this.broker.newConsumerNumber(),
       shard: queue.shard,
       queue: queue.uid,
       channel: this,
       noAck,
+      prefetch,
       unsettledMax,
       getter,
       nextLease: 0,
-      grantedTo: getter ? Number.MAX_SAFE_INTEGER : this.broker.options.consumerWindow,
+      grantedTo: getter ? Number.MAX_SAFE_INTEGER : grantedTo,
       deliveredTo: 0,
       outstanding: 0,
       polling: false,

@@ -8,14 +8,16 @@ export interface Consumer {
   readonly queue: number;
   readonly channel: BrokerChannel;
   readonly noAck: boolean;
-  /** Messages that may be out unsettled; 0: no limit. */
-  readonly unsettledMax: number;
+  /** Messages that it may have out unsettled by its own limit; 0: none. */
+  readonly prefetch: number;
+  /** What the machine was told of that last: less under a limit of the whole channel. */
+  unsettledMax: number;
   readonly getter: boolean;
   /** Lowest lease ordinal not heard of yet. */
   nextLease: number;
   /** Lease ordinals up to here were granted. */
   grantedTo: number;
-  /** Highest lease ordinal written to the socket. */
+  /** Highest lease ordinal written to the socket, or given back for want of room: none up to it waits. */
   deliveredTo: number;
   /** Without acknowledgements: leases [first, first + count) were written and are to be settled. */
   autoSettleFirst: number;

@@ -4,6 +4,8 @@
 // messages that wait for their turn. A message is mostly in memory here; else it comes from the disk or from another node, and everything
 // behind it waits: deliveries keep the order of their leases, whatever becomes of the reads.
 //
+// What a limit of the whole channel leaves no room for waits here too, until it is settled for (`windows.ts` gives it back in time).
+//
 // Invariants: a lease is delivered, or goes back, or its message is gone; nothing is delivered for a consumer that is being cancelled.
 
 import { type MessageView, type MessageViews, PublishFlag, SettleOperation, viewMessage } from '../../cluster/index.ts';
@@ -44,6 +46,8 @@ export class Delivering {
   #entryPayload: Buffer | null = null;
   #reads: Read[] = [];
   #closed = false;
+  /** Leases that wait, of consumers with acknowledgements: those that a limit of the whole channel counts. */
+  windowed = 0;
 
   constructor(broker: Broker, events: ChannelEvents, readDone: () => void) {
     this.#broker = broker;
@@ -60,6 +64,7 @@ export class Delivering {
     deliveryCount: number,
   ): void {
     this.#deliveries.push(consumer, leaseOrdinal, entryIndex, ordinal, redelivered, deliveryCount);
+    if (!consumer.noAck) this.windowed++;
   }
 
   /** Delivers what waits, as far as the socket takes it. */
@@ -70,34 +75,47 @@ export class Delivering {
       const consumer = deliveries.consumer;
       if (consumer.cancelling) {
         if (this.#broker.consumers.has(consumer.number)) this.#release(consumer, deliveries.leaseOrdinal, 1);
-        deliveries.shift();
+        this.#shift();
         continue;
       }
       // Its client must hear of the consumer first: what another node tells comes in pieces.
       if (!consumer.attached) return;
+      if (!consumer.noAck && events.room === 0) return;
       const message = this.#message();
       if (message === undefined) return; // being read
       if (message !== null) this.#deliver(consumer, message);
-      deliveries.shift();
+      this.#shift();
     }
+  }
+
+  /** Takes out what waits of consumers with acknowledgements. Returns it, per consumer that is still known. */
+  takeWindowed(): Map<Consumer, Range[]> {
+    const deliveries = this.#deliveries;
+    const taken = new Map<Consumer, Range[]>();
+    // Once around: what stays keeps its order.
+    for (let left = deliveries.length; left > 0; left--) {
+      const { consumer, leaseOrdinal, entryIndex, ordinal, redelivered, deliveryCount } = deliveries;
+      this.#shift();
+      if (consumer.noAck) deliveries.push(consumer, leaseOrdinal, entryIndex, ordinal, redelivered, deliveryCount);
+      else if (this.#broker.consumers.has(consumer.number)) addTo(taken, consumer, leaseOrdinal);
+    }
+    return taken;
   }
 
   /** Nothing is delivered any more. Returns, per consumer, what it holds that was never written to the socket. */
   close(): Map<Consumer, Range[]> {
     const deliveries = this.#deliveries;
     const unwritten = new Map<Consumer, Range[]>();
-    for (; deliveries.length > 0; deliveries.shift()) {
-      const { consumer, leaseOrdinal } = deliveries;
-      const ranges = unwritten.get(consumer);
-      const last = ranges?.[ranges.length - 1];
-      if (last !== undefined && last.first + last.count === leaseOrdinal) last.count++;
-      else if (ranges !== undefined) ranges.push({ first: leaseOrdinal, count: 1 });
-      else unwritten.set(consumer, [{ first: leaseOrdinal, count: 1 }]);
-    }
+    for (; deliveries.length > 0; this.#shift()) addTo(unwritten, deliveries.consumer, deliveries.leaseOrdinal);
     this.#closed = true;
     this.#reads = [];
     this.#entryPayload = null;
     return unwritten;
+  }
+
+  #shift(): void {
+    if (!this.#deliveries.consumer.noAck) this.windowed--;
+    this.#deliveries.shift();
   }
 
   /** They go back to their places, as if they had never been leased. */
@@ -199,4 +217,12 @@ export class Delivering {
     isInCall = false;
     return at;
   }
+}
+
+function addTo(ranges: Map<Consumer, Range[]>, consumer: Consumer, leaseOrdinal: number): void {
+  const known = ranges.get(consumer);
+  const last = known?.[known.length - 1];
+  if (last !== undefined && last.first + last.count === leaseOrdinal) last.count++;
+  else if (known !== undefined) known.push({ first: leaseOrdinal, count: 1 });
+  else ranges.set(consumer, [{ first: leaseOrdinal, count: 1 }]);
 }

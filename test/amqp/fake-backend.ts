@@ -113,7 +113,8 @@ export class FakeBackend implements AmqpBackend {
     for (let progress = true; progress && queue.ready.length > 0; ) {
       progress = false;
       for (const consumer of queue.consumers) {
-        const full = consumer.prefetch > 0 && consumer.leases.size >= consumer.prefetch;
+        const isFull = consumer.prefetch > 0 && consumer.leases.size >= consumer.prefetch;
+        const full = isFull || (!consumer.noAck && consumer.channel.events.room === 0);
         if (full || !consumer.channel.events.canDeliver || queue.ready.length === 0) continue;
         const stored = queue.ready.shift()!;
         const ordinal = consumer.nextOrdinal++;
@@ -314,6 +315,9 @@ export class FakeChannel implements ChannelBackend {
     stored.redelivered = true;
     if (counted) stored.count++;
     consumer.queue.ready.unshift(stored);
+  }
+  limit(unsettledMax: number): void {
+    this.#record('limit', unsettledMax);
   }
   deliveriesResumed(): void {
     this.resumed++;

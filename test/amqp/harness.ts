@@ -1,7 +1,7 @@
 // A server over sockets and time in memory, and a client that says exactly what a test wants.
 
 import type { Clock, Connection, Net, Random, Timer } from '../../cluster/index.ts';
-import type { Arguments } from '../../node/amqp/backend.ts';
+import type { AmqpBackend, Arguments } from '../../node/amqp/backend.ts';
 import { encodeFrame, FrameReader, FrameType, protocolHeader } from '../../node/amqp/frames.ts';
 import { encodeMethod, type Method, readMethod } from '../../node/amqp/methods.ts';
 import { type AmqpLog, type AmqpOptions, type AmqpServer, createAmqpServer } from '../../node/amqp/server.ts';
@@ -266,16 +266,22 @@ export const consume = (queue: string, consumerTag: string, noAck = false): Meth
 
 export const quietLog = { debug() {}, info() {}, warn() {} };
 
-export interface Harness {
-  readonly backend: FakeBackend;
+export interface Harness<Backend = FakeBackend> {
+  readonly backend: Backend;
   readonly clock: FakeClock;
   readonly server: AmqpServer;
   /** A client whose socket the server has accepted. */
   connect(): Client;
 }
 
-export async function harness(options: Partial<AmqpOptions> = {}, log: AmqpLog = quietLog): Promise<Harness> {
-  const backend = new FakeBackend();
+export const harness = (options: Partial<AmqpOptions> = {}, log: AmqpLog = quietLog): Promise<Harness> =>
+  serve(new FakeBackend(), options, log);
+
+export async function serve<Backend extends AmqpBackend>(
+  backend: Backend,
+  options: Partial<AmqpOptions> = {},
+  log: AmqpLog = quietLog,
+): Promise<Harness<Backend>> {
   const clock = new FakeClock();
   let accept: (socket: Connection) => void = () => {};
   const net: Net = {

@@ -37,6 +37,7 @@ const channelBackend: ChannelBackend = {
   settle(_settlement, _consumer, _first, count) {
     settled += count;
   },
+  limit: no,
   deliveriesResumed() {},
   close() {},
 };

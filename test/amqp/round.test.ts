@@ -277,6 +277,7 @@ describe('prefetch', () => {
     expect(kinds(client.methods())).toEqual(['basic.get-ok']);
     client.send(1, qos(0, true));
     expect(broker.backend.queue('q').ready).toHaveLength(0);
+    expect(broker.backend.calls.filter((call) => call.startsWith('limit'))).toEqual(['limit 3', 'limit 5', 'limit 0']);
   });
 
   it('stops while the socket is full', async () => {

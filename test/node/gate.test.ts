@@ -18,7 +18,13 @@ import { MemoryCluster } from '../support/memory-cluster.ts';
 
 const overdueMilliseconds = defaultLimits.lease.milliseconds + defaultLimits.pipe.deadlineMilliseconds;
 const properties = Buffer.alloc(2);
-const options = { defaultUser: 'guest', defaultPassword: 'guest', loopbackUsers: [], consumerWindow: 100 };
+const options = {
+  defaultUser: 'guest',
+  defaultPassword: 'guest',
+  loopbackUsers: [],
+  consumerWindow: 100,
+  parkedMilliseconds: 100,
+};
 
 const publication = (exchange: string, routingKey: string, mandatory = false): Publication => ({
   exchange,
@@ -73,6 +79,7 @@ class Client {
       publishFailed: (error: BrokerError) => this.heard.push(`${name}failed ${error.code}`),
       deliver: () => {},
       canDeliver: true,
+      room: Number.POSITIVE_INFINITY,
       cancelled: () => {},
     };
     return this.connection.openChannel(events);
@@ -98,7 +105,7 @@ async function cutOff(seed: number) {
   const cluster = new MemoryCluster(3, seed);
   await cluster.start();
   const row = cluster.nodes.find((other) => other !== cluster.leaderOf(0))!;
-  const broker = new Broker(row.cluster, cluster.random, options);
+  const broker = new Broker(row.cluster, cluster, options);
   const client = new Client(broker);
   for (const { node } of cluster.nodes)
     if (node !== row.node) cluster.network.partition(`n${node}`, `n${row.node}`, 'drop');

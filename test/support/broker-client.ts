@@ -17,11 +17,12 @@ export const textOf = ({ payload, bodyStart, bodyEnd, before }: StoredMessage): 
 
 /** The broker of a node's process as it is now. */
 export const createBroker = ({ cluster }: MemoryNode, memory: MemoryCluster, consumerWindow = 1000): Broker =>
-  new Broker(cluster, memory.random, {
+  new Broker(cluster, memory, {
     defaultUser: 'guest',
     defaultPassword: 'guest',
     loopbackUsers: [],
     consumerWindow,
+    parkedMilliseconds: 100,
   });
 
 export class BrokerClient {
@@ -128,6 +129,7 @@ export class BrokerClient {
       get canDeliver() {
         return client.canDeliver;
       },
+      room: Number.POSITIVE_INFINITY,
       cancelled: (consumer) => this.cancelled.push(consumer),
     };
   }
