@@ -22,6 +22,8 @@ import {
   uint32,
 } from './wire.ts';
 
+/** Bits of queue.declare. */
+const queueFlags = { durable: 2, exclusive: 4, transient: 0 } as const;
 const channel = 1;
 const frameBytesMax = 131_072;
 const connectMillisecondsMax = 10_000;
@@ -92,8 +94,8 @@ export class Client {
     return this.#socket.write(bytes);
   }
 
-  async declareQueue(name: string, args: Table, kind: 'durable' | 'exclusive' = 'durable'): Promise<void> {
-    const flags = octet(kind === 'durable' ? 2 : 4);
+  async declareQueue(name: string, args: Table, kind: keyof typeof queueFlags = 'durable'): Promise<void> {
+    const flags = octet(queueFlags[kind]);
     await this.#call(method.queueDeclare, method.queueDeclareOk, uint16(0), shortString(name), flags, table(args));
   }
 

@@ -1,12 +1,18 @@
 // Request and reply, as remote calls over queues do it: a request is published to a durable queue, its consumer acknowledges it and publishes
-// the reply, and the caller, who waits for it, publishes the next. The reply queue is exclusive to the caller's connection, or durable.
+// the reply, and the caller, who waits for it, publishes the next. The reply queue is exclusive to the caller's connection, or durable; and
+// for comparison requests go by a transient queue too.
 
 import { Client } from './client.ts';
 import { Histogram, type Percentiles } from './histogram.ts';
 import { queueNames } from './load.ts';
 import { median, milliseconds, type ProgressLine, tableText } from './report.ts';
 
-const replyKinds = ['exclusive', 'durable'] as const;
+const replyKinds = ['exclusive', 'durable', 'transient'] as const;
+const kindNames: Readonly<Record<(typeof replyKinds)[number], string>> = {
+  exclusive: 'exclusive',
+  durable: 'durable',
+  transient: 'exclusive, requests transient',
+};
 const bodyBytes = 100;
 const timeoutMilliseconds = 30_000;
 
@@ -45,8 +51,11 @@ async function callAndReply(
   const [requests, replies] = queueNames(2) as [string, string];
   const caller = await Client.connect(urls[0]!);
   const server = await Client.connect(urls[1 % urls.length]!);
-  await caller.declareQueue(requests, { 'x-queue-type': 'quorum' });
-  await caller.declareQueue(replies, kind === 'durable' ? { 'x-queue-type': 'quorum' } : {}, kind);
+  const quorum = { 'x-queue-type': 'quorum' };
+  if (kind === 'transient') await server.declareQueue(requests, {}, 'transient');
+  else await caller.declareQueue(requests, quorum);
+  if (kind === 'durable') await caller.declareQueue(replies, quorum);
+  else await caller.declareQueue(replies, {}, 'exclusive');
   await server.consume(requests, 10);
   await caller.consume(replies, 10);
   const request = caller.prepare(requests, bodyBytes);
@@ -87,7 +96,7 @@ export function repliesText(replies: readonly Replies[]): string {
     const p99 = median(side.runs.map((run) => run.p99));
     return [
       side.name,
-      side.kind,
+      kindNames[side.kind],
       milliseconds(p50(side)),
       milliseconds(p99),
       `${(p50(side) / p50(durable)).toFixed(2)}x`,
