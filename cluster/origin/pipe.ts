@@ -120,8 +120,20 @@ interface OpenBatch {
   runs: Run[];
   replies: SentBatch['replies'];
   large: Large[];
+  /** A part of a large body: put into the builder when the batch is sealed, so that a turn copies no more than a few of them. */
+  part: { readonly flags: number; readonly pieces: readonly Buffer[]; readonly bytes: number } | null;
 }
-const openBatch = (builder: BatchBuilder): OpenBatch => ({ builder, runs: [], replies: [], large: noLarge });
+const openBatch = (builder: BatchBuilder): OpenBatch => ({
+  builder,
+  runs: [],
+  replies: [],
+  large: noLarge,
+  part: null,
+});
+/** A batch that holds a part begins with little room: there may be hundreds. */
+const partBuilderBytes = 512;
+/** What a part adds to its batch beside its bytes: its head, and its place in the ordinal table. */
+const partOverheadBytes = 12;
 /** Shared, and never added to: hardly any batch has large messages. */
 const noLarge: Large[] = [];
 /** A batch is sealed with fewer settlements than it may have, because applying them takes time. */
@@ -173,6 +185,7 @@ export class Pipe {
     return oldest === undefined ? 0 : this.#host.now() - oldest.sealedAt;
   }
 
+  /** The body is copied, but for one over `partBytesMax`: its pieces must never change. */
   publish(
     queues: readonly number[],
     flags: number,
@@ -220,18 +233,18 @@ export class Pipe {
     this.#openBytes += builder.bytes - before;
     if (target !== null) {
       addToRuns(open.runs, target, tag, ordinal);
-      if ((flags & PublishFlag.mandatory) !== 0)
-        open.large = [...open.large, { ordinal, before: parts.map((pieces) => Buffer.concat(pieces)) }];
+      if ((flags & PublishFlag.mandatory) !== 0) open.large = [...open.large, { ordinal, before: parts.flat() }];
     }
     this.#added();
   }
 
   #addParts(parts: readonly (readonly Buffer[])[]): void {
     for (let i = 0; i < parts.length; i++) {
-      const { builder } = this.#tail();
-      const before = builder.bytes;
-      builder.addPart(i === 0 ? PartFlag.first : 0, parts[i]!, bytesOf(parts[i]!));
-      this.#openBytes += builder.bytes - before;
+      const pieces = parts[i]!;
+      const bytes = bytesOf(pieces);
+      if (!this.#last.builder.isEmpty || this.#last.part !== null) this.#extend(new BatchBuilder(partBuilderBytes));
+      this.#last.part = { flags: i === 0 ? PartFlag.first : 0, pieces, bytes };
+      this.#openBytes += bytes + partOverheadBytes;
     }
   }
 
@@ -297,7 +310,7 @@ export class Pipe {
 
   /** The first open batch that has a place left. */
   #crediting(): BatchBuilder {
-    for (const { builder } of this.#open) if (builder.commandCount < commandsPerBatchMax) return builder;
+    for (const { builder } of this.#open) if (builder.commandCount < commandsPerBatchMax - 1) return builder;
     return this.#extend().builder;
   }
 
@@ -431,15 +444,19 @@ export class Pipe {
 
   /** The open batch for the next command; a full one stays as it is. */
   #tail(): OpenBatch {
-    const { builder } = this.#last;
-    if (builder.bytes >= this.#options.batchBytesMax || builder.commandCount >= commandsPerBatchMax - creditsReserved)
+    const { builder, part } = this.#last;
+    if (
+      part !== null ||
+      builder.bytes >= this.#options.batchBytesMax ||
+      builder.commandCount >= commandsPerBatchMax - creditsReserved
+    )
       return this.#extend();
     return this.#last;
   }
 
-  #extend(): OpenBatch {
-    this.#last = openBatch(this.#spare ?? new BatchBuilder());
-    this.#spare = null;
+  #extend(builder: BatchBuilder | null = null): OpenBatch {
+    this.#last = openBatch(builder ?? this.#spare ?? new BatchBuilder());
+    if (builder === null) this.#spare = null;
     this.#open.push(this.#last);
     return this.#last;
   }
@@ -451,6 +468,8 @@ export class Pipe {
 
   #seal(): void {
     const batch = this.#open[0]!;
+    const { part } = batch;
+    if (part !== null) batch.builder.addPart(part.flags, part.pieces, part.bytes);
     const sequence = this.#nextSequence++;
     // Results are read as they come, by the node's own replica: all before the oldest unapplied batch have been.
     const acknowledged = (this.#sent[0]?.sequence ?? sequence) - 1;
@@ -463,11 +482,12 @@ export class Pipe {
     this.#sentBytes += payload.length;
     if (this.#open.length > 1) {
       this.#open.shift();
-      this.#spare = batch.builder;
+      if (part === null) this.#spare = batch.builder;
     } else {
       batch.runs = [];
       batch.replies = [];
       batch.large = noLarge;
+      batch.part = null;
     }
   }
 

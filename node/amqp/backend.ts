@@ -46,7 +46,7 @@ export interface ConnectionBackend {
 }
 
 /** The parts of a stored message, contiguous in `payload`: exchange and routing key as two short strings, then property flags and
- * properties as in a content header frame, then the body. Copy what outlives the call. */
+ * properties as in a content header frame, then the body. The bytes never change. */
 export interface StoredMessage {
   readonly payload: Buffer;
   readonly keyStart: number;
@@ -152,7 +152,7 @@ export interface ChannelBackend {
   unbind(binding: Binding, reply: Reply<void>): void;
   /**
    * Takes a whole message. `properties`: the content header's property flags and list, byte for byte. `confirmTag`: its publish sequence on
-   * the channel, 0 when confirms are off. The pieces are copied before the call returns.
+   * the channel, 0 when confirms are off. The pieces are copied before the call returns; those of a body over 64 KiB never change, and may be kept.
    * `routed`: a confirm will follow, or what else comes of it. `unroutable`: nothing will; the channel returns it if mandatory, and confirms.
    */
   publish(

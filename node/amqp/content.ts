@@ -2,7 +2,8 @@
 //
 // PURE. State: the message that is being received, and what repeats from publish to publish (publications, properties). Invariants: the pieces of
 // the body add up to `bytesReceived`; pieces within a chunk are slices of it only until `keep` copies them, so that a message that is complete
-// within its chunk is never copied here; kept bytes lie in one buffer that grows with what really came, never with what was announced.
+// within its chunk is never copied here; kept bytes lie in buffers that are made as bytes really come, never for what was announced, and never change; a
+// large body is handed over in such buffers alone.
 
 import { BrokerError } from '../errors.ts';
 import type { Publication } from './backend.ts';
@@ -14,8 +15,11 @@ const basicClass = 60;
 const publicationsMax = 64;
 /** Bodies up to here are handed over in a buffer that is used again, which is cheaper than a view of the chunk (measured). */
 const smallBytesMax = 48;
-/** First size of the buffer for kept bytes, unless the message is smaller. */
+/** Sizes of the buffers for kept bytes: as much as is held already, within these bounds and what the message still lacks. */
 const keptBytesMin = 64 * 1024;
+const keptBytesMax = 1024 * 1024;
+/** Larger bodies are handed over in buffers of their own. */
+const ownedBytesMin = 64 * 1024;
 /** Properties longer than this are not compared with the last ones. */
 const repeatedPropertiesBytesMax = 1024;
 
@@ -55,8 +59,12 @@ export class Content {
   #bytesReceived = 0;
   /** Nearly every body comes in one piece. Setting an array's length to 0 would give its memory back, which costs more than all else here. */
   readonly #onePiece: Buffer[] = [noBytes];
+  /** Kept ones, then views of the chunk. */
   #pieces: Buffer[] = [];
-  #held: Buffer | null = null;
+  #keptPieces = 0;
+  /** The last buffer of kept bytes, and how many of its bytes are used. */
+  #room: Buffer = noBytes;
+  #roomUsed = 0;
   #last: Known | null = null;
   #known: (Known | undefined)[] | null = null;
   readonly #user: string;
@@ -187,6 +195,7 @@ export class Content {
     if (length < this.bodyBytes) {
       this.#pieces.push(bytes.subarray(start, end));
       this.body = this.#pieces;
+      if (this.bodyBytes > ownedBytesMin && this.#bytesReceived === this.bodyBytes) this.keep();
       return null;
     }
     let piece: Buffer;
@@ -203,22 +212,30 @@ export class Content {
 
   /** The chunk's bytes are about to go: copies the pieces of an unfinished message out of it. */
   keep(): void {
-    const held = this.heldBytes;
-    if (this.#bytesReceived === held || this.#expecting !== Expecting.body) return;
-    let buffer = this.#held;
-    if (buffer === null || buffer.length < this.#bytesReceived) {
-      const capacity = Math.max(this.#bytesReceived, 2 * held, keptBytesMin);
-      const grown = Buffer.allocUnsafeSlow(Math.min(this.bodyBytes, capacity));
-      if (buffer !== null) buffer.copy(grown, 0, 0, held);
-      buffer = this.#held = grown;
+    if (this.#bytesReceived === this.heldBytes || this.#expecting !== Expecting.body) return;
+    const kept = this.#pieces.slice(0, this.#keptPieces);
+    for (let i = this.#keptPieces; i < this.#pieces.length; i++) this.#copy(this.#pieces[i]!, kept);
+    if (this.heldBytes !== this.#bytesReceived) throw new Error('the pieces of a body do not add up');
+    this.#pieces = kept;
+    this.#keptPieces = kept.length;
+    this.body = kept;
+  }
+
+  /** Behind what is kept; nothing that is kept moves. */
+  #copy(piece: Buffer, kept: Buffer[]): void {
+    for (let at = 0; at < piece.length; ) {
+      if (this.#roomUsed === this.#room.length) {
+        const wanted = Math.max(keptBytesMin, Math.min(this.heldBytes, keptBytesMax));
+        this.#room = Buffer.allocUnsafeSlow(Math.min(this.bodyBytes - this.heldBytes, wanted));
+        this.#roomUsed = 0;
+        kept.push(noBytes);
+      }
+      const copied = piece.copy(this.#room, this.#roomUsed, at);
+      at += copied;
+      this.#roomUsed += copied;
+      this.heldBytes += copied;
+      kept[kept.length - 1] = this.#room.subarray(0, this.#roomUsed);
     }
-    let at = held;
-    // The first piece is what is held already.
-    for (let i = held > 0 ? 1 : 0; i < this.#pieces.length; i++) at += this.#pieces[i]!.copy(buffer, at);
-    if (at !== this.#bytesReceived) throw new Error('the pieces of a body do not add up');
-    this.heldBytes = at;
-    this.#pieces = [buffer.subarray(0, at)];
-    this.body = this.#pieces;
   }
 
   /** The message was handed on or given up. */
@@ -231,8 +248,10 @@ export class Content {
     this.body = noPieces;
     this.bodyBytes = 0;
     this.#bytesReceived = 0;
-    if (this.#held === null) return;
-    this.#held = null;
+    if (this.heldBytes === 0) return;
+    this.#keptPieces = 0;
+    this.#room = noBytes;
+    this.#roomUsed = 0;
     this.heldBytes = 0;
   }
 }

@@ -1,18 +1,29 @@
 // What goes out: frames are encoded straight into buffers that the session writes to the socket once per turn.
 //
 // PURE. State: the buffers filled since the last `take`, and counts of their bytes. A buffer that is full is set aside, never copied to a larger
-// one; bytes that were taken belong to the socket and are not touched again. Invariants: a frame lies within one buffer; no body frame is larger
+// one; bytes that were taken belong to the socket and are not touched again. Large pieces of stored bodies, which never change, are not copied
+// but set between. Invariants: no body frame is larger
 // than `frameBytesMax` (a content header cannot be split: its publisher's limit bounds it); the frames of one message follow each other without another of their channel between them.
 
 import type { StoredMessage } from './backend.ts';
 import { copyBytes, writeU32, writeU64 } from './bytes.ts';
-import { FrameType, frameBytesMin, frameEnd, frameOverheadBytes, heartbeatFrame, writeFrameHead } from './frames.ts';
+import {
+  FrameType,
+  frameBytesMin,
+  frameEnd,
+  frameHeadBytes,
+  frameOverheadBytes,
+  heartbeatFrame,
+  writeFrameHead,
+} from './frames.ts';
 import { encodeMethod, type Method, methodId } from './methods.ts';
 import { contentHeaderFixedBytes } from './properties.ts';
 
 const empty: Buffer = Buffer.alloc(0);
 const bufferBytesMin = 512;
 const bufferBytesMax = 64 * 1024;
+/** Stored bodies in frames of this many bytes or more are sent from where they lie. */
+const referencedBytesMin = 16 * 1024;
 const basicClass = 60;
 
 export class FrameWriter {
@@ -160,8 +171,22 @@ export class FrameWriter {
     for (let i = 0; i < before.length; i++) bodyBytes += before[i]!.length;
     if (properties === null) this.#contentHeader(channel, payload, propertiesStart, bodyStart, bodyBytes);
     else this.#contentHeader(channel, properties, 0, properties.length, bodyBytes);
-    for (let i = 0; i < before.length; i++) this.#body(channel, before[i]!, 0, before[i]!.length);
-    this.#body(channel, payload, bodyStart, bodyEnd);
+    for (let i = 0; i < before.length; i++) this.#storedBody(channel, before[i]!, 0, before[i]!.length);
+    this.#storedBody(channel, payload, bodyStart, bodyEnd);
+  }
+
+  /** Frames around pieces that stay where they are: a message of 128 MiB costs no copy of it in one turn. */
+  #storedBody(channel: number, source: Buffer, start: number, end: number): void {
+    if (end - start < referencedBytesMin) return this.#body(channel, source, start, end);
+    const payloadBytesMax = this.frameBytesMax - frameOverheadBytes;
+    for (let at = start; at < end; at += payloadBytesMax) {
+      const length = Math.min(end - at, payloadBytesMax);
+      writeFrameHead(this.#buffer, this.#reserve(frameHeadBytes), FrameType.body, channel, length);
+      this.#full.push(this.#buffer.subarray(this.#start, this.#end), source.subarray(at, at + length));
+      this.#start = this.#end;
+      this.bytes += length;
+      this.#buffer[this.#reserve(1)] = frameEnd;
+    }
   }
 
   #contentHeader(channel: number, source: Buffer, start: number, end: number, bodyBytes: number): void {
