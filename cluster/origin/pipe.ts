@@ -310,7 +310,8 @@ export class Pipe {
 
   /** The first open batch that has a place left. */
   #crediting(): BatchBuilder {
-    for (const { builder } of this.#open) if (builder.commandCount < commandsPerBatchMax - 1) return builder;
+    for (const { builder, part } of this.#open)
+      if (builder.commandCount < (part === null ? commandsPerBatchMax : commandsPerBatchMax - 1)) return builder;
     return this.#extend().builder;
   }
 

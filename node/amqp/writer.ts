@@ -181,11 +181,14 @@ export class FrameWriter {
     const payloadBytesMax = this.frameBytesMax - frameOverheadBytes;
     for (let at = start; at < end; at += payloadBytesMax) {
       const length = Math.min(end - at, payloadBytesMax);
-      writeFrameHead(this.#buffer, this.#reserve(frameHeadBytes), FrameType.body, channel, length);
+      // A place first: making room may begin a new buffer.
+      const headAt = this.#reserve(frameHeadBytes);
+      writeFrameHead(this.#buffer, headAt, FrameType.body, channel, length);
       this.#full.push(this.#buffer.subarray(this.#start, this.#end), source.subarray(at, at + length));
       this.#start = this.#end;
       this.bytes += length;
-      this.#buffer[this.#reserve(1)] = frameEnd;
+      const endAt = this.#reserve(1);
+      this.#buffer[endAt] = frameEnd;
     }
   }
 
