@@ -198,42 +198,26 @@ export class Pipe {
     target: ConfirmTarget | null,
     tag: number,
   ): void {
-    if (bodyBytes > partBytesMax)
-      return this.#publishParts(queues, flags, priority, expiration, key, properties, body, bodyBytes, target, tag);
-    const { builder, runs } = this.#tail();
-    const before = builder.bytes;
-    const ordinal = builder.addPublish(queues, flags, priority, expiration, key, properties, body, bodyBytes);
-    this.#openBytes += builder.bytes - before;
-    if (target !== null) addToRuns(runs, target, tag, ordinal);
-    this.#added();
-  }
-
-  /** The body's pieces but for the last go ahead, each in a batch of its own; the publish, in the batch after them, has the last. */
-  #publishParts(
-    queues: readonly number[],
-    flags: number,
-    priority: number,
-    expiration: number,
-    key: Buffer,
-    properties: Buffer,
-    body: readonly Buffer[],
-    bodyBytes: number,
-    target: ConfirmTarget | null,
-    tag: number,
-  ): void {
-    const parts = splitBody(body, bodyBytes);
-    const last = parts.pop()!;
-    this.#addParts(parts);
+    let last = body;
+    let lastBytes = bodyBytes;
+    let parts: Buffer[][] | null = null;
+    if (bodyBytes > partBytesMax) {
+      // All but the last go ahead, each in a batch of its own.
+      parts = splitBody(body, bodyBytes);
+      last = parts.pop()!;
+      lastBytes = bytesOf(last);
+      this.#addParts(parts);
+    }
     const open = this.#tail();
-    const before = open.builder.bytes;
-    const withParts = flags | PublishFlag.parts;
-    const lastBytes = bytesOf(last);
     const { builder } = open;
-    const ordinal = builder.addPublish(queues, withParts, priority, expiration, key, properties, last, lastBytes);
+    const before = builder.bytes;
+    const allFlags = parts === null ? flags : flags | PublishFlag.parts;
+    const ordinal = builder.addPublish(queues, allFlags, priority, expiration, key, properties, last, lastBytes);
     this.#openBytes += builder.bytes - before;
     if (target !== null) {
       addToRuns(open.runs, target, tag, ordinal);
-      if ((flags & PublishFlag.mandatory) !== 0) open.large = [...open.large, { ordinal, before: parts.flat() }];
+      if (parts !== null && (flags & PublishFlag.mandatory) !== 0)
+        open.large = [...open.large, { ordinal, before: parts.flat() }];
     }
     this.#added();
   }
