@@ -378,6 +378,22 @@ export const readTransfer = (payload: Buffer, at: number) => ({
   row: readU64(payload, at + 16),
 });
 
+/** Row `number` of group `source`, which follows row `after` for the same target. The rest as in a publish. */
+export interface TransferRow {
+  readonly source: number;
+  readonly after: number;
+  readonly number: number;
+  readonly queues: readonly number[];
+  readonly flags: number;
+  readonly priority: number;
+  readonly expiration: number;
+  readonly key: Buffer;
+  readonly properties: Buffer;
+  readonly body: readonly Buffer[];
+}
+
+export const bytesOf = (pieces: readonly Buffer[]): number => pieces.reduce((sum, { length }) => sum + length, 0);
+
 /** A gathering buffer that one huge message made larger than this is not kept. */
 const keptBytesMax = 1024 * 1024;
 
@@ -447,25 +463,15 @@ export class BatchBuilder {
     return this.#count - 1;
   }
 
-  /** Row `row` of group `source`, which follows row `after` for the same target; the rest as in `addPublish`. */
-  addTransfer(
-    source: number,
-    after: number,
-    row: number,
-    queues: readonly number[],
-    flags: number,
-    priority: number,
-    expiration: number,
-    key: Buffer,
-    properties: Buffer,
-    body: readonly Buffer[],
-    bodyBytes: number,
-  ): number {
+  /** A row of another group's outbox. */
+  addTransfer(row: TransferRow): number {
+    const { source, after, number, queues, flags, priority, expiration, key, properties, body } = row;
+    const bodyBytes = bytesOf(body);
     const variable = 4 * queues.length + key.length + properties.length + bodyBytes;
     const at = this.#begin(CommandKind.transfer, transferBytes + publishLayout.queues + variable);
     this.#bytes.writeUInt32LE(source, at + 4);
     writeU64(this.#bytes, after, at + 8);
-    writeU64(this.#bytes, row, at + 16);
+    writeU64(this.#bytes, number, at + 16);
     const publishAt = at + transferBytes;
     this.#view.setUint32(publishAt, CommandKind.publish, true);
     this.#putPublish(publishAt, queues, flags, priority, expiration, key, properties, body, bodyBytes);

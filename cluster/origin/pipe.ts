@@ -18,6 +18,7 @@ import type { MessageView } from '../machine/commands.ts';
 import {
   BatchBuilder,
   batchHeaderBytes,
+  bytesOf,
   type ConsumeCommand,
   commandsPerBatchMax,
   type Origin,
@@ -29,6 +30,7 @@ import {
   type SettleOperation,
   settleRecordBytes,
   settlesPerBatchMax,
+  type TransferRow,
   viewMessage,
 } from '../machine/commands.ts';
 import type { BatchReply } from '../peers/wire.ts';
@@ -56,20 +58,6 @@ export interface ConfirmTarget {
 
 /** Answer to a command: its result, or null when its fate is unknown (deadline, or this incarnation ended). */
 export type CommandReply = (result: { code: ResultCode; value: number; extra: number } | null) => void;
-
-/** `after`: the number of the row before it for the same target. The rest as in a publish. */
-export interface TransferRow {
-  readonly source: number;
-  readonly after: number;
-  readonly number: number;
-  readonly queues: readonly number[];
-  readonly flags: number;
-  readonly priority: number;
-  readonly expiration: number;
-  readonly key: Buffer;
-  readonly properties: Buffer;
-  readonly body: readonly Buffer[];
-}
 
 export interface PipeHost {
   now(): number;
@@ -249,26 +237,11 @@ export class Pipe {
   }
   /** A row of another group's outbox, see `addTransfer`. */
   transfer(row: TransferRow, reply: CommandReply): void {
-    const { source, after, number, queues, priority, expiration, key, properties } = row;
     const parts = splitBody(row.body, bytesOf(row.body));
     const body = parts.pop()!;
     this.#addParts(parts);
     const flags = parts.length > 0 ? row.flags | PublishFlag.parts : row.flags;
-    const add = (builder: BatchBuilder) =>
-      builder.addTransfer(
-        source,
-        after,
-        number,
-        queues,
-        flags,
-        priority,
-        expiration,
-        key,
-        properties,
-        body,
-        bytesOf(body),
-      );
-    this.#command(add, reply);
+    this.#command((builder) => builder.addTransfer({ ...row, flags, body }), reply);
   }
   metadata(json: string, reply: CommandReply | null): void {
     this.#command((builder) => builder.addMetadata(json), reply);
@@ -585,8 +558,6 @@ function splitBody(body: readonly Buffer[], bodyBytes: number): Buffer[][] {
   parts.push(part);
   return parts;
 }
-
-const bytesOf = (pieces: readonly Buffer[]): number => pieces.reduce((sum, { length }) => sum + length, 0);
 
 /** The fate of these is unknown; they are told so once and no more. The batch itself goes on. */
 function abandon(batch: { runs: Run[]; replies: SentBatch['replies'] }): void {

@@ -5,11 +5,12 @@ import type { MessageViews } from '../../cluster/feed/messages.ts';
 import type { Group } from '../../cluster/group/group.ts';
 import type { LeaderBatches } from '../../cluster/leading/leader-batches.ts';
 import { OutboxDriver } from '../../cluster/leading/outbox-driver.ts';
+import type { TransferRow } from '../../cluster/machine/commands.ts';
 import { BatchBuilder, type MessageView, OriginKind } from '../../cluster/machine/commands.ts';
 import { volatileGroupOf } from '../../cluster/machine/groups.ts';
 import type { MetadataView } from '../../cluster/machine/metadata-types.ts';
 import { defaultLimits } from '../../cluster/options.ts';
-import type { CommandReply, Pipe, TransferRow } from '../../cluster/origin/pipe.ts';
+import type { CommandReply, Pipe } from '../../cluster/origin/pipe.ts';
 import { consume, create, nodeOrigin, Script, settle } from '../machine/shard-support.ts';
 
 const letter: MessageView = (() => {

@@ -98,7 +98,19 @@ function addFurther(builder: BatchBuilder, command: FurtherCommand): void {
     case 'transfer': {
       const { source, after, row, queues, bytes, parts } = command;
       const [flags, body] = [parts ? PublishFlag.parts : 0, [Buffer.alloc(bytes)]];
-      builder.addTransfer(source, after, row, queues, flags, 0, 0xffff_ffff, key, properties, body, bytes);
+      const expiration = 0xffff_ffff;
+      builder.addTransfer({
+        source,
+        after,
+        number: row,
+        queues,
+        flags,
+        priority: 0,
+        expiration,
+        key,
+        properties,
+        body,
+      });
       return;
     }
     case 'suspect':
