@@ -10,7 +10,7 @@
 
 import { initialConfiguration, type Ready, type SnapshotMeta } from 'raft-ts';
 import { Feeds } from './feed/feeds.ts';
-import { Group, type GroupHost } from './group/group.ts';
+import { emptyReplica, Group, type GroupHost } from './group/group.ts';
 import { Rebuilds } from './group/rebuild.ts';
 import { Duties } from './leading/duties.ts';
 import { LeaderBatches } from './leading/leader-batches.ts';
@@ -51,6 +51,8 @@ export class Host {
   /** Reading groups, here and elsewhere. */
   readonly feeds: Feeds;
   readonly #options: ClusterOptions;
+  /** All nodes of the cluster, ascending. */
+  readonly #nodes: readonly number[];
   readonly #ports: Ports;
   readonly #log: Log;
   readonly #events: HostEvents;
@@ -91,13 +93,14 @@ export class Host {
     const { limits, node } = options;
     const { clock } = ports;
     const nodes = options.nodes.map((peer) => peer.node);
+    this.#nodes = nodes;
     const report: ReportEvent = (level, event, details) => events.log(level, event, details);
     const dirty = (group: Group) => this.#dirty(group);
 
     this.metadata = this.#createMetadata();
     const shards = this.#shards;
     for (let shard = 1; shard <= limits.shards; shard++)
-      if (replicasOf(shard, nodes, limits.replication).includes(node)) shards.set(shard, new ShardMachine(shard));
+      if (this.#replicas(shard).includes(node)) shards.set(shard, new ShardMachine(shard));
     this.shards = shards;
     const { metadata } = this;
     const groupHost = this.#groupHost();
@@ -132,7 +135,7 @@ export class Host {
     const { lease } = this;
     const send = (group: number, payload: Buffer, checksum: number) => this.#mail.sendBatch(group, payload, checksum);
     const schedule = () => this.#schedule();
-    const replicas = (group: number) => replicasOf(group, nodes, limits.replication);
+    const replicas = (group: number) => this.#replicas(group);
     this.feeds = new Feeds({
       node,
       limits,
@@ -471,16 +474,18 @@ export class Host {
     if (found !== undefined) return new Group(id, machine, found, host);
     const snapshot = this.#beginning(id);
     this.#log.createGroup(id, this.#options.node, snapshot);
-    const hardState = { term: 0, vote: 0, commit: 0 };
-    return new Group(id, machine, { hardState, snapshot, compacted: { index: 0, term: 0 }, entries: [] }, host);
+    return new Group(id, machine, emptyReplica(snapshot), host);
+  }
+
+  /** The nodes that have a replica of a group, the one that should lead it first. */
+  #replicas(id: number): number[] {
+    return replicasOf(id, this.#nodes, this.#options.limits.replication);
   }
 
   /** What a replica begins with that has nothing yet. */
   #beginning(id: number): SnapshotMeta {
-    const { nodes, limits } = this.#options;
-    const numbers = nodes.map((peer) => peer.node);
-    const replicas = replicasOf(id, numbers, limits.replication).sort((a, b) => a - b);
-    return { index: 0, term: 0, configuration: initialConfiguration(replicas) };
+    const voters = this.#replicas(id).sort((a, b) => a - b);
+    return { index: 0, term: 0, configuration: initialConfiguration(voters) };
   }
 
   #groupHost(): GroupHost {
@@ -552,10 +557,7 @@ export class Host {
     const id = volatileGroupOf({ node, incarnation });
     this.#log.createVolatileGroup(id, node);
     const machine = new ShardMachine(id);
-    const snapshot = this.#beginning(id);
-    const hardState = { term: 0, vote: 0, commit: 0 };
-    const compacted = { index: 0, term: 0 };
-    const group = new Group(id, machine, { hardState, snapshot, compacted, entries: [] }, this.#groupHost());
+    const group = new Group(id, machine, emptyReplica(this.#beginning(id)), this.#groupHost());
     this.#shards.set(id, machine);
     this.#groups.set(id, group);
     this.#dirty(group);

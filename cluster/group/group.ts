@@ -12,7 +12,7 @@
 // that was not on its way.
 
 import { crc32 } from 'node:zlib';
-import { createRaft, type IncomingMessage, type Raft, type Ready, type Restored } from 'raft-ts';
+import { createRaft, type IncomingMessage, type Raft, type Ready, type Restored, type SnapshotMeta } from 'raft-ts';
 import type { EntryData, GroupWrite, Log, LogEntry } from '../log/types.ts';
 import { type BatchHeader, batchHeaderBytes, checkBatch, OriginKind, readBatchHeader } from '../machine/commands.ts';
 import type { Machine } from '../machine/machine.ts';
@@ -51,6 +51,12 @@ export interface GroupHost {
   installed(group: Group): void;
   /** A replica that was built anew has again all that it may ever have acknowledged. */
   repaired(group: Group): void;
+}
+
+/** A replica that has nothing on its disk but where it begins. */
+export function emptyReplica(snapshot: SnapshotMeta): Restored {
+  const { index, term } = snapshot;
+  return { hardState: { term: 0, vote: 0, commit: 0 }, snapshot, compacted: { index, term }, entries: [] };
 }
 
 interface Waiting {

@@ -15,7 +15,7 @@ import { isVolatileGroup } from '../machine/groups.ts';
 import type { Machine } from '../machine/machine.ts';
 import { drain } from '../machine/snapshot-pieces.ts';
 import type { ReportEvent } from '../options.ts';
-import { Group, type GroupHost } from './group.ts';
+import { emptyReplica, Group, type GroupHost } from './group.ts';
 
 export interface RebuildsContext {
   readonly node: number;
@@ -101,9 +101,7 @@ export class Rebuilds {
     await log.resetGroup(id, repairTo);
     machine.restore(Buffer.concat(drain(this.#context.createMachine(id).snapshot())));
     const snapshot = this.#context.beginning(id);
-    const compacted = { index: snapshot.index, term: snapshot.term };
-    const hardState = { term, vote, commit: 0 };
-    const restored = { hardState, snapshot, compacted, entries: [], repairTo };
+    const restored = { ...emptyReplica(snapshot), hardState: { term, vote, commit: 0 }, repairTo };
     const rebuilt = new Group(id, machine, restored, groupHost, old.seenTo);
     groups.set(id, rebuilt);
     groupHost.dirty(rebuilt);
