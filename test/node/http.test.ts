@@ -6,7 +6,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 import { type HttpServer, startHttpServer } from '../../node/http/server.ts';
 import { parseRebuildFlags, rebuildGroup } from '../../node/rebuild-command.ts';
 import { healthOf, type Phase, reasonsMax, type StatusView } from '../../node/status.ts';
-import { freeBasePort } from './ports.ts';
+import { freeHttpPort } from './ports.ts';
 
 const group = (name: string, leader: number, halted: string | null = null) => ({ name, leader, halted });
 const fine: StatusView = { ready: true, groups: [group('meta', 1), group('shard-1', 2)] };
@@ -56,7 +56,7 @@ describe('the HTTP port', () => {
   };
 
   async function start(status: () => StatusView | null, hosts = ['127.0.0.1']): Promise<string> {
-    const port = await freeBasePort(1);
+    const port = await freeHttpPort();
     const sources = { phase: () => 'running' as const, status, formingWith: () => null, rebuild, failed: () => {} };
     server = await startHttpServer({ hosts, port, connectionsMax: 10 }, sources);
     return `http://127.0.0.1:${port}`;
@@ -156,7 +156,7 @@ describe('the HTTP port', () => {
   });
 
   it('fails on a busy port', async () => {
-    const port = await freeBasePort(1);
+    const port = await freeHttpPort();
     blocker = createServer();
     await new Promise<void>((resolve) => blocker?.listen(port, '127.0.0.1', resolve));
     const sources = {

@@ -16,3 +16,8 @@ export async function freeBasePort(nodesCount = 3): Promise<number> {
     if (busy.every((address) => address === null)) return port;
   }
 }
+
+/** A free port for HTTP: as a node’s own lie above its AMQP port, all above those that `fetch` refuses to speak to (6000, 10080, …). */
+export async function freeHttpPort(): Promise<number> {
+  return (await freeBasePort(1)) + 10_001;
+}
