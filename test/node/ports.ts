@@ -1,6 +1,6 @@
 // Free ports for tests that listen, below the range from which the system draws its own.
 
-import { planNodes } from '../../node/launch-options.ts';
+import { httpPortOffset, planNodes } from '../../node/launch-options.ts';
 import { findBusyAddress } from '../../node/listen-check.ts';
 
 /** Test files that run at the same time draw from different ranges. */
@@ -19,5 +19,5 @@ export async function freeBasePort(nodesCount = 3): Promise<number> {
 
 /** A free port for HTTP: as a node’s own lie above its AMQP port, all above those that `fetch` refuses to speak to (6000, 10080, …). */
 export async function freeHttpPort(): Promise<number> {
-  return (await freeBasePort(1)) + 10_001;
+  return (await freeBasePort(1)) + httpPortOffset + 1;
 }
