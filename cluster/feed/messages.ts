@@ -44,8 +44,7 @@ export class Messages {
   cached(group: number, entry: number): Buffer | null {
     const machine = this.#context.machine(group);
     if (machine === undefined || machine.appliedIndex < entry) return null;
-    const cached = this.#context.log.cached(group, entry);
-    return cached?.kind === 'data' ? cached.data.payload : null;
+    return this.#context.log.cachedPayload(group, entry) ?? null;
   }
 
   /**

@@ -7,6 +7,7 @@
 // A volatile group has no snapshots: `compacted` is what its machine has applied, and durable means written.
 
 import type { HardState, SnapshotMeta } from 'raft-ts';
+import { CachedEntries } from './cached-entries.ts';
 import { assert } from './errors.ts';
 import { type Reset, type Run, recordBytes, truncateRuns } from './file-index.ts';
 import type { LogFile } from './files.ts';
@@ -48,10 +49,8 @@ export class GroupLog {
   pressureToldAt = -1;
   /** Bytes that the cache counts for this group. */
   cachedBytes = 0;
-  /** Ring of cached entries: index & mask → entry. Valid for [cacheFirst, lastIndex]. */
-  #ring: (LogEntry | undefined)[] = new Array(64);
-  #mask = 63;
-  cacheFirst: number;
+  /** Up to `lastIndex`. */
+  readonly #cached: CachedEntries;
 
   /** What the manifest may say: an installed snapshot counts only once its record is durable. */
   stable: {
@@ -78,7 +77,7 @@ export class GroupLog {
     this.lastIndex = snapshot.index;
     this.lastTerm = snapshot.term;
     this.durableIndex = snapshot.index;
-    this.cacheFirst = snapshot.index + 1;
+    this.#cached = new CachedEntries(snapshot.index + 1);
     this.stable = { snapshot, snapshotStored: false, compacted: this.compacted, keptFrom: 0 };
   }
 
@@ -137,12 +136,11 @@ export class GroupLog {
   /** The group's log restarts behind an installed snapshot. `dropFrom` 0: the chain fits, entries stay. */
   installed(snapshot: SnapshotMeta, dropFrom: number, position: number, kept: readonly Run[]): void {
     if (dropFrom > 0) {
-      this.#uncacheFrom(this.cacheFirst);
-      this.cacheFirst = this.lastIndex + 1;
+      this.#uncacheFrom(this.#cached.first);
       this.dropFrom(dropFrom, position);
       this.lastIndex = snapshot.index;
       this.lastTerm = snapshot.term;
-      this.cacheFirst = snapshot.index + 1;
+      this.#cached.restart(snapshot.index + 1);
     }
     this.snapshot = snapshot;
     this.snapshotStored = true;
@@ -207,51 +205,51 @@ export class GroupLog {
 
   // ---- cache ----
 
+  isCached(index: number): boolean {
+    return index >= this.#cached.first && index <= this.#cached.last;
+  }
   cached(index: number): LogEntry | undefined {
-    return index >= this.cacheFirst && index <= this.lastIndex ? this.#ring[index & this.#mask] : undefined;
+    return this.#cached.get(index);
+  }
+  cachedPayload(index: number): Buffer | undefined {
+    return this.#cached.payload(index);
+  }
+
+  /** Nothing is in memory; the next entry to come follows the last one. */
+  beginCache(): void {
+    this.#cached.restart(this.lastIndex + 1);
   }
 
   #cache(entry: LogEntry): void {
-    const { index } = entry;
-    if (index - this.cacheFirst > this.#mask) this.#growRing();
-    this.#ring[index & this.#mask] = entry;
+    this.#cached.push(entry);
     this.cachedBytes += entry.bytes + entryOverheadBytes;
   }
 
   /** True if the oldest cached entry may leave memory. */
   get canEvict(): boolean {
-    return this.cacheFirst <= this.durableIndex && this.cacheFirst <= this.lastIndex;
+    const { first, last } = this.#cached;
+    return first <= this.durableIndex && first <= last;
   }
   get isCacheEmpty(): boolean {
-    return this.cacheFirst > this.lastIndex;
+    return this.#cached.first > this.#cached.last;
   }
 
   /** Lets the oldest cached entry go; returns its bytes. */
   evict(): number {
-    const slot = this.cacheFirst & this.#mask;
-    const bytes = this.#ring[slot]!.bytes + entryOverheadBytes;
-    this.#ring[slot] = undefined;
-    this.cacheFirst++;
+    const bytes = this.#cached.bytes(this.#cached.first) + entryOverheadBytes;
+    this.#cached.shift();
     this.cachedBytes -= bytes;
     return bytes;
   }
 
+  /** Entries from `from` on leave memory; the next one to come is `from`, or a later one that is told by `restart`. */
   #uncacheFrom(from: number): void {
-    for (let index = Math.max(from, this.cacheFirst); index <= this.lastIndex; index++) {
-      const slot = index & this.#mask;
-      this.cachedBytes -= this.#ring[slot]!.bytes + entryOverheadBytes;
-      this.#ring[slot] = undefined;
+    const cached = this.#cached;
+    while (cached.last >= from && cached.last >= cached.first) {
+      this.cachedBytes -= cached.bytes(cached.last) + entryOverheadBytes;
+      cached.pop();
     }
-    if (this.cacheFirst > from) this.cacheFirst = from;
-  }
-
-  #growRing(): void {
-    const old = this.#ring;
-    const oldMask = this.#mask;
-    this.#ring = new Array(old.length * 2);
-    this.#mask = this.#ring.length - 1;
-    for (let index = this.cacheFirst; index <= this.lastIndex; index++)
-      this.#ring[index & this.#mask] = old[index & oldMask];
+    if (cached.last < cached.first) cached.restart(from);
   }
 
   /** Throws if the log is not one chain from the compaction point to its end. */

@@ -344,7 +344,7 @@ function finishGroup(group: GroupLog): void {
   group.lastIndex = end === null ? group.compacted.index : end.last;
   group.lastTerm = end === null ? group.compacted.term : end.term;
   group.durableIndex = group.lastIndex;
-  group.cacheFirst = group.lastIndex + 1;
+  group.beginCache();
   group.isDurable = true;
   group.settle();
   const where = logFolder;

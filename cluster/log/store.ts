@@ -262,9 +262,13 @@ export class Store implements Log {
     return this.#groups.get(group)?.cached(index);
   }
 
+  cachedPayload(group: number, index: number): Buffer | undefined {
+    return this.#groups.get(group)?.cachedPayload(index);
+  }
+
   has(group: number, index: number): boolean {
     const found = this.#groups.get(group);
-    return found !== undefined && (found.cached(index) !== undefined || found.find(index) !== null);
+    return found !== undefined && (found.isCached(index) || found.find(index) !== null);
   }
 
   read(

@@ -79,6 +79,8 @@ export interface Log {
   append(writes: readonly GroupWrite[], done: () => void): void;
   /** The entry if it is in memory, else undefined. */
   cached(group: number, index: number): LogEntry | undefined;
+  /** Its payload alone, if it is in memory and has one. */
+  cachedPayload(group: number, index: number): Buffer | undefined;
   /**
    * Entries [first, last], from memory or disk, checked; stops early after `bytesMax` (at least one). Concurrent reads are bounded inside.
    * `done` with an error when one is missing or damaged. May call `done` before it returns when all are in memory.

@@ -396,6 +396,9 @@ export const bytesOf = (pieces: readonly Buffer[]): number => pieces.reduce((sum
 
 /** A gathering buffer that one huge message made larger than this is not kept. */
 const keptBytesMax = 1024 * 1024;
+/** Batches up to this size are carved from a slab. */
+const carvedBytesMax = 8 * 1024;
+const sealedSlabBytes = 64 * 1024;
 
 /**
  * Gathers the open batch of one pipe in one growing buffer. After `seal` the builder is empty again and the sealed bytes never change.
@@ -411,6 +414,8 @@ export class BatchBuilder {
   #settle = Buffer.allocUnsafe(24 * 64);
   #settleEnd = 0;
   #settles = 0;
+  #sealed = Buffer.alloc(0);
+  #sealedEnd = 0;
   readonly #startBytes: number;
 
   constructor(startBytes = 64 * 1024) {
@@ -607,7 +612,7 @@ export class BatchBuilder {
     this.#settle.copy(bytes, at, 0, this.#settleEnd);
     // Copied out to its exact size: the gathering buffer stays, grown to what batches need, and every byte that the collector of
     // garbage has to account for is a byte of some entry. (Handing the buffer itself over cost more in collections than this copy.)
-    const sealed = Buffer.allocUnsafeSlow(total);
+    const sealed = this.#carve(total);
     bytes.copy(sealed, 0, 0, total);
     if (bytes.length > keptBytesMax) {
       this.#bytes = Buffer.allocUnsafeSlow(this.#startBytes);
@@ -618,6 +623,17 @@ export class BatchBuilder {
     this.#settleEnd = 0;
     this.#settles = 0;
     return sealed;
+  }
+
+  /** Small batches share a slab: each is one object less in memory for as long as its entry is. */
+  #carve(length: number): Buffer {
+    if (length > carvedBytesMax) return Buffer.allocUnsafeSlow(length);
+    if (this.#sealedEnd + length > this.#sealed.length) {
+      this.#sealed = Buffer.allocUnsafeSlow(sealedSlabBytes);
+      this.#sealedEnd = 0;
+    }
+    this.#sealedEnd += length;
+    return this.#sealed.subarray(this.#sealedEnd - length, this.#sealedEnd);
   }
 
   #begin(kind: CommandKind, length: number): number {

@@ -11,6 +11,8 @@ export const frameHeaderBytes = 5;
 /** Pieces up to this size are copied together: below it one more element of a gathered write costs more than the copy. */
 const copiedBytesMax = 2 * 1024;
 const slabBytes = 64 * 1024;
+/** Bodies up to this size are copied out of their chunk into a slab. */
+const carvedBytesMax = 8 * 1024;
 
 export class FrameWriter {
   #slab = Buffer.allocUnsafeSlow(slabBytes);
@@ -87,6 +89,8 @@ export class FrameReader {
   #body: Buffer | null = null;
   #kind = 0;
   #filled = 0;
+  #slab = Buffer.alloc(0);
+  #slabEnd = 0;
   #stopped = false;
 
   constructor(bodyBytesMax: number, onFrame: (kind: number, body: Buffer) => void) {
@@ -137,7 +141,8 @@ export class FrameReader {
       this.#body = Buffer.allocUnsafeSlow(length);
       return this.#fill(this.#body, chunk, at);
     }
-    this.#onFrame(kind, length * 2 > chunk.length ? chunk.subarray(at, end) : copyOut(chunk, at, end));
+    const isCopied = length <= carvedBytesMax || length * 2 <= chunk.length;
+    this.#onFrame(kind, isCopied ? this.#copyOut(chunk, at, end) : chunk.subarray(at, end));
     return end;
   }
 
@@ -150,10 +155,18 @@ export class FrameReader {
     }
     return at + copied;
   }
-}
 
-function copyOut(chunk: Buffer, start: number, end: number): Buffer {
-  const body = Buffer.allocUnsafe(end - start);
-  chunk.copy(body, 0, start, end);
-  return body;
+  /** Small bodies are carved from one slab: what of them outlives the turn is one buffer each, and no memory of its own. */
+  #copyOut(chunk: Buffer, start: number, end: number): Buffer {
+    const length = end - start;
+    if (length > carvedBytesMax) return Buffer.from(chunk.subarray(start, end));
+    if (this.#slabEnd + length > this.#slab.length) {
+      this.#slab = Buffer.allocUnsafeSlow(slabBytes);
+      this.#slabEnd = 0;
+    }
+    const body = this.#slab.subarray(this.#slabEnd, this.#slabEnd + length);
+    chunk.copy(body, 0, start, end);
+    this.#slabEnd += length;
+    return body;
+  }
 }
