@@ -1,7 +1,7 @@
 // kill -9 of one node after another under load, each brought back before the next dies; then everything is drained and judged.
 
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Ledger, type Verdict, verify } from './ledger.ts';
+import { checkHistory, History, type Verdict } from '../test/history.ts';
 import type { LocalCluster } from './local-cluster.ts';
 import { type DrainReport, Workload } from './workload.ts';
 
@@ -21,13 +21,13 @@ export interface RollingKillReport extends DrainReport {
 }
 
 export async function runRollingKill(cluster: LocalCluster, options: RollingKillOptions): Promise<RollingKillReport> {
-  const ledger = new Ledger();
+  const history = new History(() => performance.now());
   const run = `kill-${Date.now().toString(36)}`;
   const queues = [`${run}-a`, `${run}-b`, `${run}-c`];
   const load = { publishers: cluster.nodes.length + 1, consumers: cluster.nodes.length, rate: 250 };
   const workload = await Workload.start(
     { urls: cluster.urls, queues, run, ...load, retry: true, requeueEvery: 101 },
-    ledger,
+    history,
   );
   const confirmedPerKill: number[] = [];
   let before = 0;
@@ -38,15 +38,17 @@ export async function runRollingKill(cluster: LocalCluster, options: RollingKill
     await sleep(options.downMilliseconds);
     node.start();
     await cluster.waitHealthy();
-    const confirmed = ledger.confirmed - before;
-    before = ledger.confirmed;
+    const confirmed = history.confirmed - before;
+    before = history.confirmed;
     confirmedPerKill.push(confirmed);
     options.onProgress?.(
       `kill ${kill + 1}/${options.kills}: ${node.name} is back; ${confirmed} confirmed since the last, ` +
-        `${ledger.awaited} not delivered yet`,
+        `${history.awaited} not delivered yet`,
     );
   }
   await sleep(options.calmMilliseconds);
+  // Who was killed is dead: no channel outlives its node.
+  history.calm();
   const drained = await workload.finish();
-  return { ...drained, verdict: verify(ledger.events), confirmedPerKill };
+  return { ...drained, verdict: checkHistory(history.events), confirmedPerKill };
 }

@@ -2,16 +2,20 @@
 
 import type { MessageViews } from './feed/messages.ts';
 import { Host } from './host.ts';
+import { Door } from './joining.ts';
 import { openLog } from './log/index.ts';
 import type { Log } from './log/types.ts';
+import { ResultCode } from './machine/commands.ts';
 import { isVolatileGroup, metadataGroup } from './machine/groups.ts';
 import type { QueueStatus } from './machine/machine.ts';
-import type { MetadataCommand, MetadataView } from './machine/metadata-types.ts';
+import { MemberRefusal, memberRefusalText } from './machine/metadata/refusals.ts';
+import type { MemberState, MetadataCommand, MetadataView, NodeAddress } from './machine/metadata-types.ts';
 import { type ClusterOptions, checkLimits, type HostEvents } from './options.ts';
 import type { Feed } from './origin/origin.ts';
 import type { CommandReply, Pipe } from './origin/pipe.ts';
-import type { Ports } from './ports.ts';
+import type { Clock, Ports } from './ports.ts';
 import { createTransport } from './transport.ts';
+import type { TransportEvents } from './transport-types.ts';
 
 export interface GroupStatus {
   readonly group: number;
@@ -30,6 +34,10 @@ export interface GroupStatus {
   readonly halted: string | null;
   /** It was built anew, or lost its log, and does not vote before it has all again. */
   readonly repairing: boolean;
+  /** A damaged replica that is not being built anew yet: why. */
+  readonly waitsFor: string | null;
+  /** Other nodes that say so of their replica of this group: it is damaged, or does not have again yet what it lost. */
+  readonly damagedOn: readonly number[];
 }
 
 export interface ClusterStatus {
@@ -39,9 +47,11 @@ export interface ClusterStatus {
   readonly name: string;
   readonly incarnation: number;
   readonly ready: boolean;
+  /** Of the nodes that are part of the cluster, by number. */
   readonly nodes: readonly {
     readonly node: number;
     readonly name: string;
+    readonly state: MemberState;
     readonly up: boolean;
     readonly peer: string;
     readonly incarnation: number;
@@ -50,13 +60,44 @@ export interface ClusterStatus {
     readonly amqp: string;
     readonly http: string;
   }[];
+  /** Which nodes hold each shard, and which are to: null if nothing is under way. */
+  readonly placements: readonly {
+    readonly group: number;
+    readonly voters: readonly number[];
+    readonly target: readonly number[] | null;
+    /** Node number of the leader, 0 if none is known. */
+    readonly leader: number;
+  }[];
   readonly groups: readonly GroupStatus[];
   readonly log: {
     readonly files: number;
     readonly bytes: number;
     readonly cachedBytes: number;
+    /** What lives in files behind the compaction points, as far as it was looked at; and what `bytes` is to stay below. */
+    readonly liveBytes: number;
+    readonly boundBytes: number;
+    /** Since the start of the process: what was appended, and what compaction wrote again. */
+    readonly appendedBytes: number;
+    readonly rewrittenBytes: number;
     readonly syncs: number;
+    /** How often all sealed files were read again to find rot, and bytes read for that. */
+    readonly scrubPasses: number;
+    readonly scrubbedBytes: number;
+    /** Damaged files that were moved aside, and may be looked at and removed. */
+    readonly setAside: readonly string[];
   };
+  readonly disk: { readonly room: 'ok' | 'low' | 'full'; readonly free: number | null; readonly total: number | null };
+  /** Why publishers wait, or null. */
+  readonly alarm: string | null;
+}
+
+/** A node with an empty data folder that is to be part of the cluster. */
+export interface JoinRequest {
+  readonly name: string;
+  readonly uuid: string;
+  readonly address: NodeAddress;
+  /** This node leaves, and the new one takes its place; null: nobody does. */
+  readonly replaces: number | null;
 }
 
 export interface Cluster {
@@ -65,7 +106,10 @@ export interface Cluster {
   readonly metadata: MetadataView;
   /** May serve sessions: this incarnation is known to the metadata. */
   readonly isReady: boolean;
+  /** Publishers have to wait: they are ahead of the disks, or for what `alarm` says. `Feed.congestion` tells when it may be over. */
   readonly isCongested: boolean;
+  /** A disk of the cluster is low: for publishers, who are to be told; null: none is. */
+  readonly alarm: string | null;
   /** May route by `metadata`: it holds all that was answered anywhere before now. Reads two clocks: once for a chunk of bytes. */
   readonly isFresh: boolean;
   setFeed(feed: Feed): void;
@@ -97,6 +141,10 @@ export interface Cluster {
   start(): Promise<void>;
   /** Builds this node's replica of a group anew from its peers. Null: it has begun to catch up; else a sentence why not. */
   rebuild(group: number): Promise<string | null>;
+  /** Makes a node part of the cluster. Its number, the same one when it asks again; or a sentence why not. */
+  join(request: JoinRequest): Promise<number | string>;
+  /** A node is to leave: its leaderships and replicas go first. Null: that has begun; else a sentence why not. */
+  leave(node: number): Promise<string | null>;
   /** Hands all leaderships over, as far as the others take them in time. */
   handOver(): Promise<void>;
   /** Ends the peer connections and closes the log. Nothing else works afterwards. */
@@ -108,7 +156,8 @@ export async function openCluster(options: ClusterOptions, ports: Ports, events:
   checkLimits(options.limits);
   const incarnation = await options.nextIncarnation();
   const { clusterId, nodeUuid, limits } = options;
-  const { log, groups } = await openLog(ports.disk, ports.clock, { clusterId, nodeUuid, ...limits.log });
+  const mayHold = { replica: options.node, groups: Array.from({ length: limits.shards + 1 }, (_, group) => group) };
+  const { log, groups } = await openLog(ports.disk, ports.clock, { clusterId, nodeUuid, mayHold, ...limits.log });
   const transportOptions = {
     clusterId,
     node: options.node,
@@ -116,34 +165,62 @@ export async function openCluster(options: ClusterOptions, ports: Ports, events:
     nodeUuid,
     incarnation,
     listen: options.peerListen,
-    peers: options.nodes.filter(({ node }) => node !== options.node),
+    peers: [...options.nodes, ...(options.contacts ?? [])].filter(({ node }) => node !== options.node),
     secret: options.secret,
     ...limits.transport,
   };
+  let cluster: NodeCluster | null = null;
+  const joining: TransportEvents['joining'] = (connection, guest) => cluster?.door.accept(connection, guest);
   const host = new Host(
     options,
     ports,
     log,
     groups,
-    (transportEvents) => createTransport(ports, transportOptions, transportEvents),
+    (transportEvents) => createTransport(ports, transportOptions, { ...transportEvents, joining }),
     incarnation,
     events,
   );
-  return new NodeCluster(options, host, log);
+  events.opened?.(host.groups, log);
+  cluster = new NodeCluster(options, host, log, (its) => openDoor(options, host, its, ports.clock, events));
+  return cluster;
+}
+
+/** Nodes that ask to be let in are answered from here on. */
+function openDoor(options: ClusterOptions, host: Host, cluster: Cluster, clock: Clock, events: HostEvents): Door {
+  const { clusterName, clusterId, nodes, limits } = options;
+  return new Door({
+    clusterName,
+    clusterId,
+    original: nodes.map(({ node, name, uuid = '' }) => ({ node, name, uuid })),
+    shards: limits.shards,
+    replication: limits.replication,
+    metadata: host.metadata,
+    clock,
+    report: (level, event, details) => events.log(level, event, details),
+    isReady: () => cluster.isReady,
+    change: (command, reply) => cluster.changeMetadata(command, reply),
+    addressOf: (node) => {
+      const text = host.addressOf(node);
+      const colon = text.lastIndexOf(':');
+      return colon < 0 ? undefined : { host: text.slice(0, colon), port: Number(text.slice(colon + 1)) };
+    },
+  });
 }
 
 class NodeCluster implements Cluster {
   readonly node: number;
+  readonly door: Door;
   readonly #options: ClusterOptions;
   readonly #host: Host;
   readonly #log: Log;
   #ready = false;
 
-  constructor(options: ClusterOptions, host: Host, log: Log) {
+  constructor(options: ClusterOptions, host: Host, log: Log, open: (cluster: Cluster) => Door) {
     this.node = options.node;
     this.#options = options;
     this.#host = host;
     this.#log = log;
+    this.door = open(this);
   }
 
   get incarnation(): number {
@@ -157,7 +234,11 @@ class NodeCluster implements Cluster {
     return this.#ready && !host.origin.isRejoining && host.groups.get(metadataGroup)!.isReadable;
   }
   get isCongested(): boolean {
-    return this.#host.origin.isCongested;
+    return this.#host.origin.isCongested || this.#host.room.low.length > 0;
+  }
+  get alarm(): string | null {
+    const { low } = this.#host.room;
+    return low.length === 0 ? null : `low on disk space: node ${low.join(', ')}`;
   }
   get isFresh(): boolean {
     return this.#host.lease.isFresh;
@@ -208,18 +289,43 @@ class NodeCluster implements Cluster {
     return this.#host.rebuild(group);
   }
 
+  async join(request: JoinRequest): Promise<number | string> {
+    if (this.#options.secret === '') return 'nodes can only join a cluster that has a secret (cluster.secret)';
+    const result = await this.#change({ kind: 'joinNode', ...request });
+    if (result === null) return unknownFate;
+    return result.code === ResultCode.ok ? result.value : memberRefusalText(result.value);
+  }
+
+  async leave(node: number): Promise<string | null> {
+    const { metadata } = this.#host;
+    // One that died a moment ago counts as up by the metadata until it is ended. Whoever asks to shrink a cluster can ask again.
+    const staying = [...metadata.members()].filter((other) => other.state === 'member' && other.node !== node);
+    const reached = staying.filter((other) => other.node === this.node || this.#host.reaches(other.node)).length;
+    if (metadata.member(node)?.state === 'member' && staying.length > 0 && 2 * reached <= staying.length)
+      return memberRefusalText(MemberRefusal.tooFewUp);
+    const result = await this.#change({ kind: 'leaveNode', node });
+    if (result === null) return unknownFate;
+    return result.code === ResultCode.ok ? null : memberRefusalText(result.value);
+  }
+
+  #change(command: MetadataCommand): Promise<Parameters<CommandReply>[0]> {
+    return new Promise((resolve) => this.changeMetadata(command, resolve));
+  }
+
   handOver(): Promise<void> {
     return this.#host.handOver();
   }
 
   async stop(): Promise<void> {
     this.#ready = false;
+    this.door.close();
     await this.#host.stop();
   }
 
   status(): ClusterStatus {
     const { clusterName, clusterId, node, nodeName } = this.#options;
     const host = this.#host;
+    const present = [...host.metadata.members()].filter(({ state }) => state !== 'gone');
     const known = new Map([...host.metadata.nodes()].map((record) => [record.node, record]));
     const logStatus = this.#log.status();
     return {
@@ -229,16 +335,23 @@ class NodeCluster implements Cluster {
       name: nodeName,
       incarnation: host.origin.incarnation,
       ready: this.isReady,
-      nodes: this.#options.nodes.map(({ node: number, name, address }) => ({
+      nodes: present.map(({ node: number, name, state }) => ({
         node: number,
         name,
+        state,
         up: number === node || host.isUp(number),
-        peer: `${address.host}:${address.port}`,
+        peer: host.addressOf(number),
         incarnation: known.get(number)?.incarnation ?? 0,
         uuid: known.get(number)?.uuid ?? '',
         pid: known.get(number)?.contact.pid ?? 0,
         amqp: known.get(number)?.contact.amqp ?? '',
         http: known.get(number)?.contact.http ?? '',
+      })),
+      placements: [...host.metadata.placements()].map(([group, { voters, target }]) => ({
+        group,
+        voters,
+        target,
+        leader: host.leaderOf(group),
       })),
       // Volatile groups are this process's own affair.
       groups: Array.from(
@@ -258,6 +371,8 @@ class NodeCluster implements Cluster {
             lag: status.progress.map(({ id, match }) => ({ node: id, match, behind: status.lastIndex - match })),
             halted: group.halted?.message ?? null,
             repairing: status.repairing,
+            waitsFor: host.waitsFor(group.id),
+            damagedOn: host.damagedOn(group.id),
           };
         },
       ),
@@ -265,8 +380,19 @@ class NodeCluster implements Cluster {
         files: logStatus.files,
         bytes: logStatus.bytes,
         cachedBytes: logStatus.cachedBytes,
+        liveBytes: logStatus.liveBytes,
+        boundBytes: logStatus.boundBytes,
+        appendedBytes: logStatus.appendedBytes,
+        rewrittenBytes: logStatus.rewrittenBytes,
         syncs: logStatus.syncs,
+        scrubPasses: logStatus.scrubPasses,
+        scrubbedBytes: logStatus.scrubbedBytes,
+        setAside: logStatus.setAside,
       },
+      disk: { room: host.room.own, free: host.room.space?.free ?? null, total: host.room.space?.total ?? null },
+      alarm: this.alarm,
     };
   }
 }
+
+const unknownFate = 'the cluster has not answered in time: whether it was done shows in its status';

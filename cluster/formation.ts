@@ -9,10 +9,11 @@
 // prepared and missed the commit learns of it from any formatted node. While nobody has committed a later format may replace a prepared one.
 //
 // State owned: the listener and the connections, until the format is known. Connections are those of `transport/handshake.ts`, with the
-// formation's id in place of the cluster's; behind it: u32 length, JSON. A formatted node answers the handshake with its cluster id and closes.
+// formation's id in place of the cluster's; behind it `transport/conversation.ts`. A formatted node answers the handshake with its cluster id and closes.
 
 import type { ReportEvent } from './options.ts';
 import type { Connection, Ports, Timer } from './ports.ts';
+import { listenTo, say } from './transport/conversation.ts';
 import {
   createAcceptHandshake,
   createDialHandshake,
@@ -64,8 +65,6 @@ export class FormationError extends Error {}
 type Message =
   | { readonly kind: 'prepare'; readonly format: Format }
   | { readonly kind: 'prepared' | 'commit' | 'committed'; readonly clusterId: string };
-
-const messageBytesMax = 256 * 1024;
 
 export function formCluster(options: FormationOptions, ports: Pick<Ports, 'net' | 'clock' | 'random'>): Formation {
   const forming = new Forming(options, ports);
@@ -219,19 +218,7 @@ class Forming {
   }
 
   #listenTo(connection: Connection, hear: (message: Message) => void): void {
-    let held = Buffer.alloc(0);
-    connection.onData = (chunk) => {
-      held = Buffer.concat([held, chunk]);
-      while (held.length >= 4 && !this.#ended) {
-        const end = 4 + held.readUInt32LE(0);
-        if (end > messageBytesMax) return connection.close();
-        if (held.length < end) return;
-        const message = parseMessage(held.toString('utf8', 4, end));
-        held = held.subarray(end);
-        if (message === null) return connection.close();
-        hear(message);
-      }
-    };
+    listenTo(connection, parseMessage, () => this.#ended, hear);
   }
 
   // ---- the conversation ----
@@ -268,7 +255,7 @@ class Forming {
     this.#refuse(
       `node ${nodeName}: its data folder ${what}, but node ${peer.name} belongs to a cluster that exists already (${clusterId}) and ` +
         `that ${nodeName} was part of. A node that lost its data must not come back under its old name: it could vote against what it has ` +
-        'confirmed. Put the data folder back, or add a node with a new name',
+        'confirmed. Put the data folder back, or start a node with a new name in its place (warren cluster replace)',
     );
   }
 
@@ -342,20 +329,9 @@ class Forming {
   }
 }
 
-function send(connection: Connection, message: Message): void {
-  const body = Buffer.from(JSON.stringify(message), 'utf8');
-  const head = Buffer.alloc(4);
-  head.writeUInt32LE(body.length);
-  connection.write([head, body]);
-}
+const send = (connection: Connection, message: Message): void => say(connection, message);
 
-function parseMessage(text: string): Message | null {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch {
-    return null;
-  }
+function parseMessage(value: unknown): Message | null {
   const message = Object(value) as Partial<Record<string, unknown>>;
   switch (message.kind) {
     case 'prepare': {

@@ -8,32 +8,38 @@
 // not know of one another what is not passed to them here. It sees the world through ports, log and transport alone.
 // It must never hand a message to the transport before the write that it depends on: the cores hold those back until `persisted`.
 
-import { initialConfiguration, type Ready, type SnapshotMeta } from 'raft-ts';
+import type { Ready } from 'raft-ts';
 import { Feeds } from './feed/feeds.ts';
-import { emptyReplica, Group, type GroupHost } from './group/group.ts';
+import type { Group, GroupHost } from './group/group.ts';
+import { livenessOf } from './group/liveness.ts';
 import { Rebuilds } from './group/rebuild.ts';
 import { Duties } from './leading/duties.ts';
 import { LeaderBatches } from './leading/leader-batches.ts';
 import { Leadership } from './leading/leadership.ts';
+import { Members } from './leading/members.ts';
 import { OutboxDriver } from './leading/outbox-driver.ts';
 import { MetadataLease } from './lease/metadata-lease.ts';
+import { LogError } from './log/index.ts';
 import type { EntryData, GroupWrite, Log, RecoveredGroup } from './log/types.ts';
-import { isVolatileGroup, metadataGroup, replicasOf, volatileGroupOf } from './machine/groups.ts';
-import type { Machine } from './machine/machine.ts';
-import { MetadataMachine } from './machine/metadata.ts';
-import { ShardMachine } from './machine/shard.ts';
+import { isVolatileGroup, metadataGroup } from './machine/groups.ts';
+import { planPlacement } from './machine/metadata/plan.ts';
+import type { MetadataMachine } from './machine/metadata.ts';
+import type { ShardMachine } from './machine/shard.ts';
 import type { ClusterOptions, HostEvents, ReportEvent } from './options.ts';
 import { LocalOrigin } from './origin/origin.ts';
 import { Leaders } from './peers/leaders.ts';
 import { Mail, type OwnStatus } from './peers/mail.ts';
+import { Neighbours } from './peers/neighbours.ts';
 import { Peers } from './peers/peers.ts';
+import { Room } from './peers/room.ts';
 import { ClusterTime } from './peers/time.ts';
 import type { Ports, Timer } from './ports.ts';
+import { Replicas } from './replicas.ts';
 import type { Transport, TransportEvents } from './transport-types.ts';
 
 /** What one step dirties the next may do in the same turn, so often. */
 const roundsPerTurn = 4;
-const collectMilliseconds = 2_000;
+const collectMilliseconds = 1_000;
 const noHeaders = () => ({});
 
 interface GatheredWrite {
@@ -51,11 +57,10 @@ export class Host {
   /** Reading groups, here and elsewhere. */
   readonly feeds: Feeds;
   readonly #options: ClusterOptions;
-  /** All nodes of the cluster, ascending. */
-  readonly #nodes: readonly number[];
   readonly #ports: Ports;
   readonly #log: Log;
   readonly #events: HostEvents;
+  readonly #damaged: readonly RecoveredGroup[];
   readonly #peers: Peers;
   readonly #time: ClusterTime;
   readonly #leaders: Leaders;
@@ -65,16 +70,24 @@ export class Host {
   readonly #commands = new LeaderBatches();
   readonly #outbox: OutboxDriver;
   readonly #rebuilds: Rebuilds;
+  readonly #replicas: Replicas;
+  readonly #neighbours: Neighbours;
+  readonly #members: Members;
   readonly lease: MetadataLease;
-  readonly #shards = new Map<number, ShardMachine>();
-  readonly #groups = new Map<number, Group>();
+  readonly room: Room;
   readonly #dirtyGroups = new Set<Group>();
   /** When each write under way began, oldest first. */
   readonly #writesInFlight: { readonly since: number }[] = [];
   #scheduled = false;
+  /** What may still be applied in this turn. */
+  readonly #turn = { budget: 0 };
   #timer: Timer | null = null;
   #ticks = 0;
   #collecting = false;
+  /** The metadata here have been as new as all that this node ever knew. */
+  #isCurrent = false;
+  #membersVersion = -1;
+  #started = false;
   #stopped = false;
 
   constructor(
@@ -90,30 +103,38 @@ export class Host {
     this.#ports = ports;
     this.#log = log;
     this.#events = events;
+    this.#damaged = recovered.filter(({ damage }) => damage.length > 0);
     const { limits, node } = options;
     const { clock } = ports;
-    const nodes = options.nodes.map((peer) => peer.node);
-    this.#nodes = nodes;
     const report: ReportEvent = (level, event, details) => events.log(level, event, details);
     const dirty = (group: Group) => this.#dirty(group);
 
-    this.metadata = this.#createMetadata();
-    const shards = this.#shards;
-    for (let shard = 1; shard <= limits.shards; shard++)
-      if (this.#replicas(shard).includes(node)) shards.set(shard, new ShardMachine(shard));
-    this.shards = shards;
-    const { metadata } = this;
     const groupHost = this.#groupHost();
-    const groups = this.#groups;
-    for (const [id, machine] of [[metadataGroup, metadata] as const, ...shards])
-      groups.set(id, this.#createGroup(id, machine, recovered, groupHost));
+    const replicasContext = {
+      options,
+      log,
+      report,
+      fatal: (error: Error) => events.fatal(error),
+      isCurrent: () => this.#isCurrent && this.groups.get(metadataGroup)!.isReadable,
+      isRebuilding: (group: number) => this.#rebuilds.isRunning(group),
+      changed: (group: Group) => this.#replicaCameOrWent(group),
+    };
+    this.#replicas = new Replicas(replicasContext, groupHost, recovered);
+    const { metadata, groups, shards } = this.#replicas;
+    this.metadata = metadata;
     this.groups = groups;
+    this.shards = shards;
 
-    const peers = new Peers(
-      nodes.filter((other) => other !== node),
-      limits.tickMilliseconds,
-    );
+    const peers = new Peers([], limits.tickMilliseconds);
     this.#peers = peers;
+    this.#neighbours = new Neighbours({
+      options,
+      clock,
+      metadata,
+      peers,
+      connect: (addresses) => this.#mail.setPeers(addresses),
+      gone: () => this.#gone('the metadata say so'),
+    });
     this.lease = new MetadataLease({
       node,
       incarnation,
@@ -127,6 +148,8 @@ export class Host {
       dirty: () => this.#dirty(this.groups.get(metadataGroup)!),
       gained: () => {
         report('info', 'lease on the metadata held', {});
+        this.#isCurrent = true;
+        this.#replicas.sync();
         this.origin.metadataFresh();
       },
       lost: () => report('warn', 'lease on the metadata lost, publishers wait', {}),
@@ -135,7 +158,7 @@ export class Host {
     const { lease } = this;
     const send = (group: number, payload: Buffer, checksum: number) => this.#mail.sendBatch(group, payload, checksum);
     const schedule = () => this.#schedule();
-    const replicas = (group: number) => this.#replicas(group);
+    const replicas = (group: number) => metadata.replicas(group);
     this.feeds = new Feeds({
       node,
       limits,
@@ -144,8 +167,9 @@ export class Host {
       groups,
       shards,
       replicas,
-      leaderOf: (group) => this.leaderOf(group),
-      reaches: (other) => this.reaches(other),
+      // A replica that cannot be read is listened to elsewhere from its very beginning on: before the start nobody is there.
+      leaderOf: (group) => (this.#started ? this.leaderOf(group) : 0),
+      reaches: (other) => this.#started && this.reaches(other),
       post: (to, lane, kind, pieces) => this.#mail.post(to, lane, kind, pieces),
       bufferedBytes: (to, lane) => this.#mail.bufferedBytes(to, lane),
       incarnation: () => this.origin.incarnation,
@@ -155,74 +179,6 @@ export class Host {
       schedule,
     });
     const { feeds } = this;
-    this.#createVolatileGroup(incarnation);
-    const originContext = {
-      options,
-      clock,
-      metadata,
-      shards,
-      groups,
-      feeds,
-      incarnationBegins: (next: number, ended: number) => {
-        this.#dropVolatileGroup(ended);
-        this.#createVolatileGroup(next).raft.campaign();
-      },
-      lease,
-      events,
-      send,
-      schedule,
-    };
-    this.origin = new LocalOrigin(incarnation, originContext);
-    const pipe = this.origin.pipe(metadataGroup);
-    this.#duties = new Duties(groups, {
-      limits,
-      metadata,
-      shards,
-      peers,
-      pipe,
-      commands: this.#commands,
-      report,
-    });
-    this.#outbox = new OutboxDriver({
-      limits: limits.outbox,
-      metadata,
-      shards,
-      batches: this.#commands,
-      isFresh: () => lease.isFresh,
-      pipe: (group) => this.origin.pipe(group),
-      read: (group, entry, ordinals, isWanted, done) => feeds.read(group, entry, ordinals, isWanted, done),
-      readHeaders: options.readHeaders ?? noHeaders,
-      schedule,
-    });
-    this.#rebuilds = new Rebuilds({
-      node,
-      log,
-      groups,
-      groupHost,
-      report,
-      fatal: (error) => events.fatal(error),
-      leaderOf: (group) => this.leaderOf(group),
-      reaches: (other) => this.reaches(other),
-      replicas,
-      createMachine: (group) => this.#createMachine(group),
-      beginning: (group) => this.#beginning(group),
-    });
-    const isUp = (other: number) => this.#mail.isUp(other);
-    const metadataVersion = () => metadata.appliedIndex;
-    const leadershipContext = {
-      node,
-      nodeCount: nodes.length,
-      replicas,
-      limits,
-      clock,
-      peers,
-      groups,
-      report,
-      isUp,
-      metadataVersion,
-      dirty,
-    };
-    this.#leadership = new Leadership(leadershipContext);
     const leaders = new Leaders({
       node,
       peers,
@@ -252,8 +208,108 @@ export class Host {
       },
       frame: (from, kind, body) => feeds.frame(from, kind, body),
       drained: () => this.origin.sendAgain(),
-      checkPeer: (peer, name, uuid) => this.#checkPeer(peer, name, uuid),
+      checkPeer: (peer, name, uuid) => this.#neighbours.check(peer, name, uuid),
+      isGone: (peer) => metadata.member(peer)?.state === 'gone',
+      gone: (reason) => this.#gone(reason),
     });
+    this.#replicas.createVolatileGroup(incarnation);
+    const originContext = {
+      options,
+      clock,
+      metadata,
+      shards,
+      groups,
+      feeds,
+      incarnationBegins: (next: number, ended: number) => {
+        this.#dropVolatileGroup(ended);
+        this.#replicas.createVolatileGroup(next).raft.campaign();
+      },
+      lease,
+      events,
+      send,
+      schedule,
+    };
+    this.origin = new LocalOrigin(incarnation, originContext);
+    const pipe = this.origin.pipe(metadataGroup);
+    this.#duties = new Duties(groups, {
+      limits,
+      metadata,
+      shards,
+      peers,
+      pipe,
+      commands: this.#commands,
+      report,
+    });
+    this.#outbox = new OutboxDriver({
+      limits: limits.outbox,
+      metadata,
+      shards,
+      batches: this.#commands,
+      // Where there is no room for messages, dead ones stay where they are.
+      isFresh: () => lease.isFresh && this.room.low.length === 0,
+      pipe: (group) => this.origin.pipe(group),
+      read: (group, entry, ordinals, isWanted, done) => feeds.read(group, entry, ordinals, isWanted, done),
+      readHeaders: options.readHeaders ?? noHeaders,
+      schedule,
+    });
+    this.#rebuilds = new Rebuilds({
+      node,
+      log,
+      groups,
+      groupHost,
+      report,
+      fatal: (error) => events.fatal(error),
+      leaderOf: (group) => this.leaderOf(group),
+      reaches: (other) => this.reaches(other),
+      replicas,
+      createMachine: (group) => this.#replicas.createMachine(group),
+      beginning: (group) => this.#replicas.beginning(group),
+      termOf: (other, group) => {
+        const status = peers.answers(other) ? peers.get(other)?.status : null;
+        return status?.led.get(group) ?? status?.followed.get(group) ?? null;
+      },
+    });
+    const isUp = (other: number) => this.#mail.isUp(other);
+    const metadataVersion = () => metadata.appliedIndex;
+    const leadershipContext = {
+      node,
+      replicas,
+      stays: (other: number) => metadata.member(other)?.state === 'member',
+      limits,
+      clock,
+      peers,
+      groups,
+      report,
+      isUp,
+      metadataVersion,
+      dirty,
+    };
+    this.#leadership = new Leadership(leadershipContext);
+    this.#members = new Members({
+      node,
+      limits,
+      metadata,
+      groups,
+      shards,
+      peers,
+      pipe,
+      plan: planPlacement,
+      report,
+      recordVersion: (group) => this.#duties.recordVersion(group),
+      teach: (group, learners) => this.#mail.pace.set(group, learners),
+      dirty,
+    });
+    this.room = new Room({
+      node,
+      disk: ports.disk,
+      clock,
+      limits,
+      peers,
+      report,
+      changed: () => this.#mail.statusChanged(),
+      alarm: (isOn) => this.origin.sessions?.congestion(isOn || this.origin.isCongested),
+    });
+    log.onDamage = (group, error) => this.groups.get(group)?.halt(error);
     log.onFatal = (error) => events.fatal(error);
     log.onPressure = (group) => {
       this.groups.get(group)?.takeSnapshot();
@@ -268,6 +324,10 @@ export class Host {
   reaches(node: number): boolean {
     return this.#mail.reaches(node);
   }
+  /** Where this node calls that one, host:port; '' if nobody knows. */
+  addressOf(node: number): string {
+    return this.#neighbours.addressOf(node);
+  }
   /** The node that leads a group, which need not have a replica here; 0: unknown. */
   leaderOf(group: number): number {
     return this.#leaders.leaderOf(group);
@@ -275,14 +335,20 @@ export class Host {
 
   /** Loads the machines' snapshots, listens, dials and starts the timer. */
   async start(): Promise<void> {
+    this.#started = true;
+    for (const { group, damage } of this.#damaged)
+      this.groups.get(group)?.halt(new LogError('corrupt', `it is damaged: ${damage.join('; ')}`));
+    // A volatile group has no snapshot, and may have begun to apply while others are being loaded.
     for (const group of this.groups.values()) {
-      if (group.appliedIndex > 0) await this.#restore(group);
+      if (group.appliedIndex > 0 && !isVolatileGroup(group.id)) await this.#restore(group);
     }
     this.origin.watch();
+    this.#neighbours.sync();
     await this.#mail.start();
     this.#armTimer();
     for (const group of this.groups.values()) {
-      const isAlone = this.#peers.count === 0 || isVolatileGroup(group.id);
+      const { voters, outgoing } = group.raft.status().configuration;
+      const isAlone = outgoing.length === 0 && voters.length === 1 && voters[0] === this.#options.node;
       if (isAlone && group.halted === null) group.raft.campaign();
       this.#dirty(group);
     }
@@ -291,13 +357,24 @@ export class Host {
   /** A state that is missing, damaged or not understood halts its group: the others go on, and it can be built anew. */
   async #restore(group: Group): Promise<void> {
     try {
-      const loaded = await this.#log.loadSnapshot(group.id);
-      if (loaded === null || loaded.meta.index !== group.appliedIndex)
-        throw new Error(`the snapshot at ${group.appliedIndex} is missing`);
-      group.machine.restore(loaded.state);
+      const restoring = group.machine.restoring();
+      const meta = await this.#log.loadSnapshot(group.id, restoring);
+      if (meta?.index !== group.appliedIndex)
+        throw new LogError('corrupt', `the snapshot at ${group.appliedIndex} is missing`);
+      restoring.finish();
     } catch (error) {
       group.halt(error instanceof Error ? error : new Error(String(error)));
     }
+  }
+
+  /** Why a damaged replica is not being built anew yet, or null. */
+  waitsFor(group: number): string | null {
+    return this.#rebuilds.waitsFor(group);
+  }
+  /** Other nodes whose replica of a group is damaged, as they say. */
+  damagedOn(group: number): number[] {
+    const damaged = [...this.#peers.all()].filter(({ status }) => status?.damaged.includes(group) === true);
+    return damaged.map(({ node }) => node).sort((a, b) => a - b);
   }
 
   /** Builds this node's replica of a group anew from its peers. Null: it has begun to catch up; else why not. */
@@ -338,6 +415,7 @@ export class Host {
 
   #flush(): void {
     if (this.#stopped) return;
+    this.#turn.budget = this.#options.limits.applyBytesPerTurn;
     for (let round = 0; round < roundsPerTurn && this.#isDirty; round++) {
       if (this.#outbox.isDirty) this.#outbox.flush();
       if (this.origin.isDirty) this.origin.flush();
@@ -418,14 +496,20 @@ export class Host {
     this.feeds.tick();
     this.#mail.tick();
     this.lease.tick();
+    this.room.tick();
     this.#checkDisk();
     const every = (milliseconds: number) =>
       this.#ticks % Math.max(1, Math.round(milliseconds / limits.tickMilliseconds)) === 0;
     if (every(limits.balanceMilliseconds)) {
+      this.#rebuilds.tick();
       this.#leadership.balance();
       this.#duties.drive();
+      this.#replicas.sync();
+      this.#members.drive();
+      this.#neighbours.tick();
     }
     if (every(collectMilliseconds)) this.#collect();
+    if (every(1_000)) this.#log.scrub();
   }
 
   /** Heartbeats alone must not keep a leadership whose disk does not answer, nor for ever sessions that hear nothing new. */
@@ -453,6 +537,12 @@ export class Host {
     this.#log.collect(isLive).then(
       () => {
         this.#collecting = false;
+        // Without room for what it rewrites it tries again later: nothing depends on it.
+        this.#log.compact(livenessOf(this.groups)).catch((error: NodeJS.ErrnoException) => {
+          if (error.code === 'ENOSPC')
+            this.#events.log('warn', 'no room to rewrite log files', { error: error.message });
+          else this.#events.fatal(error);
+        });
       },
       (error: Error) => this.#events.fatal(error),
     );
@@ -460,43 +550,18 @@ export class Host {
 
   // ---- groups ----
 
-  #createMetadata(): MetadataMachine {
-    return new MetadataMachine({ shards: this.#options.limits.shards });
-  }
-
-  /** An empty one. */
-  #createMachine(id: number): Machine {
-    return id === metadataGroup ? this.#createMetadata() : new ShardMachine(id);
-  }
-
-  #createGroup(id: number, machine: Machine, recovered: readonly RecoveredGroup[], host: GroupHost): Group {
-    const found = recovered.find(({ group }) => group === id);
-    if (found !== undefined) return new Group(id, machine, found, host);
-    const snapshot = this.#beginning(id);
-    this.#log.createGroup(id, this.#options.node, snapshot);
-    return new Group(id, machine, emptyReplica(snapshot), host);
-  }
-
-  /** The nodes that have a replica of a group, the one that should lead it first. */
-  #replicas(id: number): number[] {
-    return replicasOf(id, this.#nodes, this.#options.limits.replication);
-  }
-
-  /** What a replica begins with that has nothing yet. */
-  #beginning(id: number): SnapshotMeta {
-    const voters = this.#replicas(id).sort((a, b) => a - b);
-    return { index: 0, term: 0, configuration: initialConfiguration(voters) };
-  }
-
   #groupHost(): GroupHost {
     const { node, limits } = this.#options;
     return {
       node,
+      turn: this.#turn,
       limits,
       log: this.#log,
       stamp: (last) => this.#time.stamp(this.#ports.clock.now(), last),
       random: (bound) => this.#ports.random.integer(bound),
+      machineVersion: () => this.metadata.machineVersion,
       dirty: (group) => this.#dirty(group),
+      hasRoom: (group) => !this.room.isFull(isVolatileGroup(group.id) ? [node] : this.metadata.replicas(group.id)),
       prepare: (group, header) => this.#duties.prepare(group, header),
       answer: (to, group, { incarnation }, answer, sequence, leader) =>
         this.#mail.answer(to, { group, answer, incarnation, sequence, leader }),
@@ -551,29 +616,19 @@ export class Host {
     this.origin.replicaChanged(group);
   }
 
-  /** The group of this incarnation's exclusive and non-durable queues: it begins empty, and this node alone decides in it. */
-  #createVolatileGroup(incarnation: number): Group {
-    const { node } = this.#options;
-    const id = volatileGroupOf({ node, incarnation });
-    this.#log.createVolatileGroup(id, node);
-    const machine = new ShardMachine(id);
-    const group = new Group(id, machine, emptyReplica(this.#beginning(id)), this.#groupHost());
-    this.#shards.set(id, machine);
-    this.#groups.set(id, group);
-    this.#dirty(group);
-    return group;
+  #dropVolatileGroup(incarnation: number): void {
+    const group = this.#replicas.dropVolatileGroup(incarnation);
+    if (group === null) return;
+    this.#dirtyGroups.delete(group);
+    this.feeds.groupChanged(group.id);
   }
 
-  #dropVolatileGroup(incarnation: number): void {
-    const id = volatileGroupOf({ node: this.#options.node, incarnation });
-    const group = this.#groups.get(id);
-    if (group === undefined) return;
-    this.#groups.delete(id);
-    this.#shards.delete(id);
+  /** A replica begins here, or has moved away: whoever listens to the group listens elsewhere, if not here. */
+  #replicaCameOrWent(group: Group): void {
+    if (this.groups.get(group.id) === group) return this.#mail.rerouted();
     this.#dirtyGroups.delete(group);
-    this.feeds.groupChanged(id);
-    void group.close();
-    this.#log.dropVolatileGroup(id);
+    this.#replicaChanged(group);
+    this.#mail.rerouted();
   }
 
   /** Batches of this node that no leader has appended yet go to the one that leads now. */
@@ -590,15 +645,34 @@ export class Host {
     this.origin.metadataApplied();
     for (const { node } of this.#peers.all()) this.#mail.tellApplied(node, this.#metadataApplied());
     this.lease.metadataMoved();
+    this.#membersMoved();
+  }
+
+  #membersMoved(): void {
+    // Metadata that are being built anew know of nobody yet who came later.
+    if (!this.groups.get(metadataGroup)!.isReadable || this.metadata.membersVersion === this.#membersVersion) return;
+    this.#membersVersion = this.metadata.membersVersion;
+    // On the disk soon: a cluster that starts anew finds itself by what each node knows of the others.
+    if (this.#neighbours.sync()) this.groups.get(metadataGroup)!.takeSnapshot();
+    this.#replicas.sync();
+    this.#mail.rerouted();
   }
 
   // ---- peers ----
 
   #ownStatus(): OwnStatus {
     const led = new Map<number, number>();
-    for (const { id, halted, raft } of this.groups.values())
-      if (halted === null && raft.role === 'leader' && !isVolatileGroup(id)) led.set(id, raft.term);
+    const followed = new Map<number, number>();
+    const damaged: number[] = [];
+    for (const { id, halted, raft, isDamaged, isRepairing } of this.groups.values()) {
+      if (isVolatileGroup(id)) continue;
+      (halted === null && raft.role === 'leader' ? led : followed).set(id, raft.term);
+      if (isDamaged || isRepairing) damaged.push(id);
+    }
     return {
+      followed,
+      damaged,
+      disk: this.room.own,
       clock: this.#time.own(this.#ports.clock.now()),
       metadataApplied: this.#metadataApplied(),
       metadataHalted: !this.groups.get(metadataGroup)!.isReadable,
@@ -609,7 +683,9 @@ export class Host {
   /** The core of a group that has a replica here, and one that goes on. */
   #liveCore(id: number): Group['raft'] | null {
     const group = this.groups.get(id);
-    return group === undefined || group.halted !== null ? null : group.raft;
+    if (group === undefined || group.halted !== null) return null;
+    // A replica that is new here knows nothing before its leader has spoken to it.
+    return group.isLearning && group.raft.leader === 0 ? null : group.raft;
   }
 
   #peerUp(node: number): void {
@@ -619,10 +695,10 @@ export class Host {
     this.#leadership.campaignWhereNobodyLeads();
   }
 
-  /** A node that the metadata knows under another UUID lost its disk: it must not speak with the old one's voice. */
-  #checkPeer(node: number, name: string, uuid: string): string | null {
-    const record = this.metadata.node(node);
-    if (record === undefined || record.uuid === uuid) return null;
-    return `node ${name} is known with another UUID: its data folder was replaced`;
+  /** This node has left the cluster for good. */
+  #gone(reason: string): void {
+    const { node, nodeName } = this.#options;
+    const sentence = `node ${node} (${nodeName}) has left the cluster for good (${reason}): what its data folder holds is kept elsewhere`;
+    this.#events.fatal(new Error(sentence));
   }
 }

@@ -1,9 +1,10 @@
 // The door of the cluster: the only file that node/ may import.
 
-export type { Cluster, ClusterStatus, GroupStatus } from './cluster.ts';
+export type { Cluster, ClusterStatus, GroupStatus, JoinRequest } from './cluster.ts';
 export { openCluster } from './cluster.ts';
 export type { MessageViews } from './feed/messages.ts';
 export { type Format, type Formation, FormationError, formCluster, parseFormat } from './formation.ts';
+export { type Joining, joinCluster, type Membership, parseMembership } from './joining.ts';
 export type { MessageView } from './machine/commands.ts';
 export {
   CancelFlag,

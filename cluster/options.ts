@@ -1,9 +1,12 @@
 // Every bound and time of the cluster, with its default, and what it tells the process that it runs in. Sizes in bytes, times in
 // milliseconds unless the name says ticks.
 
+import type { Raft } from 'raft-ts';
 import type { LeaseOptions } from './lease/lease-holder.ts';
-import type { LogOptions } from './log/types.ts';
+import type { EntryData, Log, LogOptions } from './log/types.ts';
+import type { Machine } from './machine/machine.ts';
 import type { Arguments, NodeContact } from './machine/metadata-types.ts';
+import type { MachineVersions } from './machine/versions.ts';
 import type { PipeOptions } from './origin/pipe.ts';
 import type { Address } from './ports.ts';
 import type { PeerAddress, TransportOptions } from './transport-types.ts';
@@ -18,14 +21,24 @@ export interface ClusterOptions {
   readonly contact: NodeContact;
   /** Grows at every start, and whenever this node was fenced: durable before it is returned. */
   readonly nextIncarnation: () => Promise<number>;
-  /** All nodes of the cluster, this one too, ascending by number. */
-  readonly nodes: readonly PeerAddress[];
+  /**
+   * The nodes that the cluster was formed with, ascending by number: the same list on every node for ever, also on one that joined later. The
+   * addresses are this node's own matter, and go before what the metadata say of those nodes; port 0: it has none of its own. `uuid`: by the
+   * format; left out: known from the node's first opening.
+   */
+  readonly nodes: readonly (PeerAddress & { readonly uuid?: string })[];
+  /** Further nodes to dial until the metadata are here, and say who belongs to the cluster: for one that joined. Default: none. */
+  readonly contacts?: readonly PeerAddress[];
+  /** Where the other nodes find this one, for the metadata. Default: its address in `nodes`. */
+  readonly address?: Address;
   /** Where this node listens for the others. */
   readonly peerListen: Address;
   readonly secret: string;
   /** The headers of a message, out of its properties as they came: dead letters may go through a headers exchange. Default: none. */
   readonly readHeaders?: (properties: Buffer) => Arguments;
   readonly limits: ClusterLimits;
+  /** The versions of the machines that this code knows. Others than the default are for tests. */
+  readonly machineVersions?: MachineVersions;
 }
 
 export type ReportEvent = (
@@ -39,6 +52,16 @@ export interface HostEvents {
   log: ReportEvent;
   /** The process has to end: the disk failed, or this node must not be part of the cluster. */
   fatal(error: Error): void;
+  /** For who watches a node from within, and only watches: its replicas, once they are recovered. The map follows what replicas there are. */
+  opened?(replicas: ReadonlyMap<number, WatchedReplica>, log: Pick<Log, 'cached'>): void;
+}
+
+export interface WatchedReplica {
+  readonly id: number;
+  readonly raft: Raft<EntryData>;
+  readonly machine: Machine;
+  readonly appliedIndex: number;
+  readonly halted: Error | null;
 }
 
 /** Hearing of a group from another node, and asking it for messages. */
@@ -77,6 +100,15 @@ export interface OutboxOptions {
   readonly queuesPerRouteMax: number;
 }
 
+/** Room on the disk. */
+export interface DiskOptions {
+  /** With less than this free, or a tenth of the disk if that is less, publishers of the whole cluster wait. */
+  readonly freeBytesMin: number;
+  /** With less than this free, or a fiftieth of the disk if that is less, no group with a replica there takes messages. */
+  readonly reserveBytes: number;
+  readonly checkMilliseconds: number;
+}
+
 export interface ClusterLimits {
   /** Raft groups that hold queues. Fixed when the cluster is formatted. */
   readonly shards: number;
@@ -92,13 +124,19 @@ export interface ClusterLimits {
   readonly inflightMessagesMax: number;
   readonly uncommittedBytesMax: number;
   readonly snapshotChunkBytes: number;
-  /** Bytes of entries applied in one turn of the event loop. */
+  /**
+   * What a replica that is new on its node is sent in a second, beyond what its group writes meanwhile. More is sooner whole, and leaves less
+   * of disks and network to publishers.
+   */
+  readonly catchUpBytesPerSecond: number;
+  /** Bytes of entries applied in one turn of the event loop, by all groups together; a message counts for 1 KiB more. */
   readonly applyBytesPerTurn: number;
   /** A group takes a snapshot after this many bytes or entries of log. */
   readonly snapshotEveryBytes: number;
   readonly snapshotEveryEntries: number;
   /** Batches that wait at a leader for its metadata to catch up. */
   readonly parkedBatchesMax: number;
+  readonly disk: DiskOptions;
   /** A write that takes longer than this: the node gives up its leaderships. */
   readonly diskStallMilliseconds: number;
   /** A node that is silent for this long gets no new messages until it is heard again. */
@@ -114,7 +152,14 @@ export interface ClusterLimits {
   readonly outbox: OutboxOptions;
   readonly log: Pick<
     LogOptions,
-    'fileBytesMax' | 'cacheBytesMax' | 'keptBytesMax' | 'pressureBytes' | 'volatileWaitingBytesMax'
+    | 'fileBytesMax'
+    | 'cacheBytesMax'
+    | 'keptBytesMax'
+    | 'pressureBytes'
+    | 'volatileWaitingBytesMax'
+    | 'compactionBytesPerSecond'
+    | 'compactionSlackBytes'
+    | 'scrubBytesPerSecond'
   >;
   readonly transport: Pick<
     TransportOptions,
@@ -137,10 +182,12 @@ export const defaultLimits: ClusterLimits = {
   inflightMessagesMax: 256,
   uncommittedBytesMax: 64 * mib,
   snapshotChunkBytes: 256 * kib,
+  catchUpBytesPerSecond: 32 * mib,
   applyBytesPerTurn: 4 * mib,
   snapshotEveryBytes: 64 * mib,
   snapshotEveryEntries: 50_000,
   parkedBatchesMax: 1_000,
+  disk: { freeBytesMin: 2048 * mib, reserveBytes: 256 * mib, checkMilliseconds: 1_000 },
   diskStallMilliseconds: 2_000,
   suspectMilliseconds: 1_000,
   nodeDeadMilliseconds: 5_000,
@@ -179,6 +226,9 @@ export const defaultLimits: ClusterLimits = {
     keptBytesMax: 16 * mib,
     pressureBytes: 256 * mib,
     volatileWaitingBytesMax: 16 * mib,
+    compactionBytesPerSecond: 32 * mib,
+    compactionSlackBytes: 64 * mib,
+    scrubBytesPerSecond: 4 * mib,
   },
   transport: {
     frameBytesMax: 64 * mib,
@@ -208,6 +258,10 @@ export function checkLimits(limits: ClusterLimits): void {
   demand(
     limits.feed.silenceMilliseconds >= 2 * limits.feed.heartbeatMilliseconds,
     'silenceMilliseconds must be at least twice heartbeatMilliseconds',
+  );
+  demand(
+    limits.disk.reserveBytes <= limits.disk.freeBytesMin,
+    'the reserve of the disk must be at most what is to be free of it',
   );
   const { lease } = limits;
   demand(lease.milliseconds > lease.renewMilliseconds, 'a lease must be longer than the part of it that is renewed');

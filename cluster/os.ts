@@ -71,6 +71,10 @@ export function createDisk(root: string): Disk {
       if ((await fs.promises.lstat(target)).isDirectory()) await fs.promises.rmdir(target);
       else await fs.promises.unlink(target);
     },
+    async space() {
+      const { bsize, bavail, blocks } = await fs.promises.statfs(base);
+      return { free: bavail * bsize, total: blocks * bsize };
+    },
     async syncFolder(folder) {
       const handle = await fs.promises.open(resolve(folder), 'r');
       try {

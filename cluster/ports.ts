@@ -28,6 +28,8 @@ export interface Disk {
   rename(from: string, to: string): Promise<void>;
   remove(path: string): Promise<void>;
   syncFolder(path: string): Promise<void>;
+  /** Bytes that are free for this process, and bytes in all, of what the tree lies on. */
+  space(): Promise<{ readonly free: number; readonly total: number }>;
 }
 
 /**

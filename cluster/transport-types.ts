@@ -1,6 +1,6 @@
 // Peers: what the host asks of the transport. Types only.
 
-import type { Address, Ports } from './ports.ts';
+import type { Address, Connection, Ports } from './ports.ts';
 
 export interface PeerAddress {
   readonly node: number;
@@ -53,6 +53,12 @@ export interface TransportEvents {
   refused(address: string, reason: string): void;
   /** Is this identity acceptable by what the metadata knows? Null: yes; else the reason to give. */
   checkPeer(node: number, name: string, uuid: string, incarnation: number): string | null;
+  /** Has this node left the cluster for good, by what the metadata knows? It is told so when it calls. */
+  isGone(node: number): boolean;
+  /** A node of the cluster says that this one has left it for good. */
+  gone(reason: string): void;
+  /** A node that proved to know the secret asks to be let in; the connection is the callee's from here on. Left out: it is closed. */
+  joining?(connection: Connection, peer: { readonly name: string; readonly uuid: string }): void;
 }
 
 export interface Transport {
@@ -66,6 +72,8 @@ export interface Transport {
   /** Bytes queued or waiting for the socket; `send` takes frames until the bound above. */
   bufferedBytes(node: number, lane: Lane): number;
   isUp(node: number): boolean;
+  /** From now on these are the peers, whoever else there was: new ones are dialled, others are let go, without `down`. */
+  setPeers(peers: readonly PeerAddress[]): void;
   /** The newest incarnation that proved itself, 0 if none did. */
   incarnationOf(node: number): number;
   /** Sends what is queued, then ends all. No event follows the call. */

@@ -15,12 +15,20 @@ import {
   type HandshakeParty,
   type Identity,
   isFormation,
+  isJoining,
   nonceBytes,
 } from './transport/handshake.ts';
 import { type OutgoingLane, silentTicksMax } from './transport/lanes.ts';
 import { type Negotiation, negotiate } from './transport/negotiate.ts';
-import { Peer } from './transport/peer.ts';
-import type { CreateTransport, Lane, Transport, TransportEvents, TransportOptions } from './transport-types.ts';
+import { Peer, type PeerContext } from './transport/peer.ts';
+import type {
+  CreateTransport,
+  Lane,
+  PeerAddress,
+  Transport,
+  TransportEvents,
+  TransportOptions,
+} from './transport-types.ts';
 
 /** Accepted connections that may be in their handshake at once; one more ends the oldest, which has had its chance. */
 const strangersMax = 64;
@@ -39,21 +47,20 @@ class PeerTransport implements Transport {
   readonly #peers = new Map<number, Peer>();
   readonly #strangers = new Set<Negotiation>();
   readonly #refusals = new Map<string, number>();
+  readonly #peerContext: PeerContext;
   #unflushed: OutgoingLane[] = [];
   #listener: { close(): Promise<void> } | null = null;
   #tickTimer: Timer | null = null;
+  #started = false;
   #closed = false;
 
   constructor(ports: Pick<Ports, 'net' | 'clock' | 'random'>, options: TransportOptions, events: TransportEvents) {
-    // A node alone needs none: whoever calls is no peer, and is sent away.
-    if (options.secret === '' && options.peers.some((peer) => peer.node !== options.node))
-      throw new Error('a transport between nodes needs the secret of the cluster');
     this.#ports = ports;
     this.#options = options;
     this.#events = events;
     const { clusterId, node, nodeName: name, nodeUuid: uuid, incarnation } = options;
     this.#self = { clusterId, node, name, uuid, incarnation };
-    const context = {
+    this.#peerContext = {
       ports,
       options,
       events,
@@ -62,16 +69,38 @@ class PeerTransport implements Transport {
       refused: (address: string, reason: string) => this.#refused(address, reason),
       flushSoon: (lane: OutgoingLane) => this.#flushSoon(lane),
     };
-    for (const address of options.peers)
-      if (address.node !== node) this.#peers.set(address.node, new Peer(address, context));
+    this.setPeers(options.peers);
   }
 
   async start(): Promise<void> {
     const listener = await this.#ports.net.listen(this.#options.listen, (connection) => this.#accept(connection));
     if (this.#closed) return listener.close();
     this.#listener = listener;
+    this.#started = true;
     for (const peer of this.#peers.values()) peer.dial();
     this.#planTick();
+  }
+
+  setPeers(peers: readonly PeerAddress[]): void {
+    const others = peers.filter(({ node }) => node !== this.#options.node);
+    // A node alone needs none: whoever calls is no peer, and is sent away.
+    if (this.#options.secret === '' && others.length > 0)
+      throw new Error('a transport between nodes needs the secret of the cluster');
+    for (const [node, peer] of this.#peers) {
+      if (others.some((other) => other.node === node)) continue;
+      this.#peers.delete(node);
+      peer.close();
+    }
+    for (const address of others) {
+      const known = this.#peers.get(address.node);
+      if (known !== undefined) {
+        known.address = address;
+        continue;
+      }
+      const peer = new Peer(address, this.#peerContext);
+      this.#peers.set(address.node, peer);
+      if (this.#started && !this.#closed) peer.dial();
+    }
   }
 
   send(node: number, lane: Lane, kind: number, pieces: readonly Uint8Array[]): boolean {
@@ -111,7 +140,10 @@ class PeerTransport implements Transport {
     const handshake = createAcceptHandshake(this.#party());
     const stranger = negotiate(connection, handshake, clock, this.#options.handshakeMilliseconds, (outcome) => {
       this.#strangers.delete(stranger);
-      if (outcome.kind === 'open' && isFormation(outcome.peer.clusterId)) {
+      if (outcome.kind === 'open' && isJoining(outcome.peer.clusterId)) {
+        if (this.#events.joining === undefined) connection.close();
+        else this.#events.joining(connection, outcome.peer);
+      } else if (outcome.kind === 'open' && isFormation(outcome.peer.clusterId)) {
         // It knows now that there is a cluster; see `formation.ts`.
         connection.close();
         this.#refused(connection.remoteAddress, `node ${outcome.peer.name} has an empty data folder`);
@@ -127,7 +159,8 @@ class PeerTransport implements Transport {
       self: this.#self,
       secret: this.#options.secret,
       nonce: this.#ports.random.bytes(nonceBytes),
-      check: (peer) => (isFormation(peer.clusterId) ? null : this.#check(peer)),
+      check: (peer) => (isFormation(peer.clusterId) || isJoining(peer.clusterId) ? null : this.#check(peer)),
+      isGone: (peer) => peer.clusterId === this.#self.clusterId && this.#events.isGone(peer.node),
     };
   }
 

@@ -47,6 +47,8 @@ const hostAllowed = 'a host name or an IP address';
 const memberPattern =
   /^([1-9][0-9]?)=([A-Za-z0-9][A-Za-z0-9._-]{0,62})@(?:\[([0-9A-Fa-f:.]+)\]|([^[\]:@\s]+)):([0-9]{1,5})$/;
 
+const addressPattern = /^(?:\[([0-9A-Fa-f:.]+)\]|([^[\]:@\s]+)):([0-9]{1,5})$/;
+
 const text = (value: string, pattern: RegExp, allowed: string, doc: string) =>
   ({ kind: 'text', default: value, pattern, allowed, doc, secret: false }) as const;
 const secret = (value: string, pattern: RegExp, allowed: string, doc: string) =>
@@ -75,7 +77,20 @@ export const keys = {
     7,
     memberPattern,
     'NUMBER=NAME@HOST:PEERPORT, separated by commas',
-    'all nodes of the cluster as 1=n1@host:25672,2=…; empty: this node alone',
+    'all nodes that the cluster is formed of as 1=n1@host:25672,2=…; empty: this node alone',
+  ),
+  'cluster.join': list(
+    [],
+    16,
+    addressPattern,
+    'HOST:PEERPORT, separated by commas',
+    'joins a cluster that exists, by any of these nodes of it; in place of cluster.nodes, for a node with an empty data folder',
+  ),
+  'cluster.replaces': text(
+    '',
+    /^$|^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/,
+    'name or number of a node of the cluster',
+    'with cluster.join: the node whose place this one takes, and which leaves',
   ),
   'cluster.secret': secret(
     '',
@@ -148,6 +163,12 @@ export const keys = {
 
   'peer.host': text('127.0.0.1', hostPattern, hostAllowed, 'address to listen on for the other nodes'),
   'peer.port': integer(0, 0, 65535, 'port for the other nodes; default (0): the one in cluster.nodes, or 25672'),
+  'peer.address': text(
+    '',
+    new RegExp(`^$|${addressPattern.source}`),
+    'HOST:PORT',
+    'where other nodes reach this one; default: its address in cluster.nodes, or peer.host and peer.port',
+  ),
   'peer.frame.bytes.max': bytes(64 * MiB, 4 * MiB, 512 * MiB, 'largest frame between nodes'),
   'peer.handshake.milliseconds': integer(5000, 50, 60_000, 'time for a peer to prove who it is'),
   'peer.redial.milliseconds': integer(20, 1, 60_000, 'first wait before dialling a peer again; it doubles'),
@@ -190,9 +211,28 @@ export const keys = {
   ),
   'apply.turn.bytes': bytes(4 * MiB, 64 * KiB, 256 * MiB, 'entries applied in one turn of the event loop'),
   'snapshot.chunk.bytes': bytes(256 * KiB, 4 * KiB, 1 * MiB, 'one piece of a snapshot sent to a follower'),
+  'catchup.bytes.per.second': bytes(
+    32 * MiB,
+    64 * KiB,
+    16 * GiB,
+    'what a replica that is new on its node is sent in a second, beyond what is written meanwhile',
+  ),
   'snapshot.every.bytes': bytes(64 * MiB, 64 * KiB, 16 * GiB, 'log of a group after which it takes a snapshot'),
   'snapshot.every.entries': integer(50_000, 100, 100_000_000, 'entries of a group after which it takes a snapshot'),
   'parked.batches.max': integer(1000, 1, 1_000_000, 'batches that wait at a leader for its metadata to catch up'),
+  'disk.free.bytes.min': bytes(
+    2 * GiB,
+    1 * MiB,
+    1024 * GiB,
+    'with less free disk on any node (or a tenth of it, if that is less) publishers wait; everything else goes on',
+  ),
+  'disk.reserve.bytes': bytes(
+    256 * MiB,
+    1 * MiB,
+    1024 * GiB,
+    'with less free disk (or a fiftieth of it, if that is less) no message is taken at all',
+  ),
+  'disk.check.milliseconds': integer(1000, 50, 60_000, 'how often the free disk is looked at'),
   'disk.stall.milliseconds': integer(
     2000,
     100,
@@ -285,6 +325,19 @@ export const keys = {
     1 * GiB,
     'transient messages that wait in memory for the disk',
   ),
+  'log.compaction.rate': bytes(
+    32 * MiB,
+    256 * KiB,
+    16 * GiB,
+    'what rewriting sparse log files may read and write a second',
+  ),
+  'log.scrub.rate': bytes(
+    4 * MiB,
+    0,
+    16 * GiB,
+    'what is read again a second to find rot before it is needed; 0: nothing',
+  ),
+  'log.compaction.slack.bytes': bytes(64 * MiB, 1 * MiB, 1024 * GiB, 'dead entries that are left alone in log files'),
 
   'log.level': choice(
     'info',
@@ -318,13 +371,24 @@ export interface ClusterNode {
   readonly address: Address;
 }
 
+export interface JoinConfig {
+  /** Peer ports of nodes of the cluster. */
+  readonly contacts: readonly Address[];
+  /** Name or number of the node whose place this one takes; null: of none. */
+  readonly replaces: string | null;
+}
+
 /** A valid whole: the settings, and what follows from several of them. */
 export interface NodeConfig {
   readonly settings: Settings;
+  /** 0: the cluster that it joins gives it one, and the data folder knows it. */
   readonly node: number;
   readonly name: string;
-  /** All nodes with this one, by number. */
+  /** All nodes with this one, by number, that the cluster is formed of; none if it joins one. */
   readonly nodes: readonly ClusterNode[];
+  readonly join: JoinConfig | null;
+  /** Where the other nodes reach this one. */
+  readonly address: Address;
   readonly peerListen: Address;
   /** What nodes must have in common to form a cluster: a hash of its name, its nodes' numbers and names, and what cannot change later. */
   readonly formationId: string;
@@ -432,11 +496,39 @@ function parseNodes(settings: Settings): ClusterNode[] | ConfigProblem {
   return nodes.sort((a, b) => a.node - b.node);
 }
 
+function parseAddress(text: string): Address | null {
+  const match = addressPattern.exec(text);
+  const port = Number(match?.[3]);
+  return match !== null && port >= 1 && port <= 65_535 ? { host: match[1] ?? match[2] ?? '', port } : null;
+}
+
+/** Null: this node joins no cluster. */
+function parseJoin(settings: Settings): JoinConfig | ConfigProblem | null {
+  const contacts: Address[] = [];
+  for (const item of settings['cluster.join']) {
+    const address = parseAddress(item);
+    if (address === null) return { key: 'cluster.join', allowed: `ports from 1 to 65535 (not ${item})` };
+    contacts.push(address);
+  }
+  const replaces = settings['cluster.replaces'];
+  if (contacts.length === 0)
+    return replaces === '' ? null : { key: 'cluster.replaces', allowed: 'left out without cluster.join' };
+  if (settings['cluster.nodes'].length > 0)
+    return {
+      key: 'cluster.join',
+      allowed: 'left out where cluster.nodes is given: a node forms a cluster or joins one',
+    };
+  if (settings['node.name'] === '') return { key: 'node.name', allowed: 'a name that no node of the cluster ever had' };
+  if (settings['node.number'] !== 0)
+    return { key: 'node.number', allowed: 'left out: the cluster gives a node that joins its number' };
+  return { contacts, replaces: replaces === '' ? null : replaces };
+}
+
 /** Which of the nodes is this one? */
-function findSelf(settings: Settings, nodes: readonly ClusterNode[]): ClusterNode | ConfigProblem {
+function findSelf(settings: Settings, nodes: readonly ClusterNode[], joins: boolean): ClusterNode | ConfigProblem {
   const { 'node.name': name, 'node.number': node } = settings;
   if (nodes.length === 0) {
-    const number = node || 1;
+    const number = joins ? 0 : node || 1;
     const address = { host: settings['peer.host'], port: settings['peer.port'] || 25672 };
     return { node: number, name: name || `n${number}`, address };
   }
@@ -482,6 +574,7 @@ function checkTogether(settings: Settings, nodesCount: number, peerPort: number)
     fits('publish.batch.bytes.max', 2, 'publish.window.bytes') ??
     fits('peer.redial.milliseconds', 1, 'peer.redial.milliseconds.max') ??
     fits('log.file.bytes', 2, 'log.pressure.bytes') ??
+    fits('disk.reserve.bytes', 1, 'disk.free.bytes.min') ??
     fits('hand.over.milliseconds', 2, 'stop.milliseconds') ??
     fits('node.suspect.milliseconds', 2, 'node.dead.milliseconds')
   );
@@ -491,22 +584,33 @@ function checkTogether(settings: Settings, nodesCount: number, peerPort: number)
 export function resolveConfig(settings: Settings): NodeConfig | ConfigProblem {
   const listed = parseNodes(settings);
   if ('key' in listed) return listed;
-  const self = findSelf(settings, listed);
+  const join = parseJoin(settings);
+  if (join !== null && 'key' in join) return join;
+  const self = findSelf(settings, listed, join !== null);
   if ('key' in self) return self;
-  const nodes = listed.length === 0 ? [self] : listed;
+  const nodes = listed.length > 0 ? listed : join === null ? [self] : [];
   const peerPort = settings['peer.port'] || self.address.port;
-  const problem = checkTogether(settings, nodes.length, peerPort);
+  const problem = checkTogether(settings, join === null ? nodes.length : 2, peerPort);
   if (problem !== null) return problem;
+  const address = settings['peer.address'] === '' ? self.address : parseAddress(settings['peer.address']);
+  if (address === null) return { key: 'peer.address', allowed: 'HOST:PORT with a port from 1 to 65535' };
+  if (join !== null && wildcards.includes(address.host))
+    return { key: 'peer.address', allowed: `given as HOST:PORT, because nobody can call ${address.host}` };
   return {
     settings,
     node: self.node,
     name: self.name,
     nodes,
+    join,
+    address,
     peerListen: { host: settings['peer.host'], port: peerPort },
     formationId: formationIdOf(settings, nodes),
     dataFolder: resolve(settings['data.folder'], self.name),
   };
 }
+
+/** What a node can listen on, and no other can call. */
+const wildcards: readonly string[] = ['0.0.0.0', '::'];
 
 /** Addresses are left out on purpose: a node may move to another one. */
 export function formationIdOf(settings: Settings, nodes: readonly ClusterNode[]): string {
@@ -529,10 +633,16 @@ export function clusterLimits(settings: Settings): ClusterLimits {
     inflightMessagesMax: settings['raft.inflight.messages.max'],
     uncommittedBytesMax: settings['raft.uncommitted.bytes.max'],
     snapshotChunkBytes: settings['snapshot.chunk.bytes'],
+    catchUpBytesPerSecond: settings['catchup.bytes.per.second'],
     applyBytesPerTurn: settings['apply.turn.bytes'],
     snapshotEveryBytes: settings['snapshot.every.bytes'],
     snapshotEveryEntries: settings['snapshot.every.entries'],
     parkedBatchesMax: settings['parked.batches.max'],
+    disk: {
+      freeBytesMin: settings['disk.free.bytes.min'],
+      reserveBytes: settings['disk.reserve.bytes'],
+      checkMilliseconds: settings['disk.check.milliseconds'],
+    },
     diskStallMilliseconds: settings['disk.stall.milliseconds'],
     suspectMilliseconds: settings['node.suspect.milliseconds'],
     nodeDeadMilliseconds: settings['node.dead.milliseconds'],
@@ -576,6 +686,9 @@ export function clusterLimits(settings: Settings): ClusterLimits {
       keptBytesMax: settings['log.kept.bytes'],
       pressureBytes: settings['log.pressure.bytes'],
       volatileWaitingBytesMax: settings['log.volatile.waiting.bytes'],
+      compactionBytesPerSecond: settings['log.compaction.rate'],
+      compactionSlackBytes: settings['log.compaction.slack.bytes'],
+      scrubBytesPerSecond: settings['log.scrub.rate'],
     },
     transport: {
       frameBytesMax: settings['peer.frame.bytes.max'],

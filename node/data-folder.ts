@@ -1,6 +1,8 @@
 // The folder of one node, and the rules about who may use it.
 //
-//   identity         whose folder this is: prepared, then committed, when the cluster is formed (cluster/formation.ts); whole or not at all
+//   identity         whose folder this is: prepared, then committed, when the cluster is formed (cluster/formation.ts) or joined
+//                    (cluster/joining.ts); whole or not at all
+//   joining          the UUID under which this node asks to be let in, until it was
 //   incarnation-<n>  one start of the node. Created exclusively, so a number is never given twice; only the newest stays. Names its process.
 //   pid              the process id, for people and scripts; removed at a clean stop
 //
@@ -8,7 +10,7 @@
 // before anyone sees it. Of two processes that start at once at most one goes on (see `takeIncarnation`). Two machines, or two containers with
 // process ids of their own, on one folder are not seen here: peers then refuse the older incarnation.
 
-import { randomInt } from 'node:crypto';
+import { randomBytes, randomInt } from 'node:crypto';
 import {
   closeSync,
   existsSync,
@@ -23,7 +25,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { type Format, parseFormat } from '../cluster/index.ts';
+import { type Format, type Membership, parseFormat, parseMembership } from '../cluster/index.ts';
 import type { NodeConfig } from './config.ts';
 
 export interface Identity {
@@ -37,6 +39,11 @@ export interface Identity {
   readonly begun: boolean;
   /** Cluster id, and the UUIDs of all nodes at the time. */
   readonly cluster: Format;
+  /** Fixed when the cluster was formed. */
+  readonly shards: number;
+  readonly replication: number;
+  /** Of a node that joined a cluster which others had formed. */
+  readonly membership: Membership | null;
 }
 
 export interface DataFolder {
@@ -46,6 +53,10 @@ export interface DataFolder {
   /** Writes the identity, durably. */
   prepare(format: Format): void;
   commit(format: Format): void;
+  /** The UUID under which this node asks to be let in: chosen once, durable before anyone sees it. */
+  joiningUuid(): string;
+  /** It was let in: writes the identity, durably. */
+  joined(membership: Membership): void;
   /** The store is open: from now on the folder is refused without it. */
   begin(): void;
   /** The first call gives the number of this start, every later one a new number; each is durable and was never given before. */
@@ -64,6 +75,8 @@ export type DataFolderResult =
   | { readonly ok: true; readonly folder: DataFolder }
   | { readonly ok: false; readonly error: string };
 
+/** What its log cannot be without: a copy is enough. */
+const manifestNames = ['manifest', 'manifest.copy'];
 /** What the cluster part keeps, within the folder. */
 export const storeFolder = 'store';
 
@@ -74,7 +87,7 @@ const incarnationPattern = /^incarnation-([1-9][0-9]{0,15})$/;
  */
 const incarnationRandom = 2 ** 12;
 /** What a first start that was interrupted may leave behind. */
-const harmlessPattern = /^(incarnation-[1-9][0-9]{0,15}|identity\.temporary|pid|pid\.temporary)$/;
+const harmlessPattern = /^(incarnation-[1-9][0-9]{0,15}|(identity|joining|pid)\.temporary|joining|pid)$/;
 
 /** Why this node must not use its folder, or null. Reads only. */
 export function checkDataFolder(config: NodeConfig): string | null {
@@ -111,14 +124,21 @@ function openedFolder(config: NodeConfig, found: Identity | null, first: number,
       return identity;
     },
     prepare(format) {
-      identity = writeIdentity(config, format, false);
+      identity = writeIdentity(path, formedIdentity(config, format, false));
     },
     commit(format) {
-      identity = writeIdentity(config, format, true);
+      identity = writeIdentity(path, formedIdentity(config, format, true));
+    },
+    joiningUuid: () => joiningUuid(path),
+    joined(membership) {
+      const { node, format, shards, replication } = membership;
+      const formed = formedIdentity(config, format, true);
+      identity = writeIdentity(path, { ...formed, node, shards, replication, membership });
+      rmSync(join(path, 'joining'), { force: true });
     },
     begin() {
       if (identity === null) throw new Error('a folder without an identity has no store');
-      if (!identity.begun) identity = writeIdentity(config, identity.cluster, true, true);
+      if (!identity.begun) identity = writeIdentity(path, { ...identity, begun: true });
     },
     nextIncarnation() {
       if (given) {
@@ -192,10 +212,14 @@ function inspect(path: string): Found | string {
   // The first incarnation is durable before the identity, and none goes before its successor is; without one, numbers would repeat.
   if (incarnations(path).length === 0) return `data folder ${path}: damaged, its incarnation file is missing`;
   const identity = readIdentity(path);
-  if (typeof identity === 'object' && identity.begun && !existsSync(join(path, storeFolder, 'manifest')))
+  if (
+    typeof identity === 'object' &&
+    identity.begun &&
+    !manifestNames.some((name) => existsSync(join(path, storeFolder, name)))
+  )
     return (
       `data folder ${path}: its store is gone, and with it what this node has confirmed: it must not come back under its old ` +
-      'identity. Put the store back, or add a node with a new name'
+      'identity. Put the store back, or start a node with a new name in its place (warren cluster replace)'
     );
   return typeof identity === 'string' ? identity : { identity, owner: livingOwner(path) };
 }
@@ -210,18 +234,33 @@ function readIdentity(path: string): Identity | string {
   }
   if (found.format !== 1)
     return `data folder ${path}: written by another version of Warren (format ${String(found.format)})`;
-  const { clusterName, node, name, committed, begun } = found;
+  const { clusterName, node, name, committed, begun, shards, replication } = found;
   const cluster = parseFormat(found.cluster);
+  const membership = found.membership === null ? null : parseMembership(found.membership);
   if (
     cluster === null ||
     typeof clusterName !== 'string' ||
     typeof name !== 'string' ||
     typeof committed !== 'boolean' ||
     typeof begun !== 'boolean' ||
-    !cluster.nodes.some((known) => known.node === node)
+    !Number.isInteger(shards) ||
+    !Number.isInteger(replication) ||
+    (found.membership !== null && membership?.node !== node) ||
+    (membership === null && !cluster.nodes.some((known) => known.node === node))
   )
     return `data folder ${path}: its identity file is damaged`;
-  return { format: 1, clusterName, node: Number(node), name, committed, begun, cluster };
+  return {
+    format: 1,
+    clusterName,
+    node: Number(node),
+    name,
+    committed,
+    begun,
+    cluster,
+    shards: Number(shards),
+    replication: Number(replication),
+    membership,
+  };
 }
 
 function refusal(config: NodeConfig, found: Found): string | null {
@@ -232,15 +271,35 @@ function refusal(config: NodeConfig, found: Found): string | null {
     if (identity.clusterName !== clusterName) {
       return `${at} belongs to cluster "${identity.clusterName}", not to "${clusterName}"`;
     }
-    if (identity.node !== config.node || identity.name !== config.name) {
-      return `${at} belongs to node ${identity.node} "${identity.name}", not to node ${config.node} "${config.name}"`;
-    }
-    const members = membersText(identity.cluster.nodes);
-    if (members !== membersText(config.nodes)) {
-      return `${at} belongs to a cluster of the nodes ${members}, not of ${membersText(config.nodes)}`;
-    }
+    const refused =
+      identity.membership === null ? refusalOfFounder(config, identity) : refusalOfJoined(config, identity);
+    if (refused !== null) return `${at} ${refused}`;
   }
   return owner === null ? null : `${at} in use by process ${owner.pid}`;
+}
+
+function refusalOfFounder({ node, name, nodes, join, settings }: NodeConfig, identity: Identity): string | null {
+  if (join !== null)
+    return `belongs to node ${identity.node} "${identity.name}", one of those that its cluster was formed of: start it without cluster.join`;
+  if (identity.node !== node || identity.name !== name)
+    return `belongs to node ${identity.node} "${identity.name}", not to node ${node} "${name}"`;
+  const members = membersText(identity.cluster.nodes);
+  if (members !== membersText(nodes))
+    return `belongs to a cluster of the nodes ${members}, not of ${membersText(nodes)}`;
+  for (const key of ['shards', 'replication'] as const)
+    if (identity[key] !== settings[key])
+      return `belongs to a cluster that was formed with ${key} = ${identity[key]}, not ${settings[key]}: that cannot be changed later`;
+  return null;
+}
+
+/** Once in, such a node needs no address to join by, and says the same with it. */
+function refusalOfJoined({ name, settings }: NodeConfig, identity: Identity): string | null {
+  const { 'node.number': number, 'cluster.nodes': nodes } = settings;
+  if (identity.name !== name || (number !== 0 && number !== identity.node))
+    return `belongs to node ${identity.node} "${identity.name}", not to node ${number || '?'} "${name}"`;
+  return nodes.length === 0
+    ? null
+    : `belongs to node ${identity.node} "${identity.name}", which joined its cluster: start it without cluster.nodes`;
 }
 
 const membersText = (nodes: readonly { readonly node: number; readonly name: string }[]): string =>
@@ -301,16 +360,35 @@ function ownerOf(path: string, incarnation: number): ProcessName | null {
   }
 }
 
-function writeIdentity(
-  { settings, node, name, dataFolder }: NodeConfig,
-  cluster: Format,
-  committed: boolean,
-  begun = false,
-): Identity {
-  const clusterName = settings['cluster.name'];
-  const identity: Identity = { format: 1, clusterName, node, name, committed, begun, cluster };
-  replaceFile(dataFolder, 'identity', `${JSON.stringify(identity, null, 2)}\n`);
+function formedIdentity({ settings, node, name }: NodeConfig, cluster: Format, committed: boolean): Identity {
+  const { 'cluster.name': clusterName, shards, replication } = settings;
+  return {
+    format: 1,
+    clusterName,
+    node,
+    name,
+    committed,
+    begun: false,
+    cluster,
+    shards,
+    replication,
+    membership: null,
+  };
+}
+
+function writeIdentity(path: string, identity: Identity): Identity {
+  replaceFile(path, 'identity', `${JSON.stringify(identity, null, 2)}\n`);
   return identity;
+}
+
+function joiningUuid(path: string): string {
+  if (existsSync(join(path, 'joining'))) {
+    const { uuid } = Object(JSON.parse(readFileSync(join(path, 'joining'), 'utf8')));
+    if (typeof uuid === 'string' && uuid !== '') return uuid;
+  }
+  const uuid = randomBytes(16).toString('hex');
+  replaceFile(path, 'joining', `${JSON.stringify({ uuid })}\n`);
+  return uuid;
 }
 
 function release(path: string, incarnation: number, self: ProcessName): void {

@@ -8,6 +8,7 @@ const help = `usage: warren COMMAND
 
   start      a whole cluster on this machine ("warren start --help")
   node       one node, from a config file or the environment ("warren node --help")
+  cluster    the nodes of a running cluster: status, join, leave, replace ("warren cluster --help")
   rebuild    builds a node's replica of a group anew ("warren rebuild --help")
   version    the version of Warren
   help       this text`;
@@ -28,6 +29,12 @@ async function main(command: string | undefined, flags: readonly string[]): Prom
       const { rebuildGroup, rebuildHelp } = await import('./rebuild-command.ts');
       if (wantsHelp) return console.log(rebuildHelp);
       process.exitCode = await rebuildGroup(flags);
+      return;
+    }
+    case 'cluster': {
+      const { clusterHelp, runClusterCommand } = await import('./cluster-command.ts');
+      if (wantsHelp) return console.log(clusterHelp);
+      process.exitCode = await runClusterCommand(flags);
       return;
     }
     case 'version':

@@ -1,12 +1,21 @@
 // Joins one node's parts: ports → cluster → broker → AMQP.
 
 import { join } from 'node:path';
-import { createPorts, type Format, type Formation, formCluster, openCluster } from '../cluster/index.ts';
+import {
+  type ClusterOptions,
+  createPorts,
+  type Format,
+  type Formation,
+  formCluster,
+  type Joining,
+  joinCluster,
+  openCluster,
+} from '../cluster/index.ts';
 import { readHeaders } from './amqp/properties.ts';
 import { type AmqpServer, createAmqpServer } from './amqp/server.ts';
 import { Broker } from './broker/broker.ts';
-import { amqpOptions, clusterLimits } from './config.ts';
-import { storeFolder } from './data-folder.ts';
+import { amqpOptions, clusterLimits, type JoinConfig, type NodeConfig } from './config.ts';
+import { type Identity, storeFolder } from './data-folder.ts';
 import { EventLoopDelay } from './event-loop.ts';
 import type { CreateParts, NodeContext, NodeParts } from './server.ts';
 
@@ -18,6 +27,7 @@ class Parts implements NodeParts {
   #amqp: AmqpServer | null = null;
   readonly #ports;
   #formation: Formation | null = null;
+  #joining: Joining | null = null;
   readonly #eventLoop = new EventLoopDelay();
 
   constructor(context: NodeContext) {
@@ -30,6 +40,7 @@ class Parts implements NodeParts {
     const { settings } = config;
     const { identity } = folder;
     if (identity?.committed === true) return;
+    if (config.join !== null) return this.#joinCluster(config.join);
     const options = {
       settingsId: config.formationId,
       node: config.node,
@@ -51,7 +62,34 @@ class Parts implements NodeParts {
     log.info({ clusterId }, 'the cluster is formed');
   }
 
+  /** The folder knows its UUID before anybody is asked, and the number before it is used. */
+  async #joinCluster({ contacts, replaces }: JoinConfig): Promise<void> {
+    const { config, folder, log } = this.#context;
+    const { settings } = config;
+    this.#joining = joinCluster(
+      {
+        clusterName: settings['cluster.name'],
+        nodeName: config.name,
+        uuid: folder.joiningUuid(),
+        address: config.address,
+        replaces,
+        contacts,
+        secret: settings['cluster.secret'],
+        handshakeMilliseconds: settings['peer.handshake.milliseconds'],
+        redialMilliseconds: settings['peer.redial.milliseconds'],
+        redialMillisecondsMax: settings['peer.redial.milliseconds.max'],
+        report: (level, event, details) => log[level](details, event),
+      },
+      this.#ports,
+    );
+    const membership = await this.#joining.done;
+    folder.joined(membership);
+    this.#joining = null;
+    log.info({ clusterId: membership.format.clusterId, node: membership.node }, 'the node was let into the cluster');
+  }
+
   formingWith(): string | null {
+    if (this.#joining !== null) return `the node waits to be let into the cluster: ${this.#joining.waitingFor()}`;
     if (this.#formation === null) return null;
     const missing = this.#formation.missing();
     return missing.length === 0
@@ -61,31 +99,28 @@ class Parts implements NodeParts {
 
   stopForming(): void {
     this.#formation?.cancel();
+    this.#joining?.cancel();
   }
 
   async open(): Promise<void> {
     const { config, folder, log, fatal } = this.#context;
     const { settings } = config;
-    const { cluster: format, node } = folder.identity!;
     const ports = this.#ports;
     const cluster = await openCluster(
       {
         clusterName: settings['cluster.name'],
-        clusterId: format.clusterId,
-        node: config.node,
+        ...membersOf(config, folder.identity!),
         nodeName: config.name,
-        nodeUuid: format.nodes.find((known) => known.node === node)!.uuid,
         contact: {
           pid: process.pid,
           amqp: `${settings['amqp.host'][0]}:${settings['amqp.port']}`,
           http: `${settings['http.host'][0]}:${settings['http.port']}`,
         },
         nextIncarnation: async () => folder.nextIncarnation(),
-        nodes: config.nodes,
         peerListen: config.peerListen,
+        address: config.address,
         secret: settings['cluster.secret'],
         readHeaders,
-        limits: clusterLimits(settings),
       },
       ports,
       { log: (level, event, details) => log[level](details, event), fatal },
@@ -121,6 +156,10 @@ class Parts implements NodeParts {
     return this.#cluster === null ? 'there is no cluster yet' : this.#cluster.rebuild(group);
   }
 
+  async leave(node: number): Promise<string | null> {
+    return this.#cluster === null ? 'there is no cluster yet' : this.#cluster.leave(node);
+  }
+
   async stopAccepting(): Promise<void> {
     await this.#amqp?.stopAccepting();
   }
@@ -137,4 +176,21 @@ class Parts implements NodeParts {
     await this.#cluster?.stop();
     this.#eventLoop.stop();
   }
+}
+
+/** Who this node is, and what the cluster was formed of. One that joined has that from its folder: its settings say nothing of it. */
+function membersOf(
+  config: NodeConfig,
+  { cluster, node, membership }: Identity,
+): Pick<ClusterOptions, 'clusterId' | 'node' | 'nodeUuid' | 'nodes' | 'contacts' | 'limits'> {
+  const { clusterId } = cluster;
+  const limits = clusterLimits(config.settings);
+  if (membership !== null) {
+    const { uuid, contacts, shards, replication } = membership;
+    const nodes = cluster.nodes.map((known) => ({ ...known, address: { host: '', port: 0 } }));
+    return { clusterId, node, nodeUuid: uuid, nodes, contacts, limits: { ...limits, shards, replication } };
+  }
+  const uuidOf = (number: number) => cluster.nodes.find((known) => known.node === number)!.uuid;
+  const nodes = config.nodes.map((known) => ({ ...known, uuid: uuidOf(known.node) }));
+  return { clusterId, node, nodeUuid: uuidOf(node), nodes, limits };
 }

@@ -30,6 +30,8 @@ export interface NodeParts {
   status(): StatusView;
   /** Builds this node's replica of a group anew. Null: it has begun; else why not. From the end of `open` on. */
   rebuild(group: number): Promise<string | null>;
+  /** A node of the cluster is to leave it. Null: that has begun; else why not. From the end of `open` on. */
+  leave(node: number): Promise<string | null>;
   /** No new AMQP connections. */
   stopAccepting(): Promise<void> | void;
   /** Gives leaderships to other nodes, as far as there are any; bounded in time by itself. */
@@ -61,6 +63,8 @@ export interface NodeServer {
 export function createNodeServer(context: NodeContext, createParts: CreateParts): NodeServer {
   return new Server(context, createParts);
 }
+
+const notOpen = 'the node is starting, or stopping';
 
 class Server implements NodeServer {
   readonly #context: NodeContext;
@@ -121,7 +125,8 @@ class Server implements NodeServer {
       {
         phase: () => this.#phase,
         status: () => (this.#opened ? (this.#parts?.status() ?? null) : null),
-        rebuild: async (group) => (this.#opened ? this.#parts!.rebuild(group) : 'the node is starting, or stopping'),
+        rebuild: async (group) => (this.#opened ? this.#parts!.rebuild(group) : notOpen),
+        leave: async (node) => (this.#opened ? this.#parts!.leave(node) : notOpen),
         formingWith: () => this.#parts?.formingWith() ?? null,
         failed: (path, error) => log.error({ path, err: error }, 'an HTTP request failed'),
       },

@@ -34,6 +34,7 @@ type ZoneName =
   | 'http'
   | 'broker'
   | 'process'
+  | 'history'
   | 'chaos'
   | 'test';
 
@@ -148,11 +149,13 @@ const zones: readonly Zone[] = [
     globals: 'all',
   },
   { name: 'process', files: /^node\//, imports: [...inNode, 'cli'], modules: 'all', globals: 'all' },
-  { name: 'chaos', files: /^chaos\//, imports: ['chaos'], modules: 'all', globals: 'all' },
+  { name: 'history', files: /^test\/history(\.ts$|\/)/, imports: ['history'], modules: 'none', globals: 'pure' },
+  // Public protocols only, and the judge of what their clients saw.
+  { name: 'chaos', files: /^chaos\//, imports: ['chaos', 'history'], modules: 'all', globals: 'all' },
   {
     name: 'test',
     files: /^test\//,
-    imports: [...inCluster, ...inNode, 'os', 'cli', 'chaos', 'test'],
+    imports: [...inCluster, ...inNode, 'os', 'cli', 'history', 'chaos', 'test'],
     modules: 'all',
     globals: 'all',
   },
@@ -400,6 +403,8 @@ describe('the checker', () => {
     ['node/http/server.ts', "import { x } from '../amqp/session.ts';"],
     ['node/cli.ts', "import { Broker } from './broker/broker.ts';"],
     ['chaos/run.ts', "import { Broker } from '../node/broker/broker.ts';"],
+    ['chaos/run.ts', "import { MemoryCluster } from '../test/support/memory-cluster.ts';"],
+    ['test/history.ts', "import type { Entry } from 'raft-ts';"],
     ['chaos/run.ts', "import type { Machine } from '../cluster/machine/machine.ts';"],
   ])('%s may not: %s', (path, source) => {
     const [first, ...rest] = check(path, source);
@@ -419,6 +424,7 @@ describe('the checker', () => {
     ['node/amqp/table.ts', "import type { Arguments } from '../../cluster/index.ts';"],
     ['node/amqp/channel.ts', "import { BrokerError } from '../errors.ts';\nimport { x } from './table.ts';"],
     ['node/amqp/session.ts', "import { x } from './channel.ts';\nimport { createServer } from 'node:net';"],
+    ['chaos/run.ts', "import { checkHistory } from '../test/history.ts';"],
     ['chaos/run.ts', "import amqplib from 'amqplib';\nimport { x } from './faults.ts';"],
     ['test/machine/a.test.ts', "import { x } from '../../cluster/machine/commands.ts';"],
     ['node/main.ts', "const text = \"import { x } from '../cluster/host.ts'\"; // import '../cluster/host.ts'"],

@@ -18,14 +18,21 @@ export default defineConfig({
       project(
         'unit',
         [
+          'test/history.test.ts',
           'test/raft-ts/**/*.test.ts',
           'test/machine/**/*.test.ts',
+          'test/golden/**/*.test.ts',
+          'test/sim/faults.test.ts',
+          'test/sim/invariants.test.ts',
+          'test/sim/museum.test.ts',
           'test/amqp/**/*.test.ts',
           'test/cluster/**/*.test.ts',
           'test/node/**/*.test.ts',
         ],
         { testTimeout: 30_000 },
       ),
+      // The whole cluster under a few dozen seeds: minutes of one core.
+      project('sim', ['test/sim/sim.test.ts'], { testTimeout: 240_000 }),
       project('contract', ['test/contract/**/*.test.ts'], { testTimeout: 60_000 }),
       project('interop', ['test/interop/**/*.test.ts'], {
         testTimeout: 120_000,

@@ -5,15 +5,7 @@
 
 import { LogError } from '../log/index.ts';
 import type { Log } from '../log/types.ts';
-import {
-  CommandKind,
-  commandOffset,
-  type MessageView,
-  PublishFlag,
-  readBatchHeader,
-  readPart,
-  viewMessage,
-} from '../machine/commands.ts';
+import { CommandKind, findCommand, type MessageView, PublishFlag, readPart, viewMessage } from '../machine/commands.ts';
 import type { Machine } from '../machine/machine.ts';
 
 /** Where a piece of a message lies. */
@@ -95,7 +87,7 @@ export class Messages {
       // A message that says it has parts, and of which none are known, is nobody's any more.
       if (place === undefined) return done(pieces.length > 0 ? pieces : null);
       this.#payload(group, place.index, (payload) => {
-        const at = payload === null ? -1 : commandOffset(payload, place.ordinal);
+        const at = payload === null ? -1 : findCommand(payload, place.ordinal);
         if (payload === null || payload[at] !== CommandKind.part) return done(null);
         pieces.push(readPart(payload, at).bytes);
         next();
@@ -107,12 +99,11 @@ export class Messages {
   #payload(group: number, entry: number, done: (payload: Buffer | null, isGone: boolean) => void): void {
     const { log, damaged } = this.#context;
     if (!log.has(group, entry)) return done(null, true);
-    log.read(group, entry, entry, 1, (error, entries) => {
+    log.readLive(group, entry, (error, found) => {
       // Missing: settled and collected since. Anything else is damage, but for the end of this process.
       const code = error instanceof LogError ? error.code : null;
       const isMissing = code === 'missing';
       if (error !== null && !isMissing && code !== 'closed') damaged(group, error);
-      const found = entries[0];
       const payload = error === null && found?.kind === 'data' ? found.data.payload : null;
       done(payload, error === null || isMissing);
     });
@@ -121,7 +112,7 @@ export class Messages {
 
 /** Null: there is no message of this ordinal. Who asks may be another node. */
 function viewIfMessage(payload: Buffer, ordinal: number): MessageView | null {
-  if (ordinal >= readBatchHeader(payload).commandCount) return null;
-  const kind = payload[commandOffset(payload, ordinal)];
+  const at = findCommand(payload, ordinal);
+  const kind = at < 0 ? undefined : payload[at];
   return kind === CommandKind.publish || kind === CommandKind.transfer ? viewMessage(payload, ordinal) : null;
 }

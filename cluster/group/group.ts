@@ -13,25 +13,44 @@
 
 import { crc32 } from 'node:zlib';
 import { createRaft, type IncomingMessage, type Raft, type Ready, type Restored, type SnapshotMeta } from 'raft-ts';
+import { isDamage, unknownIndex } from '../log/index.ts';
 import type { EntryData, GroupWrite, Log, LogEntry } from '../log/types.ts';
-import { type BatchHeader, batchHeaderBytes, checkBatch, OriginKind, readBatchHeader } from '../machine/commands.ts';
+import {
+  type BatchHeader,
+  batchHeaderBytes,
+  checkBatch,
+  commandCountOf,
+  hasMessages,
+  OriginKind,
+  readBatchHeader,
+} from '../machine/commands.ts';
 import type { Machine } from '../machine/machine.ts';
 import type { ClusterLimits } from '../options.ts';
 import type { BatchAnswer } from '../peers/wire.ts';
 import { Snapshots } from './snapshots.ts';
 import { StateHashes } from './state-hashes.ts';
 
-export const machineVersion = 1;
+/** Read ahead of applying, at a time. */
+const readAheadBytes = 512 * 1024;
+/** What applying an entry costs, in bytes, beside its own; and each of its commands: those of small messages are what takes the time. */
+const entryCost = 64;
+const commandCost = 1024;
 
 export interface GroupHost {
   readonly node: number;
+  /** What may still be applied in this turn, by all groups together, in bytes. */
+  readonly turn: { budget: number };
   readonly log: Log;
   readonly limits: ClusterLimits;
   /** The present, in milliseconds since 1970, for an entry that follows one with the stamp `last`: never less. */
   stamp(last: number): number;
   random(bound: number): number;
+  /** The version that the metadata say entries are to be of. */
+  machineVersion(): number;
   /** This group has something to do: `advance` is called at the end of the turn. */
   dirty(group: Group): void;
+  /** False: a node with a replica of this group has no room left on its disk for messages. */
+  hasRoom(group: Group): boolean;
   /** Before a batch is appended: `ready` when all that it depends on is in this group's log. */
   prepare(group: Group, header: BatchHeader): 'ready' | 'wait';
   answer(node: number, group: number, header: BatchHeader, answer: BatchAnswer, expected: number, leader: number): void;
@@ -75,8 +94,9 @@ export class Group {
   readonly #hashes = new StateHashes();
   /** Index of the last entry applied to the machine. */
   #applied: number;
-  /** Sessions have seen the state up to here: one before that is not for them. */
-  readonly #readableFrom: number;
+  /** Sessions have seen the state up to here: one before that is not for them. Infinity: nobody knows yet how far it has to come. */
+  #readableFrom: number;
+  #writtenBytes = 0;
   #halted: Error | null = null;
   /** The core itself failed, or this replica was replaced: it is not asked for anything any more. */
   #closed = false;
@@ -132,6 +152,14 @@ export class Group {
   get halted(): Error | null {
     return this.#halted;
   }
+  /** It stopped because bytes of it are rotten or gone, not because of a bug: it can be built anew by itself. */
+  get isDamaged(): boolean {
+    return isDamage(this.#halted);
+  }
+  /** It lost what it may have acknowledged, and does not have it again yet. */
+  get isRepairing(): boolean {
+    return this.#repairTo > 0;
+  }
   get snapshotIndex(): number {
     return this.#snapshots.index;
   }
@@ -140,7 +168,15 @@ export class Group {
   }
   /** May sessions read the machine's state? Not of a halted replica, nor of one that is behind what they have seen. */
   get isReadable(): boolean {
-    return this.#halted === null && this.#applied >= this.#readableFrom;
+    return this.#halted === null && !this.#closed && this.#applied >= this.#readableFrom;
+  }
+  /** It is new on this node, and may lack anything: nobody reads it before `vouch`. */
+  get isLearning(): boolean {
+    return this.#readableFrom === Number.POSITIVE_INFINITY;
+  }
+  /** Bytes of entries that this replica has written. */
+  get writtenBytes(): number {
+    return this.#writtenBytes;
   }
   /** Sessions here may have seen the state up to this index. */
   get seenTo(): number {
@@ -154,6 +190,13 @@ export class Group {
   /** The stamp of an entry that would be made now. */
   stamp(): number {
     return this.#host.stamp(this.#lastStamp);
+  }
+
+  /** It is one of the replicas that count: once it has applied what it has now, it is read like any other. */
+  vouch(): void {
+    if (!this.isLearning) return;
+    this.#readableFrom = this.acknowledgedTo;
+    if (this.isReadable) this.#host.installed(this);
   }
 
   // ---- batches ----
@@ -204,7 +247,8 @@ export class Group {
     this.#lastStamp = this.stamp();
     const data: EntryData = {
       stamp: this.#lastStamp,
-      machineVersion,
+      // The metadata here may lag: the state knows what others have written.
+      machineVersion: Math.max(this.#host.machineVersion(), this.machine.version),
       stateHash: this.#hashes.carriedBy(this.raft.lastIndex + 1),
       payload,
       checksum,
@@ -235,6 +279,7 @@ export class Group {
       };
     if (header.sequence < expected.next) return true; // seen before
     if (header.sequence > expected.next) return this.#refuse(header, from, 'expected', expected.next);
+    if (!this.#host.hasRoom(this) && hasMessages(payload)) return this.#refuse(header, from, 'full');
     if (this.#host.prepare(this, header) === 'wait') return false;
     if (!this.propose(payload, checksum))
       return this.#refuse(header, from, this.raft.role === 'leader' ? 'full' : 'notLeader');
@@ -286,6 +331,7 @@ export class Group {
     if (write === null) return { ready, write: null };
     for (const entry of write.entries) {
       this.#snapshots.written(entry.bytes);
+      this.#writtenBytes += entry.bytes;
       if (entry.kind === 'data' && entry.data.stamp > this.#lastStamp) this.#lastStamp = entry.data.stamp;
     }
     return {
@@ -332,6 +378,10 @@ export class Group {
     if (this.raft.status().repairing) return;
     this.#repairTo = 0;
     this.#host.repaired(this);
+    // How far it has to come is known only now.
+    if (this.#readableFrom !== unknownIndex) return;
+    this.#readableFrom = this.raft.commit;
+    if (this.isReadable) this.#host.installed(this);
   }
 
   // ---- applying ----
@@ -339,17 +389,20 @@ export class Group {
   /** Applies what is committed, up to a budget; comes again by itself while there is more. */
   apply(): void {
     if (this.#halted !== null || this.#closed || this.#reading !== null || this.#snapshots.isInstalling) return;
-    const { log, limits } = this.#host;
+    const { log, turn } = this.#host;
     const commit = this.raft.commit;
     const before = this.#applied;
-    let budget = limits.applyBytesPerTurn;
-    while (this.#applied < commit && budget > 0) {
+    while (this.#applied < commit) {
+      if (turn.budget <= 0) {
+        this.#host.dirty(this);
+        break;
+      }
       const entry = log.cached(this.id, this.#applied + 1);
       if (entry === undefined) {
         this.#readAhead(commit);
         break;
       }
-      budget -= entry.bytes + 64;
+      turn.budget -= costOf(entry);
       if (!this.#applyEntry(entry)) return;
     }
     if (this.#applied > before) this.#moved(before);
@@ -397,7 +450,7 @@ export class Group {
       resolve = done;
     });
     this.#reading = reading;
-    log.read(this.id, first, commit, limits.applyBytesPerTurn, (error, entries) => {
+    log.read(this.id, first, commit, Math.min(limits.applyBytesPerTurn, readAheadBytes), (error, entries) => {
       this.#reading = null;
       resolve();
       if (this.#closed || this.#halted !== null) return;
@@ -432,7 +485,8 @@ export class Group {
   }
 
   compact(): void {
-    if (!this.#closed) this.#snapshots.compact();
+    // Of a damaged one the log knows another compaction point than the core; and what there is of it stays.
+    if (!this.#closed && !this.isDamaged) this.#snapshots.compact();
   }
 
   #createSnapshots(index: number): Snapshots {
@@ -450,7 +504,7 @@ export class Group {
         halt: (error) => this.halt(error),
         dirty: () => host.dirty(this),
         saved: () => host.snapshotSaved(this),
-        failed: (error) => host.failed(this, error),
+        failed: (error) => (isDamage(error) ? this.halt(error) : host.failed(this, error)),
         restored: (to) => {
           this.#applied = to;
           this.#hashes.clear();
@@ -468,8 +522,15 @@ export class Group {
   /** Ends this replica, which is to be replaced. Resolves when it does not touch the log any more. */
   async close(): Promise<void> {
     this.#closed = true;
+    for (const { header, from } of this.#waiting) this.#refuse(header, from, 'notLeader');
+    this.#waiting = [];
     await Promise.all([this.#reading, this.#snapshots.close()]);
   }
+}
+
+function costOf(entry: LogEntry): number {
+  const commands = entry.kind === 'data' ? commandCountOf(entry.data.payload) : 0;
+  return entry.bytes + entryCost + commandCost * commands;
 }
 
 const asError = (error: unknown): Error => (error instanceof Error ? error : new Error(String(error)));

@@ -1,15 +1,17 @@
 // Building a replica of this node anew from its peers: for one that halted, or whose state is not trusted any more.
 //
+// A replica whose files were found damaged when its node started, or are when they are read, is built anew without being asked to.
+//
 //   end what is there → forget its log, but for its vote and for how far it may have acknowledged → an empty replica → its leader sends all
 //
-// State owned: which groups are being forgotten now. Until the new replica has again all that the old one may have acknowledged it neither
+// State owned: which groups are being forgotten now, and what damaged ones wait for. Until the new replica has again all that the old one may have acknowledged it neither
 // votes nor leads (`repairTo`), across restarts; until it has come as far as sessions here had seen, they do not read it.
 //
 // It must never touch a replica that leads, or one whose group nobody else leads: its log may be the last one. The machine stays the same
 // object, emptied, because others hold it.
 
 import type { SnapshotMeta } from 'raft-ts';
-import { LogError } from '../log/index.ts';
+import { LogError, unknownIndex } from '../log/index.ts';
 import type { Log } from '../log/types.ts';
 import { isVolatileGroup } from '../machine/groups.ts';
 import type { Machine } from '../machine/machine.ts';
@@ -34,14 +36,44 @@ export interface RebuildsContext {
   createMachine(group: number): Machine;
   /** What a new replica of this group begins with. */
   beginning(group: number): SnapshotMeta;
+  /** The term that a node's replica of a group has said it is in, since this process began; null: it has not said. */
+  termOf(node: number, group: number): number | null;
 }
 
 export class Rebuilds {
   readonly #context: RebuildsContext;
   readonly #running = new Set<number>();
+  /** Damaged replicas, and what they wait for. */
+  readonly #waiting = new Map<number, string>();
 
   constructor(context: RebuildsContext) {
     this.#context = context;
+  }
+
+  /** Damaged replicas are built anew by themselves, as soon as the others can give them everything. Called now and then. */
+  tick(): void {
+    for (const { id, isDamaged } of this.#context.groups.values()) {
+      if (!isDamaged || this.#running.has(id)) continue;
+      // It never rejects.
+      void this.rebuild(id).then((problem) => this.#tried(id, problem));
+    }
+  }
+
+  /** Why a damaged replica is not being built anew yet; null: it is, or it is not damaged. */
+  waitsFor(group: number): string | null {
+    return this.#waiting.get(group) ?? null;
+  }
+
+  #tried(group: number, problem: string | null): void {
+    if (problem === null) return void this.#waiting.delete(group);
+    if (this.#waiting.get(group) === problem) return;
+    this.#waiting.set(group, problem);
+    this.#context.report('warn', 'a damaged replica waits to be built anew', { group, reason: problem });
+  }
+
+  /** It is being emptied. */
+  isRunning(group: number): boolean {
+    return this.#running.has(group);
   }
 
   /** Resolves with null when the new replica has begun to catch up, else with the reason why not. */
@@ -73,7 +105,7 @@ export class Rebuilds {
   }
 
   #problem(id: number): string | null {
-    const { node, groups, leaderOf, reaches, replicas } = this.#context;
+    const { node, groups, leaderOf, reaches, replicas, termOf } = this.#context;
     const group = groups.get(id);
     if (group === undefined) return `this node has no replica of group ${id}`;
     if (isVolatileGroup(id)) return `group ${id} has no other replica`;
@@ -83,8 +115,22 @@ export class Rebuilds {
     if (leader === 0 || leader === node) return `no other node is known to lead group ${id}`;
     if (!reaches(leader)) return `node ${leader}, which leads group ${id}, cannot be reached`;
     // What only the leader and this replica have would be on one disk until it was sent anew.
-    const away = replicas(id).find((other) => other !== node && !reaches(other));
-    return away === undefined ? null : `node ${away}, which has a replica of group ${id} too, cannot be reached`;
+    const others = replicas(id).filter((other) => other !== node);
+    const away = others.find((other) => !reaches(other));
+    if (away !== undefined) return `node ${away}, which has a replica of group ${id} too, cannot be reached`;
+    const silent = group.acknowledgedTo === unknownIndex && others.find((other) => termOf(other, id) === null);
+    return silent ? `node ${silent} has not said yet which term group ${id} is in` : null;
+  }
+
+  /**
+   * A term that this replica cannot have seen, if nobody knows any more which ones it had seen. It heard of each from another replica, which
+   * had made it durable before: so it is beyond all of theirs. In it this replica has not voted, and hears no leader of a term that it forgot;
+   * and as all that it may have acknowledged is with whoever is elected in a later one, it is whole again once it has an entry of that.
+   */
+  #unseenTerm(id: number, known: number): number {
+    const { node, replicas, termOf } = this.#context;
+    const others = replicas(id).filter((other) => other !== node);
+    return 1 + Math.max(known, ...others.map((other) => termOf(other, id) ?? 0));
   }
 
   async #replace(old: Group): Promise<void> {
@@ -93,8 +139,10 @@ export class Rebuilds {
     report('warn', 'a replica is built anew', { group: id, applied: old.appliedIndex });
     // From here on the old one says nothing, and sessions hear of the group from elsewhere.
     old.halt(new Error('is being built anew'));
-    const { term, vote } = old.raft.status();
     const repairTo = old.acknowledgedTo;
+    const known = old.raft.status();
+    const isUnknown = repairTo === unknownIndex;
+    const { term, vote } = isUnknown ? { term: this.#unseenTerm(id, known.term), vote: 0 } : known;
     await old.close();
     // The core may have known of a term that it had not written yet.
     log.append([{ group: id, truncateFrom: null, entries: [], hardState: { term, vote, commit: 0 } }], written);
@@ -102,7 +150,7 @@ export class Rebuilds {
     machine.restore(Buffer.concat(drain(this.#context.createMachine(id).snapshot())));
     const snapshot = this.#context.beginning(id);
     const restored = { ...emptyReplica(snapshot), hardState: { term, vote, commit: 0 }, repairTo };
-    const rebuilt = new Group(id, machine, restored, groupHost, old.seenTo);
+    const rebuilt = new Group(id, machine, restored, groupHost, isUnknown ? unknownIndex : old.seenTo);
     groups.set(id, rebuilt);
     groupHost.dirty(rebuilt);
   }

@@ -8,7 +8,7 @@
 
 import type { Raft, Ready, SnapshotMeta } from 'raft-ts';
 import { LogError } from '../log/index.ts';
-import type { EntryData, Log, PieceSource, SnapshotReader, SnapshotStaging } from '../log/types.ts';
+import type { EntryData, Log, PieceSource, SnapshotReader, SnapshotStaging, StateSink } from '../log/types.ts';
 import { isVolatileGroup } from '../machine/groups.ts';
 import type { Machine } from '../machine/machine.ts';
 import type { ClusterLimits } from '../options.ts';
@@ -33,6 +33,14 @@ export interface SnapshotsHost {
   installed(): void;
 }
 
+interface Sending {
+  readonly reader: Promise<SnapshotReader>;
+  /** The follower has all up to here. */
+  readonly match: number;
+  /** The core knows which snapshot it is. */
+  isBegun: boolean;
+}
+
 export class Snapshots {
   readonly #host: SnapshotsHost;
   #index: number;
@@ -44,7 +52,7 @@ export class Snapshots {
   #opening: Promise<void> | null = null;
   #installing: Promise<void> | null = null;
   /** Leading: the stream that each follower is being sent, until it has no more use for it: a lost piece is read again. */
-  readonly #readers = new Map<number, Promise<SnapshotReader>>();
+  readonly #sendings = new Map<number, Sending>();
   #closed = false;
 
   constructor(host: SnapshotsHost, index: number) {
@@ -106,8 +114,9 @@ export class Snapshots {
       },
       (error: Error) => {
         this.#taking = null;
-        // A machine that failed has halted the group; anything else is the disk.
-        if (!this.#host.isHalted()) log.onFatal(error);
+        // Without room it waits for the next occasion; a machine that failed has halted the group; anything else is the disk.
+        if ((error as NodeJS.ErrnoException).code === 'ENOSPC') this.#host.failed(error);
+        else if (!this.#host.isHalted()) log.onFatal(error);
       },
     );
   }
@@ -128,17 +137,9 @@ export class Snapshots {
 
   /** The machine's state; a machine that cannot give it halts the group. */
   #pieces(): PieceSource | null {
-    const guarded = <T>(give: () => T): T => {
-      try {
-        return give();
-      } catch (error) {
-        this.#host.halt(error instanceof Error ? error : new Error(String(error)));
-        throw error;
-      }
-    };
     try {
-      const pieces = guarded(() => this.#host.machine.snapshot());
-      return { next: (bytesMax) => guarded(() => pieces.next(bytesMax)), close: () => pieces.close() };
+      const pieces = this.#guarded(() => this.#host.machine.snapshot());
+      return { next: (bytesMax) => this.#guarded(() => pieces.next(bytesMax)), close: () => pieces.close() };
     } catch {
       return null;
     }
@@ -149,13 +150,15 @@ export class Snapshots {
     if (isVolatileGroup(this.#host.group)) return this.#forget();
     this.#closeIdleReaders();
     if (this.#taking !== null || this.isInstalling || this.#closed) return;
+    // What is about to be sent must not fall behind what is still whole here.
+    for (const { isBegun } of this.#sendings.values()) if (!isBegun) return;
     this.#host.raft.compacted(this.#host.log.compactionPoint(this.#host.group).index);
   }
 
   /** Ends what is under way. Resolves when nothing touches the group's log any more. */
   async close(): Promise<void> {
     this.#closed = true;
-    for (const to of [...this.#readers.keys()]) this.#closeReader(to);
+    for (const to of [...this.#sendings.keys()]) this.#closeReader(to);
     await this.#opening;
     const staging = this.#staging;
     this.#staging = null;
@@ -167,49 +170,58 @@ export class Snapshots {
 
   /** Leader: one piece of the latest snapshot for a follower that is too far behind. */
   read({ to, match, offset, bytesMax }: Ready<EntryData>['snapshotReads'][number]): void {
-    const { group, raft, machine, log } = this.#host;
+    const { raft } = this.#host;
+    const before = this.#sendings.get(to);
     if (offset === 0) {
-      this.#closeReader(to);
-      // Up to what was applied: the log may have a later snapshot already than is known here, and that is the one it sends.
-      const live = machine.liveEntries(1, this.#host.appliedIndex());
-      this.#readers.set(to, log.openSnapshotStream(group, live, match));
+      // With millions of live messages the stream takes longer to open than the core waits.
+      if (before !== undefined && !before.isBegun && before.match === match) return;
+      this.#open(to, match);
     }
-    const reader = this.#readers.get(to);
-    if (reader === undefined) {
+    const sending = this.#sendings.get(to);
+    if (sending === undefined) {
       // The rest of another stream would not fit what was sent. Given another snapshot than it asked for, the core begins anew.
       raft.snapshotRead(to, noSnapshot, offset, nothing, true);
       return this.#host.dirty();
     }
     const fail = (error: Error) => {
-      if (this.#readers.get(to) !== reader) return;
+      if (this.#sendings.get(to) !== sending) return;
       this.#closeReader(to);
       this.#host.failed(error);
     };
-    reader.then((stream) => {
+    sending.reader.then((stream) => {
       if (this.#closed) return;
       stream.read(offset, bytesMax, (error, bytes, end) => {
-        if (this.#closed) return;
+        if (this.#closed || this.#sendings.get(to) !== sending) return;
         if (error !== null) return fail(error);
+        sending.isBegun = true;
         raft.snapshotRead(to, stream.meta, offset, bytes, end);
         this.#host.dirty();
       });
     }, fail);
   }
 
+  #open(to: number, match: number): void {
+    const { group, machine, log } = this.#host;
+    this.#closeReader(to);
+    // Up to what was applied: the log may have a later snapshot already than is known here, and that is the one it sends.
+    const live = machine.liveEntries(1, this.#host.appliedIndex());
+    this.#sendings.set(to, { reader: log.openSnapshotStream(group, live, match), match, isBegun: false });
+  }
+
   /** An open reader holds a snapshot file. Its follower may have died, or caught up otherwise, or this replica leads no more. */
   #closeIdleReaders(): void {
-    if (this.#readers.size === 0) return;
+    if (this.#sendings.size === 0) return;
     const { progress } = this.#host.raft.status();
-    for (const to of [...this.#readers.keys()]) {
+    for (const to of [...this.#sendings.keys()]) {
       const row = progress.find(({ id }) => id === to);
       if (row === undefined || !row.active || row.state !== 'snapshot') this.#closeReader(to);
     }
   }
 
   #closeReader(to: number): void {
-    const reader = this.#readers.get(to);
-    this.#readers.delete(to);
-    reader?.then((open) => open.close()).catch(ignore);
+    const sending = this.#sendings.get(to);
+    this.#sendings.delete(to);
+    sending?.reader.then((open) => open.close()).catch(ignore);
   }
 
   // ---- receiving ----
@@ -255,11 +267,21 @@ export class Snapshots {
 
   #install(meta: SnapshotMeta, staging: SnapshotStaging, done: (ok: boolean) => void): void {
     this.#staging = null;
-    this.#installing = staging.install().then(
-      (state) => {
+    const { machine } = this.#host;
+    // Built beside the machine's own, which it replaces once all of it is there and durable.
+    const restoring = machine.restoring();
+    const into: StateSink = {
+      add: (bytes, isLast) => this.#guarded(() => restoring.add(bytes, isLast)),
+      step: () => this.#guarded(() => restoring.step()),
+    };
+    this.#installing = staging.install(into).then(
+      () => {
         this.#installing = null;
         if (this.#closed) return;
-        if (meta.index > this.#host.appliedIndex() && !this.#restore(meta, state)) return;
+        if (meta.index > this.#host.appliedIndex()) {
+          restoring.finish();
+          this.#host.restored(meta.index);
+        }
         this.#index = meta.index;
         this.#bytes = 0;
         done(true);
@@ -268,22 +290,22 @@ export class Snapshots {
       },
       (error: Error) => {
         this.#installing = null;
-        // A stream that came damaged, or too late, is asked for again; a disk that fails has told so itself.
-        if (error instanceof LogError) return done(false);
-        this.#host.log.onFatal(error);
+        // A stream that came damaged, or too late, or finds no room, is asked for again; a disk that fails has told so itself.
+        if (error instanceof LogError || (error as NodeJS.ErrnoException).code === 'ENOSPC') return done(false);
+        // A machine that cannot take the state has halted the group; anything else is the disk.
+        if (!this.#host.isHalted()) this.#host.log.onFatal(error);
       },
     );
   }
 
-  #restore(meta: SnapshotMeta, state: Buffer): boolean {
+  /** What the machine does; if it cannot, that halts the group. */
+  #guarded<T>(act: () => T): T {
     try {
-      this.#host.machine.restore(state);
+      return act();
     } catch (error) {
       this.#host.halt(error instanceof Error ? error : new Error(String(error)));
-      return false;
+      throw error;
     }
-    this.#host.restored(meta.index);
-    return true;
   }
 }
 

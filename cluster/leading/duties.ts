@@ -56,6 +56,8 @@ export class Duties {
   readonly #removing = new Set<number>();
   /** Nodes whose end was asked for. */
   readonly #fencing = new Set<number>();
+  /** A higher machine version was asked for. */
+  #isRaising = false;
 
   constructor(groups: ReadonlyMap<number, Group>, context: DutiesContext) {
     this.#groups = groups;
@@ -79,15 +81,28 @@ export class Duties {
 
   /** Appends the metadata's rows for a shard that this node leads. False if the shard could not take them now. */
   appendRows(group: Group): boolean {
+    return this.#appendRows(group, false);
+  }
+
+  /** The same, and the shard knows the version that it has come to, also if there is nothing to do for it. */
+  recordVersion(group: Group): void {
+    this.#appendRows(group, true);
+  }
+
+  #appendRows(group: Group, isRecorded: boolean): boolean {
     if (group.id === metadataGroup) return true;
     const { metadata } = this.#context;
     const led = this.#ledAs(group);
     const upTo = metadata.appliedIndex;
-    if (upTo <= led.version) return true;
+    const shard = this.#context.shards.get(group.id);
+    const isKnown = !isRecorded || upTo <= (shard?.metadataVersion ?? 0);
+    if (upTo <= led.version && isKnown) return true;
     const changes = metadata.changes(group.id, led.version, upTo);
     const json = JSON.stringify({ changes });
-    if (changes.length > 0 && !this.#context.commands.append(group, (batch) => void batch.addChanges(upTo, json), upTo))
-      return false;
+    if (changes.length > 0 || !isKnown) {
+      const isAppended = this.#context.commands.append(group, (batch) => void batch.addChanges(upTo, json), upTo);
+      if (!isAppended) return false;
+    }
     led.version = upTo;
     return true;
   }
@@ -106,7 +121,9 @@ export class Duties {
       this.#reportApplied(shard);
     }
     const metadata = this.#groups.get(metadataGroup)!;
-    if (metadata.leads) this.#endDeadNodes(this.#ledAs(metadata));
+    if (!metadata.leads) return;
+    this.#endDeadNodes(this.#ledAs(metadata));
+    this.#raiseVersion();
   }
 
   /** Every tick: how long groups are led, and who is silent. */
@@ -186,6 +203,18 @@ export class Duties {
       report('warn', 'node is gone, its sessions end', { peer: node, incarnation });
       this.#ask({ kind: 'fenceNode', node, incarnation }, () => this.#fencing.delete(node));
     }
+  }
+
+  /** When every node knows a higher machine version, as after the last one of a rolling upgrade, that comes into force. */
+  #raiseVersion(): void {
+    const { metadata, report } = this.#context;
+    const version = metadata.knownVersion;
+    if (version <= metadata.machineVersion || this.#isRaising) return;
+    this.#isRaising = true;
+    report('info', 'all nodes know a later machine version, it comes into force', { version });
+    this.#ask({ kind: 'raiseVersion', version }, () => {
+      this.#isRaising = false;
+    });
   }
 
   /** `replied(false)`: its fate is unknown. */

@@ -1,8 +1,8 @@
 // Who should lead: the spread of leaders over the nodes, who follows when one is gone, and giving leaderships away.
 //
 //   a group prefers the first of its replicas; that node asks for it when a cluster starts, and is handed it when it is back and caught up;
-//   when its leader's connection breaks, the next in line campaigns at once; a node that stops hands over what it leads, and one whose
-//   replica of the metadata stopped gives it up: it could not tell its shards what the metadata say.
+//   when its leader's connection breaks, the next in line campaigns at once; a node that stops, or leaves the cluster, hands over what it
+//   leads, and one whose replica of the metadata stopped gives it up: it could not tell its shards what the metadata say.
 //
 // State owned: whether this node is about to stop. Everything else is read from the cores and from `peers`. It only ever asks cores to
 // campaign, hand over or step down: that there is one leader per term is theirs to keep, so a wrong guess here costs time and no more.
@@ -16,8 +16,6 @@ import type { Clock } from '../ports.ts';
 
 export interface LeadershipContext {
   readonly node: number;
-  /** Nodes of the cluster, this one too. */
-  readonly nodeCount: number;
   readonly limits: ClusterLimits;
   readonly clock: Clock;
   readonly peers: Peers;
@@ -25,6 +23,8 @@ export interface LeadershipContext {
   readonly report: ReportEvent;
   /** The nodes that hold a group's replicas, the one that should lead it first. */
   replicas(group: number): readonly number[];
+  /** Is it, and stays it, a member of the cluster? */
+  stays(node: number): boolean;
   isUp(node: number): boolean;
   metadataVersion(): number;
   /** A core was asked for something. */
@@ -80,13 +80,14 @@ export class Leadership {
   /** Hands one group at a time to the node that should lead it, once that node has caught up. */
   balance(): void {
     if (this.#leaving) return;
-    if (this.#isMetadataHalted) return this.#leaveToOthers();
+    if (this.#isMetadataHalted) return this.#leaveToOthers('metadata stopped here, leadership given up');
+    if (!this.#context.stays(this.#context.node)) return this.#leaveToOthers(null);
     const { peers, replicas, limits } = this.#context;
     for (const group of this.#groups()) {
       if (!group.leads) continue;
       const preferred = replicas(group.id)[0]!;
       const peer = peers.get(preferred);
-      if (peer === undefined || !peers.mayLead(preferred)) continue;
+      if (peer === undefined || !this.#isFit(preferred)) continue;
       if (peer.upTicks * limits.tickMilliseconds < steadyMilliseconds) continue;
       if (peer.metadataApplied + lagEntriesMax < this.#context.metadataVersion()) continue;
       const status = group.raft.status();
@@ -150,27 +151,36 @@ export class Leadership {
     return !this.#leaving && !this.#isMetadataHalted;
   }
 
-  /** Without metadata: what this node leads goes to whoever has most of it, or, if nobody can take it, waits for an election. */
-  #leaveToOthers(): void {
+  /** May a group be given to this peer? */
+  #isFit(node: number): boolean {
+    return this.#context.peers.mayLead(node) && this.#context.stays(node);
+  }
+
+  /**
+   * What this node leads goes to whoever has most of it. If nobody can take it: without metadata (`trouble`) it waits for an election; else
+   * this node goes on.
+   */
+  #leaveToOthers(trouble: string | null): void {
     for (const group of this.#groups()) {
       if (group.raft.role !== 'leader' || group.raft.status().transferee !== 0) continue;
       // Nobody else has it: what it still can do is better than nothing.
       if (this.#context.replicas(group.id).length === 1) continue;
-      this.#context.report('error', 'metadata stopped here, leadership given up', { group: group.id });
+      if (trouble !== null) this.#context.report('error', trouble, { group: group.id });
       const target = this.#successor(group);
-      if (target === 0 || !group.raft.transferLeadership(target)) group.raft.stepDown();
+      const isTaken = target !== 0 && group.raft.transferLeadership(target);
+      if (!isTaken && trouble !== null) group.raft.stepDown();
       this.#context.dirty(group);
     }
   }
 
   /**
-   * Who follows when a leader is gone: one of the group's other replicas. The groups that prefer the same node are `nodeCount` apart, so
-   * counting by that spreads those of one dead node evenly.
+   * Who follows when a leader is gone: one of the group's other replicas. The groups that prefer the same node are about as many apart as
+   * there are nodes, so counting by that spreads those of one dead node evenly.
    */
   #nextInLine(group: number, except: number): number {
-    const { node, nodeCount, peers, replicas } = this.#context;
-    const line = replicas(group).filter((other) => other !== except && (other === node || peers.mayLead(other)));
-    return line[Math.floor(group / nodeCount) % line.length] ?? 0;
+    const { node, peers, replicas } = this.#context;
+    const line = replicas(group).filter((other) => other !== except && (other === node || this.#isFit(other)));
+    return line[Math.floor(group / (peers.count + 1)) % line.length] ?? 0;
   }
 
   /** Whom to hand a group to: the connected node that stays and has most of its log; 0: none. */
@@ -179,7 +189,7 @@ export class Leadership {
     let match = -1;
     for (const row of group.raft.status().progress) {
       if (row.learner || !row.active || !this.#context.isUp(row.id) || row.match <= match) continue;
-      if (!this.#context.peers.mayLead(row.id)) continue;
+      if (!this.#isFit(row.id)) continue;
       best = row.id;
       match = row.match;
     }

@@ -13,14 +13,15 @@
 //  32  u16  bytes of the cluster id
 //  34  u16  bytes of the node's UUID
 //  36  u32  kind: 0 log, 1 kept, 2 volatile (never synced, without a footer, removed at the next start)
-//  40  cluster id, node UUID, zeros
+//  40  u64  generation of the manifest when the file was made
+//  48  cluster id, node UUID, zeros
 //
 // Record header (80 bytes), followed by the payload
 //   0  u32  checksum of bytes 4..80, salted with the file's id
 //   4  u8   version (1)
 //   5  u8   kind: 1 entry, 2 kept, 3 hard state, 4 truncation, 5 checkpoint, 6 reset, 7 repaired
 //   6  u8   0
-//   7  u8   entry kind: 0 none, 1 data, 2 no-op, 3 configuration
+//   7  u8   entry kind: 0 none, 1 data, 2 no-op, 3 configuration, 4 remains (kept only): what is left of data, some of which is live
 //   8  u32  group
 //  12  u32  bytes of the payload
 //  16  u64  replica id
@@ -32,7 +33,7 @@
 //  48  f64  stamp
 //  56  f64  state hash
 //  64  u32  machine version
-//  68  u32  checksum of the payload, made by the origin
+//  68  u32  checksum of the payload, made by the origin; of remains by whoever wrote them first
 //  72  u32  synced before: everything in this file below this offset was durable when the record was gathered
 //  76  u32  0
 //
@@ -44,6 +45,7 @@ import { assert } from './errors.ts';
 export const logVersion = 1;
 export const recordHeaderBytes = 80;
 export const trailerBytes = 32;
+const fileHeaderFixedBytes = 48;
 /** Offsets within a file are u32. */
 export const fileBytesLimit = 0xf000_0000;
 export const payloadBytesMax = 0x4000_0000;
@@ -62,7 +64,7 @@ export const RecordKind = {
 } as const;
 export type RecordKind = (typeof RecordKind)[keyof typeof RecordKind];
 
-export const EntryKind = { none: 0, data: 1, noop: 2, configuration: 3 } as const;
+export const EntryKind = { none: 0, data: 1, noop: 2, configuration: 3, remains: 4 } as const;
 export type EntryKind = (typeof EntryKind)[keyof typeof EntryKind];
 
 export const FileKind = { log: 0, kept: 1, volatile: 2 } as const;
@@ -73,6 +75,7 @@ export interface FileHeader {
   readonly sequence: number;
   readonly previous: number;
   readonly salt: number;
+  readonly generation: number;
   readonly clusterId: string;
   readonly nodeUuid: string;
   readonly bytes: number;
@@ -126,10 +129,21 @@ export function shortChecksum(bytes: Uint8Array, from: number, to: number, salt:
 
 // ---- file header and trailer ----
 
+/** Bytes of the header of any file of this node. */
+export function fileHeaderBytes({
+  clusterId,
+  nodeUuid,
+}: {
+  readonly clusterId: string;
+  readonly nodeUuid: string;
+}): number {
+  return (fileHeaderFixedBytes + Buffer.byteLength(clusterId) + Buffer.byteLength(nodeUuid) + 7) & ~7;
+}
+
 export function encodeFileHeader(header: Omit<FileHeader, 'bytes'>): Buffer {
   const cluster = Buffer.from(header.clusterId, 'utf8');
   const node = Buffer.from(header.nodeUuid, 'utf8');
-  const length = (40 + cluster.length + node.length + 7) & ~7;
+  const length = fileHeaderBytes(header);
   assert(length < 0x1_0000, 'identity fits a file header');
   const bytes = Buffer.alloc(length);
   const view = viewOf(bytes);
@@ -142,18 +156,19 @@ export function encodeFileHeader(header: Omit<FileHeader, 'bytes'>): Buffer {
   view.setUint16(32, cluster.length, true);
   view.setUint16(34, node.length, true);
   view.setUint32(36, header.kind, true);
-  cluster.copy(bytes, 40);
-  node.copy(bytes, 40 + cluster.length);
+  writeU64(view, 40, header.generation);
+  cluster.copy(bytes, fileHeaderFixedBytes);
+  node.copy(bytes, fileHeaderFixedBytes + cluster.length);
   view.setUint32(12, crc32(bytes), true);
   return bytes;
 }
 
 /** The header at the start of `bytes`, null if it is damaged, 'version' if it is whole but from another version. */
 export function decodeFileHeader(bytes: Buffer): FileHeader | 'version' | null {
-  if (bytes.length < 40) return null;
+  if (bytes.length < fileHeaderFixedBytes) return null;
   const view = viewOf(bytes);
   const length = view.getUint16(6, true);
-  if (view.getUint32(0, true) !== fileMagic || length < 40 || length > bytes.length) return null;
+  if (view.getUint32(0, true) !== fileMagic || length < fileHeaderFixedBytes || length > bytes.length) return null;
   const copy = Buffer.from(bytes.subarray(0, length));
   copy.fill(0, 12, 16);
   if (crc32(copy) !== view.getUint32(12, true)) return null;
@@ -161,14 +176,16 @@ export function decodeFileHeader(bytes: Buffer): FileHeader | 'version' | null {
   const clusterBytes = view.getUint16(32, true);
   const nodeBytes = view.getUint16(34, true);
   const kind = view.getUint32(36, true);
-  if (40 + clusterBytes + nodeBytes > length || (kind !== FileKind.log && kind !== FileKind.kept)) return null;
+  const namesEnd = fileHeaderFixedBytes + clusterBytes;
+  if (namesEnd + nodeBytes > length || (kind !== FileKind.log && kind !== FileKind.kept)) return null;
   return {
     kind,
     sequence: readU64(view, 16),
     previous: readU64(view, 24),
     salt: view.getUint32(8, true),
-    clusterId: bytes.toString('utf8', 40, 40 + clusterBytes),
-    nodeUuid: bytes.toString('utf8', 40 + clusterBytes, 40 + clusterBytes + nodeBytes),
+    generation: readU64(view, 40),
+    clusterId: bytes.toString('utf8', fileHeaderFixedBytes, namesEnd),
+    nodeUuid: bytes.toString('utf8', namesEnd, namesEnd + nodeBytes),
     bytes: length,
   };
 }
@@ -238,7 +255,7 @@ export function writeRecordHeader(
 /** Quick look without the checksum: may a record header start here? Keeps a search for headers fast. */
 export function looksLikeRecord(bytes: Uint8Array, at: number): boolean {
   const kind = bytes[at + 5]!;
-  return bytes[at + 4] === logVersion && kind >= 1 && kind <= 7 && bytes[at + 6] === 0 && bytes[at + 7]! <= 3;
+  return bytes[at + 4] === logVersion && kind >= 1 && kind <= 7 && bytes[at + 6] === 0 && bytes[at + 7]! <= 4;
 }
 
 /** The record header at `at`, or null if it is damaged or cut. */

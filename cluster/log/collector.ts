@@ -1,6 +1,7 @@
 // Which log files can go, and who keeps old ones from going. PURE decisions over the state that the store owns.
 
 import { FileKind } from './codec.ts';
+import type { FileGroup } from './file-index.ts';
 import type { LogFile } from './files.ts';
 import type { GroupLog } from './group.ts';
 import type { Truncation } from './manifest.ts';
@@ -33,16 +34,33 @@ function isCovered(file: LogFile, coveredTo: number): boolean {
   return (file.kind === FileKind.log ? file.sequence : file.committedIn) <= coveredTo;
 }
 
+/** Sealed, covered by the manifest, and without an entry that is kept whole: whatever in it does not live is of no use. */
+export function isBehind(file: LogFile, groups: ReadonlyMap<number, GroupLog>, coveredTo: number): boolean {
+  if (!file.sealed || file.doomed || file.isDamaged || !isCovered(file, coveredTo)) return false;
+  for (const part of file.index.groups.values()) if (isBound(file, part, groups.get(part.group))) return false;
+  return true;
+}
+
+/** The group can do without nothing that this file has of it, or nobody can say at the moment. */
+function isBound(file: LogFile, part: FileGroup, group: GroupLog | undefined): boolean {
+  // What was dropped by a record that is not durable comes back after a crash.
+  if (group !== undefined && (!group.isDurable || group.damage.length > 0)) return true;
+  if (!isPartOf(group, part, file)) return false;
+  if (group.installing || group.epoch !== group.durableEpoch) return true;
+  return part.runs.some((run) => run.count > 0 && file.kind !== FileKind.kept && run.last > group.compacted.index);
+}
+
+/** The group has these entries, and not an earlier replica or one before a reset. */
+export function isPartOf(group: GroupLog | undefined, part: FileGroup, file: LogFile): group is GroupLog {
+  if (group === undefined || group.replica !== part.replica) return false;
+  return file.kind !== FileKind.kept || file.sequence >= group.keptFrom;
+}
+
 function isNeeded(file: LogFile, groups: ReadonlyMap<number, GroupLog>, isLive: IsLive): boolean {
   for (const part of file.index.groups.values()) {
     const group = groups.get(part.group);
-    // What was dropped by a record that is not durable comes back after a crash.
-    if (group !== undefined && !group.isDurable) return true;
-    if (group === undefined || group.replica !== part.replica) continue;
-    if (group.installing || group.epoch !== group.durableEpoch) return true;
-    if (file.kind === FileKind.kept && file.sequence < group.keptFrom) continue;
-    if (part.runs.some((run) => run.count > 0 && file.kind !== FileKind.kept && run.last > group.compacted.index))
-      return true;
+    if (isBound(file, part, group)) return true;
+    if (!isPartOf(group, part, file)) continue;
     for (const run of part.runs) {
       if (run.count === 0) continue;
       if (run.indices === null) {
@@ -56,11 +74,11 @@ function isNeeded(file: LogFile, groups: ReadonlyMap<number, GroupLog>, isLive: 
   return false;
 }
 
-/** Files before this sequence are beyond the budget, counted from the newest. 0: all are within it. Volatile ones do not press anybody. */
+/** Log files before this sequence are beyond the budget, counted from the newest. 0: all are within it. Kept and volatile ones press nobody. */
 export function pressureHorizon(files: readonly LogFile[], bytesMax: number): number {
   let bytes = 0;
   for (let i = files.length - 1; i >= 0; i--) {
-    if (files[i]!.kind === FileKind.volatile) continue;
+    if (files[i]!.kind !== FileKind.log) continue;
     bytes += files[i]!.bytes;
     if (bytes > bytesMax) return files[i]!.sequence + 1;
   }

@@ -7,7 +7,7 @@ import type { HardState } from 'raft-ts';
 import { neededTruncations } from './collector.ts';
 import type { LogFile } from './files.ts';
 import type { GroupLog } from './group.ts';
-import type { ManifestGroup, Truncation } from './manifest.ts';
+import type { ManifestFile, ManifestGroup, Truncation } from './manifest.ts';
 
 interface CapturedGroup {
   readonly replica: number;
@@ -27,6 +27,12 @@ export function capture(groups: Iterable<GroupLog>, coveredTo: number): Captured
   for (const { group, isVolatile, replica, hardState, truncations, repairTo } of groups)
     if (!isVolatile) captured.set(group, { replica, hardState, truncations: [...truncations], repairTo });
   return { coveredTo, groups: captured };
+}
+
+/** What identifies a sealed file, and whom it concerns. */
+export function describeFile({ sequence, salt, bytes, index }: LogFile): ManifestFile {
+  const parts = [...index.groups.values()].filter(({ runs }) => runs.some((run) => run.count > 0));
+  return { sequence, salt, bytes, groups: parts.map(({ group }) => group) };
 }
 
 const nothingCaptured = {
@@ -55,6 +61,7 @@ export function manifestGroups(
       ...group.stable,
       truncations: neededTruncations(group, truncations, files),
       repairTo,
+      damage: group.damage,
     };
   });
 }

@@ -20,6 +20,8 @@ export type LogErrorCode =
 
 export class LogError extends Error {
   readonly code: LogErrorCode;
+  /** The message without the place. */
+  readonly detail: string;
   /** Path within the disk, and offset in bytes; -1 where there is none. */
   readonly file: string;
   readonly offset: number;
@@ -29,9 +31,16 @@ export class LogError extends Error {
     super(`${detail}${place}`);
     this.name = 'LogError';
     this.code = code;
+    this.detail = detail;
     this.file = file;
     this.offset = offset;
   }
+}
+
+/** Does this error say that bytes of the log are rotten, or cannot be read any more? Their replica is to be built anew. */
+export function isDamage(error: unknown): boolean {
+  const code = (error as NodeJS.ErrnoException | null)?.code;
+  return code === ('corrupt' satisfies LogErrorCode) || code === 'EIO';
 }
 
 /** Internal invariants: a failure is a bug in the log or its caller. */

@@ -72,6 +72,7 @@ export class Run {
   /** Place of an index in this run, or -1. */
   slot(index: number): number {
     const { indices } = this;
+    if (index < this.first || index > this.last) return -1;
     if (indices === null) {
       const slot = index - this.first;
       return slot >= 0 && slot < this.count ? slot : -1;

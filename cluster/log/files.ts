@@ -40,6 +40,10 @@ export class LogFile {
   pins = 0;
   /** The manifest no longer names it: it is being removed. */
   doomed = false;
+  /** Bytes of it are known to be rotten: it is never removed, only moved aside. */
+  isDamaged = false;
+  /** What lived in it when that was last looked at: references to messages, and the bytes that a rewriting would have left. */
+  live: { readonly references: number; readonly bytes: number } | null = null;
   /** Kept files: the log file that holds the record which made it count. */
   committedIn = 0;
   handle: DiskFile | null = null;

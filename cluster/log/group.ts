@@ -29,6 +29,8 @@ export class GroupLog {
   compacted: { readonly index: number; readonly term: number };
   /** Entries up to here may have been acknowledged and are lost; 0: none. */
   repairTo = 0;
+  /** What of it is damaged; empty: it is sound. Else nothing of it is read or written before it is reset, and nothing of it is removed. */
+  damage: readonly string[] = [];
   /** Names the last reset, 0: none. Kept files before this sequence are from before it. */
   keptFrom = 0;
   /** Position and index both ascending: a later truncation to a lower index makes an earlier one superfluous. */
@@ -254,30 +256,27 @@ export class GroupLog {
 
   /** Throws if the log is not one chain from the compaction point to its end. */
   check(): void {
+    const broken = this.damage.length > 0 ? null : this.findBreak();
+    assert(broken === null, `group ${this.group}: ${broken}`);
+  }
+
+  /** Where the log is not one chain from the compaction point to its end; null: it is. */
+  findBreak(): string | null {
     let previousIndex = this.compacted.index;
     let previousTerm = this.compacted.term;
     for (const run of this.runs) {
       if (run.last <= this.compacted.index) continue;
       if (run.first > previousIndex) {
-        assert(run.first === previousIndex + 1, `group ${this.group}: entry ${previousIndex + 1} is missing`);
-        assert(
-          run.previousTerm === previousTerm,
-          `group ${this.group}: entry ${run.first} does not follow the one before it`,
-        );
-      } else
-        assert(
-          previousIndex === this.compacted.index && run.term === previousTerm,
-          `group ${this.group}: entry ${previousIndex} has term ${run.term}, not ${previousTerm}`,
-        );
-      assert(run.term >= previousTerm, `group ${this.group}: term falls at ${run.first}`);
+        if (run.first !== previousIndex + 1) return `entry ${previousIndex + 1} is missing`;
+        if (run.previousTerm !== previousTerm) return `entry ${run.first} does not follow the one before it`;
+      } else if (previousIndex !== this.compacted.index || run.term !== previousTerm)
+        return `entry ${previousIndex} has term ${run.term}, not ${previousTerm}`;
+      if (run.term < previousTerm) return `term falls at ${run.first}`;
       previousIndex = run.last;
       previousTerm = run.term;
     }
-    assert(
-      previousIndex === this.lastIndex,
-      `group ${this.group}: log ends at ${previousIndex}, not ${this.lastIndex}`,
-    );
-    assert(previousTerm === this.lastTerm, `group ${this.group}: last term is ${previousTerm}, not ${this.lastTerm}`);
+    if (previousIndex !== this.lastIndex) return `log ends at ${previousIndex}, not ${this.lastIndex}`;
+    return previousTerm === this.lastTerm ? null : `last term is ${previousTerm}, not ${this.lastTerm}`;
   }
 }
 

@@ -1,29 +1,49 @@
-// Writes kept files: live entries that lie behind a compaction point, each whole, in files of their own beside the log's stream. They
-// count only once a checkpoint record in the log, or the manifest, names them; until then they are garbage that the next start removes.
+// Writes kept files: live entries that lie behind a compaction point, whole or what is left of them, in files of their own beside the log's
+// stream. They count only once a checkpoint record in the log, or the manifest, names them; until then they are garbage that the next start
+// removes. Those of volatile groups are volatile files: never synced, without a footer, named by nobody.
 
 import type { Clock, Disk, DiskFile } from '../ports.ts';
 import { FileKind, RecordKind, recordHeaderBytes, viewOf, writeRecordHeader } from './codec.ts';
 import { decodeConfiguration } from './configuration.ts';
 import { type LogFile, logFolder, sealFile } from './files.ts';
 import type { RawEntry } from './reads.ts';
-import { writeAll } from './whole-files.ts';
-import { createLogFile, type Identity, newLogFile } from './writer.ts';
+import { removeIfPresent, writeAll, writeAllDurably } from './whole-files.ts';
+import { createLogFile, type FileOwner, newLogFile } from './writer.ts';
 
 /** Gathered before it is written. */
 const gatherBytesMax = 1024 * 1024;
 
+export type KeptKind = typeof FileKind.kept | typeof FileKind.volatile;
+
+export interface KeptWriterOptions {
+  readonly kind: KeptKind;
+  /** What is gathered becomes durable as it is written, so that no large sync at the end holds up those of the log. */
+  readonly steady: boolean;
+}
+
 export class KeptWriter {
   readonly files: LogFile[] = [];
+  /** Written so far, or gathered. */
+  bytes = 0;
+  readonly #options: KeptWriterOptions;
   readonly #disk: Disk;
   readonly #clock: Clock;
-  readonly #identity: Identity;
+  readonly #identity: FileOwner;
   readonly #fileBytesMax: number;
   readonly #nextSequence: () => number;
   #handle: DiskFile | null = null;
   #buffers: Buffer[] = [];
   #gathered = 0;
 
-  constructor(disk: Disk, clock: Clock, identity: Identity, fileBytesMax: number, nextSequence: () => number) {
+  constructor(
+    disk: Disk,
+    clock: Clock,
+    identity: FileOwner,
+    fileBytesMax: number,
+    nextSequence: () => number,
+    options: KeptWriterOptions = { kind: FileKind.kept, steady: false },
+  ) {
+    this.#options = options;
     this.#disk = disk;
     this.#clock = clock;
     this.#identity = identity;
@@ -63,6 +83,7 @@ export class KeptWriter {
     if (header.entryKind === 3)
       file.index.group(group, replica).configurations.set(index, decodeConfiguration(payload));
     file.bytes += bytes;
+    this.bytes += bytes;
     this.#buffers.push(head, payload);
     this.#gathered += bytes;
     if (this.#gathered >= gatherBytesMax) await this.#flush(file);
@@ -71,19 +92,19 @@ export class KeptWriter {
   /** All files are sealed and durable, their names too. */
   async finish(): Promise<void> {
     if (this.#handle !== null) await this.#seal();
-    await this.#disk.syncFolder(logFolder);
+    if (this.#options.kind === FileKind.kept) await this.#disk.syncFolder(logFolder);
   }
 
   async abort(): Promise<void> {
     await this.#handle?.close();
     this.#handle = null;
-    for (const file of this.files) await this.#disk.remove(file.path);
+    for (const file of this.files) await removeIfPresent(this.#disk, file.path);
   }
 
   async #open(): Promise<void> {
-    const file = newLogFile(this.#identity, this.#nextSequence(), FileKind.kept, this.#clock.wall());
-    this.#handle = await createLogFile(this.#disk, this.#identity, file, 0);
+    const file = newLogFile(this.#identity, this.#nextSequence(), this.#options.kind, this.#clock.wall());
     this.files.push(file);
+    this.#handle = await createLogFile(this.#disk, this.#identity, file, 0);
   }
 
   async #flush(file: LogFile): Promise<void> {
@@ -91,14 +112,20 @@ export class KeptWriter {
     const at = file.bytes - this.#gathered;
     this.#buffers = [];
     this.#gathered = 0;
-    if (buffers.length > 0) await writeAll(this.#handle!, buffers, at);
+    if (buffers.length === 0) return;
+    const { kind, steady } = this.#options;
+    await (steady && kind === FileKind.kept ? writeAllDurably : writeAll)(this.#handle!, buffers, at);
   }
 
   async #seal(): Promise<void> {
     const file = this.files[this.files.length - 1]!;
     const handle = this.#handle!;
     await this.#flush(file);
-    await sealFile(file, handle);
+    if (this.#options.kind === FileKind.kept) await sealFile(file, handle);
+    else {
+      file.index.finish();
+      file.sealed = true;
+    }
     await handle.close();
     this.#handle = null;
   }

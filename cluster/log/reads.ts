@@ -5,7 +5,7 @@
 import { crc32 } from 'node:zlib';
 import { EntryKind, type RecordHeader, readRecordHeader, recordHeaderBytes, viewOf } from './codec.ts';
 import { decodeConfiguration } from './configuration.ts';
-import { LogError } from './errors.ts';
+import { isDamage, LogError } from './errors.ts';
 import { type Run, recordBytes } from './file-index.ts';
 import type { LogFile, OpenFiles } from './files.ts';
 import type { LogEntry } from './types.ts';
@@ -67,7 +67,9 @@ export class Reads {
       this.#waiting.push(() => {
         this.#read(segment, (error, bytes) => {
           segment.file.pins--;
-          ended(error ?? takeAll(group, segment, bytes, take));
+          const problem = error ?? takeAll(group, segment, bytes, take);
+          if (isDamage(problem)) segment.file.isDamaged = true;
+          ended(problem);
         });
       });
     }
@@ -160,7 +162,8 @@ export function toEntry({ header, payload }: RawEntry): LogEntry {
     default: {
       const { stamp, machineVersion, stateHash, payloadChecksum } = header;
       const data = { stamp, machineVersion, stateHash, payload, checksum: payloadChecksum };
-      return { kind: 'data', index, term, bytes: payload.length, data };
+      if (header.entryKind !== EntryKind.remains) return { kind: 'data', index, term, bytes: payload.length, data };
+      return { kind: 'data', index, term, bytes: payload.length, data: { ...data, remains: true } };
     }
   }
 }

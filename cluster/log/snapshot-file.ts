@@ -115,14 +115,17 @@ export async function readSnapshotInfo(
   return { group: view.getUint32(12, true), meta, stateOffset, stateBytes, chunkBytes };
 }
 
-/** Checks every byte of the snapshot in [base, base + bytes). Returns its state if `keep`, else an empty buffer. */
+/** Takes the next bytes of a state. */
+export type TakeState = (bytes: Buffer, isLast: boolean) => Promise<void>;
+
+/** Checks every byte of the snapshot in [base, base + bytes). `take` gets its state, piece by piece, each when it was checked. */
 export async function checkSnapshot(
   handle: DiskFile,
   base: number,
   bytes: number,
   path: string,
-  keep: boolean,
-): Promise<Buffer> {
+  take: TakeState = ignoreState,
+): Promise<void> {
   const { stateOffset, stateBytes, chunkBytes } = await readSnapshotInfo(handle, base, bytes, path);
   const chunks = Math.ceil(stateBytes / chunkBytes);
   const stateStart = base + stateOffset;
@@ -132,16 +135,17 @@ export async function checkSnapshot(
     new LogError('corrupt', 'snapshot: bytes do not match their checksum', path, offset);
   const complete = end.length === 4 * chunks + trailerBytes;
   if (!complete || crc32(end.subarray(0, -4)) !== end.readUInt32LE(end.length - 4)) throw damaged(tableStart);
-  const state = Buffer.allocUnsafeSlow(keep ? stateBytes : 0);
   for (let chunk = 0; chunk < chunks; chunk++) {
     const at = chunk * chunkBytes;
     const length = Math.min(chunkBytes, stateBytes - at);
     const piece = await readBytes(handle, stateStart + at, length);
     if (piece.length !== length || crc32(piece) !== end.readUInt32LE(4 * chunk)) throw damaged(stateStart + at);
-    if (keep) piece.copy(state, at);
+    await take(piece, chunk === chunks - 1);
   }
-  return state;
+  if (chunks === 0) await take(Buffer.alloc(0), true);
 }
+
+async function ignoreState(): Promise<void> {}
 
 /** A state on its way into its file. */
 class StateWriter {
@@ -233,7 +237,7 @@ async function replaceFile(disk: Disk, path: string, fill: (handle: DiskFile) =>
   try {
     await fill(handle);
     await syncFile(handle);
-    await checkSnapshot(handle, 0, handle.size, temporary, false);
+    await checkSnapshot(handle, 0, handle.size, temporary);
   } catch (error) {
     await handle.close();
     // What fails to go now is removed at the next start.

@@ -11,11 +11,15 @@ export class SnapshotPins {
   readonly #pins = new Map<string, number>();
   /** To be removed when the last pin goes. */
   readonly #unwanted = new Set<string>();
+  /** Found damaged: moved aside instead. */
+  readonly #damaged = new Set<string>();
+  readonly #moveAside: (path: string) => Promise<void>;
   readonly #removing = new Map<string, Promise<void>>();
   #closed = false;
 
-  constructor(disk: Disk) {
+  constructor(disk: Disk, moveAside: (path: string) => Promise<void>) {
     this.#disk = disk;
+    this.#moveAside = moveAside;
   }
 
   async use<T>(path: string, work: () => Promise<T>): Promise<T> {
@@ -38,11 +42,16 @@ export class SnapshotPins {
     if (this.#unwanted.delete(path)) this.letGo(path);
   }
 
+  /** Bytes of it are rotten: it is not to be deleted. */
+  damaged(path: string): void {
+    this.#damaged.add(path);
+  }
+
   /** Nobody needs the file any more, but for those who read it. What fails to go now is removed at the next start. */
   letGo(path: string): void {
     if (this.#closed) return;
     if (this.#pins.has(path)) return void this.#unwanted.add(path);
-    const removal = removeIfPresent(this.#disk, path)
+    const removal = (this.#damaged.delete(path) ? this.#moveAside(path) : removeIfPresent(this.#disk, path))
       .catch(() => {})
       .finally(() => this.#removing.delete(path));
     this.#removing.set(path, removal);
@@ -52,6 +61,7 @@ export class SnapshotPins {
   async claim(path: string): Promise<void> {
     this.#unwanted.delete(path);
     await this.#removing.get(path);
+    if (this.#damaged.delete(path)) await this.#moveAside(path);
   }
 
   close(): void {

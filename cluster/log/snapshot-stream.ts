@@ -78,24 +78,100 @@ export async function readStreamHeader(handle: DiskFile, path: string): Promise<
   };
 }
 
-export interface LiveEntry {
-  readonly index: number;
-  readonly run: Run;
-  readonly slot: number;
+const entriesPerBlock = 4_096;
+
+interface Block {
+  /** Where its first record begins in the stream. */
+  readonly start: number;
+  /** Per entry: its run, by number, and its slot there. */
+  readonly runs: Uint32Array;
+  readonly slots: Uint32Array;
+  count: number;
 }
 
-/** The sending side. `release` lets the snapshot file go. */
+/** The entries of a stream, ascending: a few bytes each, because there may be millions. Pins the files that they lie in, until `release`. */
+export class LiveTable {
+  readonly #blocks: Block[] = [];
+  readonly #runs: Run[] = [];
+  readonly #pinned = new Set<LogFile>();
+  count = 0;
+  /** Where the last record ends in the stream. */
+  end = streamHeaderBytes;
+
+  add(run: Run, slot: number): void {
+    const runs = this.#runs;
+    if (runs[runs.length - 1] !== run) {
+      runs.push(run);
+      this.#pin(run.file);
+    }
+    let block = this.#blocks[this.#blocks.length - 1];
+    if (block === undefined || block.count === entriesPerBlock) {
+      const words = () => new Uint32Array(entriesPerBlock);
+      block = { start: this.end, runs: words(), slots: words(), count: 0 };
+      this.#blocks.push(block);
+    }
+    block.runs[block.count] = runs.length - 1;
+    block.slots[block.count] = slot;
+    block.count++;
+    this.count++;
+    this.end += recordBytes(run, slot);
+  }
+
+  /** The records that lie in [from, to) of the stream, also in part; `start`: where each begins. */
+  within(from: number, to: number): { readonly locations: Location[]; readonly starts: number[] } {
+    const locations: Location[] = [];
+    const starts: number[] = [];
+    for (let at = this.#blockAt(from); at < this.#blocks.length; at++) {
+      const { start, runs, slots, count } = this.#blocks[at]!;
+      let offset = start;
+      for (let i = 0; i < count && offset < to; i++) {
+        const run = this.#runs[runs[i]!]!;
+        const slot = slots[i]!;
+        const end = offset + recordBytes(run, slot);
+        if (end > from) {
+          locations.push({ place: starts.length, index: run.indexAt(slot), run, slot });
+          starts.push(offset);
+        }
+        offset = end;
+      }
+      if (offset >= to) break;
+    }
+    return { locations, starts };
+  }
+
+  release(): void {
+    for (const file of this.#pinned) file.pins--;
+    this.#pinned.clear();
+  }
+
+  #pin(file: LogFile): void {
+    if (this.#pinned.has(file)) return;
+    this.#pinned.add(file);
+    file.pins++;
+  }
+
+  /** The last block that begins at or before this offset. */
+  #blockAt(offset: number): number {
+    let low = 0;
+    let high = this.#blocks.length - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (this.#blocks[middle]!.start <= offset) low = middle;
+      else high = middle - 1;
+    }
+    return low;
+  }
+}
+
+/** The sending side. `release` lets go of the entries and the snapshot file. */
 export class StreamReader implements SnapshotReader {
   readonly meta: SnapshotMeta;
   readonly #header: Buffer;
   readonly #group: number;
-  readonly #entries: readonly LiveEntry[];
-  /** Offset in the stream of each record, and of the snapshot file after the last. */
-  readonly #offsets: Float64Array;
+  readonly #entries: LiveTable;
   readonly #bytes: number;
   readonly #reads: Reads;
   readonly #file: DiskFile;
-  readonly #pinned = new Set<LogFile>();
   readonly #release: () => void;
   #closed = false;
 
@@ -103,7 +179,7 @@ export class StreamReader implements SnapshotReader {
     group: number,
     meta: SnapshotMeta,
     liveAbove: number,
-    entries: readonly LiveEntry[],
+    entries: LiveTable,
     file: DiskFile,
     reads: Reads,
     release: () => void,
@@ -114,20 +190,10 @@ export class StreamReader implements SnapshotReader {
     this.#reads = reads;
     this.#file = file;
     this.#release = release;
-    this.#offsets = new Float64Array(entries.length + 1);
-    let at = streamHeaderBytes;
-    for (let i = 0; i < entries.length; i++) {
-      const { run, slot } = entries[i]!;
-      this.#offsets[i] = at;
-      at += recordBytes(run, slot);
-      this.#pinned.add(run.file);
-    }
-    this.#offsets[entries.length] = at;
-    for (const pinned of this.#pinned) pinned.pins++;
-    const recordsBytes = at - streamHeaderBytes;
-    this.#bytes = at + file.size;
+    this.#bytes = entries.end + file.size;
     const { index, term } = meta;
-    const header = { group, index, term, liveAbove, entries: entries.length, recordsBytes, snapshotBytes: file.size };
+    const recordsBytes = entries.end - streamHeaderBytes;
+    const header = { group, index, term, liveAbove, entries: entries.count, recordsBytes, snapshotBytes: file.size };
     this.#header = encodeStreamHeader(header);
   }
 
@@ -141,7 +207,7 @@ export class StreamReader implements SnapshotReader {
     this.#readRecords(offset, end, (error, records) => {
       if (error !== null) return failed(error);
       const pieces = offset < streamHeaderBytes ? [this.#header.subarray(offset, end), ...records] : records;
-      const fileStart = this.#offsets[this.#entries.length]!;
+      const fileStart = this.#entries.end;
       if (end <= fileStart) return finish(pieces);
       const from = Math.max(0, offset - fileStart);
       this.#file.read(from, end - fileStart - from, (failure, bytes) => {
@@ -154,28 +220,16 @@ export class StreamReader implements SnapshotReader {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    for (const pinned of this.#pinned) pinned.pins--;
-    this.#pinned.clear();
     // Nothing was written: an error of closing says nothing.
     this.#file.close().then(this.#release, this.#release);
   }
 
   /** The bytes of records that lie in [offset, end) of the stream. */
   #readRecords(offset: number, end: number, done: (error: Error | null, pieces: Buffer[]) => void): void {
-    const offsets = this.#offsets;
-    const count = this.#entries.length;
-    let first = 0;
-    let high = count;
-    while (first < high) {
-      const middle = (first + high) >> 1;
-      if (offsets[middle + 1]! <= offset) first = middle + 1;
-      else high = middle;
-    }
-    const locations: Location[] = [];
-    for (let i = first; i < count && offsets[i]! < end; i++) locations.push({ place: i - first, ...this.#entries[i]! });
+    const { locations, starts } = this.#entries.within(offset, end);
     const pieces: Buffer[] = new Array(locations.length);
     const take = (place: number, entry: RawEntry) => {
-      const start = offsets[first + place]!;
+      const start = starts[place]!;
       const bytes = encodeKept(entry);
       pieces[place] = bytes.subarray(Math.max(0, offset - start), Math.min(bytes.length, end - start));
     };

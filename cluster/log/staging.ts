@@ -8,14 +8,16 @@ import type { SnapshotMeta } from 'raft-ts';
 import type { Disk, DiskFile } from '../ports.ts';
 import { LogError } from './errors.ts';
 import type { KeptWriter } from './kept-writer.ts';
-import { checkSnapshot, copySnapshotFile, readSnapshotInfo, snapshotPath } from './snapshot-file.ts';
+import { checkSnapshot, copySnapshotFile, readSnapshotInfo, snapshotPath, type TakeState } from './snapshot-file.ts';
 import { readKeptRecords, readStreamHeader, type StreamHeader, streamHeaderBytes } from './snapshot-stream.ts';
-import type { SnapshotStaging } from './types.ts';
+import type { SnapshotStaging, StateSink } from './types.ts';
 import { removeIfPresent } from './whole-files.ts';
 
 export interface StagingEvents {
   keptWriter(): KeptWriter;
   replica(): number;
+  /** Has the state that comes worked off by `into`, a step in a turn. */
+  feeding(into: StateSink): TakeState;
   /** Fails if the snapshot must not be installed (any more). */
   check(header: StreamHeader): void;
   /** No removal of an older file takes this name away from now on. */
@@ -55,7 +57,7 @@ export class Staging implements SnapshotStaging {
     this.#file.write([bytes], offset, done);
   }
 
-  async install(): Promise<Buffer> {
+  async install(into: StateSink): Promise<void> {
     if (this.#state !== 'receiving') throw new LogError('aborted', 'snapshot is not being received');
     this.#state = 'installing';
     const kept = this.#events.keptWriter();
@@ -65,7 +67,7 @@ export class Staging implements SnapshotStaging {
       const replica = this.#events.replica();
       await readKeptRecords(this.#file, this.#path, header, (entry) => kept.add(this.#group, replica, entry));
       const base = streamHeaderBytes + header.recordsBytes;
-      const state = await checkSnapshot(this.#file, base, header.snapshotBytes, this.#path, true);
+      await checkSnapshot(this.#file, base, header.snapshotBytes, this.#path, this.#events.feeding(into));
       await kept.finish();
       const path = snapshotPath(this.#group, this.#meta.index, this.#meta.term);
       await this.#events.inTurn(async () => {
@@ -81,7 +83,6 @@ export class Staging implements SnapshotStaging {
         committed = true;
         await this.#events.commit(this.#meta, header.liveAbove, kept);
       });
-      return state;
     } finally {
       if (!committed) await kept.abort().catch(() => {});
       await this.#end();

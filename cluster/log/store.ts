@@ -12,26 +12,42 @@ import type { Clock, Disk } from '../ports.ts';
 import { CacheOrder, evictDownTo } from './cache.ts';
 import { FileKind, fileBytesLimit, RecordKind } from './codec.ts';
 import { findGarbage, findPressed, type IsLive, pressureHorizon } from './collector.ts';
+import { Compactor } from './compactor.ts';
 import { encodeCheckpoint, encodeConfiguration } from './configuration.ts';
-import { type Captured, capture, manifestGroups } from './covered.ts';
-import { assert, LogError } from './errors.ts';
+import { type Captured, capture, describeFile, manifestGroups } from './covered.ts';
+import { listSetAside, setAside } from './damage.ts';
+import { EndMark } from './end-mark.ts';
+import { assert, isDamage, LogError } from './errors.ts';
 import { type LogFile, OpenFiles } from './files.ts';
 import { GroupLog } from './group.ts';
-import { KeptWriter } from './kept-writer.ts';
+import { type KeptKind, KeptWriter, type KeptWriterOptions } from './kept-writer.ts';
 import { type Manifest, writeManifest } from './manifest.ts';
-import { type Location, Reads, toEntry } from './reads.ts';
+import { type Location, type RawEntry, Reads, toEntry } from './reads.ts';
 import { Recorder } from './records.ts';
 import type { Recovered } from './recovery.ts';
-import { checkSnapshot, snapshotPath, writeSnapshotFile } from './snapshot-file.ts';
+import { Scrub } from './scrub.ts';
+import { checkSnapshot, snapshotPath, type TakeState, writeSnapshotFile } from './snapshot-file.ts';
 import { SnapshotPins } from './snapshot-pins.ts';
-import { type LiveEntry, type StreamHeader, StreamReader } from './snapshot-stream.ts';
+import { LiveTable, type StreamHeader, StreamReader } from './snapshot-stream.ts';
 import { Staging } from './staging.ts';
-import type { GroupWrite, Log, LogEntry, LogOptions, PieceSource, SnapshotReader, SnapshotStaging } from './types.ts';
+import type {
+  GroupWrite,
+  Liveness,
+  Log,
+  LogEntry,
+  LogOptions,
+  PieceSource,
+  SnapshotReader,
+  SnapshotStaging,
+  StateSink,
+} from './types.ts';
 import { removeIfPresent } from './whole-files.ts';
-import { Writer } from './writer.ts';
+import { type FileOwner, Writer } from './writer.ts';
 
 /** Sealed files that keep a descriptor for reading. */
 const openFilesMax = 64;
+/** Looked up for a stream in one turn: about a millisecond. */
+const liveEntriesPerTurn = 4_096;
 const noConfiguration: Configuration = {
   voters: [],
   outgoing: [],
@@ -42,10 +58,12 @@ const noConfiguration: Configuration = {
 
 export class Store implements Log {
   onPressure: (group: number) => void = () => {};
+  onDamage: (group: number, error: Error) => void = () => {};
   onFatal: (error: Error) => void = () => {};
   readonly #disk: Disk;
   readonly #clock: Clock;
   readonly #options: LogOptions;
+  readonly #owner: FileOwner;
   readonly #groups: Map<number, GroupLog>;
   /** Log files in order, kept files among them by sequence. */
   #files: LogFile[];
@@ -61,12 +79,22 @@ export class Store implements Log {
   #captured: Captured;
   #sealedFiles = 0;
 
+  readonly #scrub: Scrub;
+  readonly #endMark: EndMark;
   readonly #cache = new CacheOrder();
   readonly #volatileCache = new CacheOrder();
 
+  /** Of the manifest: as far as both copies are durable, and of the last one that was begun. */
+  #generation: number;
+  #lastGeneration: number;
+  /** Damaged files that were moved aside. */
+  #setAside: string[] = [];
   #manifestRunning: Promise<void> = Promise.resolve();
   #manifestWaiting: Promise<void> | null = null;
   #collecting: Promise<void> = Promise.resolve();
+  /** Files that nothing names any more, and that somebody reads. */
+  readonly #leaving = new Set<LogFile>();
+  readonly #compactor: Compactor;
   readonly #snapshotPins: SnapshotPins;
   /** Snapshots being saved or installed. */
   readonly #running = new Set<Promise<void>>();
@@ -81,27 +109,71 @@ export class Store implements Log {
     this.#disk = disk;
     this.#clock = clock;
     this.#options = options;
+    this.#generation = recovered.generation;
+    this.#lastGeneration = recovered.generation;
+    const { clusterId, nodeUuid } = options;
+    this.#owner = { clusterId, nodeUuid, generation: () => this.#generation };
     this.#groups = recovered.groups;
     this.#files = [...recovered.files].sort((a, b) => a.sequence - b.sequence);
     this.#nextSequence = recovered.nextSequence;
     this.#openFiles = new OpenFiles(disk, openFilesMax);
     this.#reads = new Reads(this.#openFiles);
-    this.#snapshotPins = new SnapshotPins(disk);
+    this.#snapshotPins = new SnapshotPins(disk, (path) => this.#moveAside(path));
+    this.#endMark = new EndMark(disk, (error) => this.#fail(error));
     this.#captured = capture(this.#groups.values(), recovered.coveredTo);
-    this.#writer = new Writer(disk, clock, options, FileKind.log, options.fileBytesMax, () => this.#nextSequence++, {
-      rotating: (file) => capture(this.#groups.values(), file.sequence),
-      sealed: (file, captured) => this.#sealed(file, captured as Captured),
-      opened: (file) => this.#addFile(file),
-      durable: () => this.#evict(),
-      failed: (error) => this.#fail(error),
-    });
+    this.#writer = new Writer(
+      disk,
+      clock,
+      this.#owner,
+      FileKind.log,
+      options.fileBytesMax,
+      () => this.#nextSequence++,
+      {
+        rotating: (file) => capture(this.#groups.values(), file.sequence),
+        sealed: (file, captured) => this.#sealed(file, captured as Captured),
+        opened: (file) => this.#addFile(file),
+        durable: () => this.#evict(),
+        failed: (error) => this.#fail(error),
+      },
+    );
     this.#records = new Recorder(this.#writer, this.#cache);
+    const store = {
+      groups: this.#groups,
+      reads: this.#reads,
+      files: () => this.#files,
+      coveredTo: () => this.#captured.coveredTo,
+      keptWriter: (kind: KeptKind) => this.#keptWriter({ kind, steady: true }),
+      replace: (old: ReadonlySet<LogFile>, kept: readonly LogFile[]) => this.#replace(old, kept),
+    };
+    this.#compactor = new Compactor(store, clock, options);
+    this.#scrub = new Scrub({
+      reads: this.#reads,
+      groups: this.#groups,
+      files: () => this.#files.filter(({ sealed, kind, doomed }) => sealed && kind !== FileKind.volatile && !doomed),
+      checkSnapshot: (group, read) => this.#checkSnapshot(group, (bytes) => read(bytes.length)),
+      damaged: (group, error) => this.onDamage(group, error),
+    });
   }
 
-  /** Writes the first manifest of this run and creates the file to write to. */
-  async start(): Promise<void> {
-    await writeManifest(this.#disk, this.#manifest());
+  #keptWriter(options: KeptWriterOptions): KeptWriter {
+    const { fileBytesMax } = this.#options;
+    return new KeptWriter(this.#disk, this.#clock, this.#owner, fileBytesMax, () => this.#nextSequence++, options);
+  }
+
+  /** Writes the first manifest of this run and creates the file to write to. `damaged`: paths to be moved aside. */
+  async start(damaged: readonly string[]): Promise<void> {
+    const isManifest = (path: string) => !path.includes('/');
+    // What is damaged is remembered before the files that show it are gone; a copy of the manifest is about to be replaced.
+    for (const path of damaged) if (isManifest(path)) await this.#moveAside(path);
+    await this.#writeManifest();
+    for (const path of damaged) if (!isManifest(path)) await this.#moveAside(path);
+    this.#setAside = await listSetAside(this.#disk);
+    await this.#endMark.start();
     await this.#writer.start(this.#lastLogFile());
+  }
+
+  async #moveAside(path: string): Promise<void> {
+    this.#setAside.push(await setAside(this.#disk, path, this.#lastGeneration));
   }
 
   // ---- appending ----
@@ -201,7 +273,7 @@ export class Store implements Log {
   #startVolatile(): Recorder {
     const { fileBytesMax } = this.#options;
     const next = () => this.#nextSequence++;
-    const writer = new Writer(this.#disk, this.#clock, this.#options, FileKind.volatile, fileBytesMax, next, {
+    const writer = new Writer(this.#disk, this.#clock, this.#owner, FileKind.volatile, fileBytesMax, next, {
       rotating: () => null,
       sealed: (file) => this.#openFiles.adopt(file),
       opened: (file) => this.#addFile(file),
@@ -308,11 +380,27 @@ export class Store implements Log {
       },
       (error) => {
         if (error !== null) return done(error, []);
+        if (entries.some((entry) => entry.kind === 'data' && entry.data.remains === true))
+          return done(new LogError('missing', `entries of group ${id} are not here as a whole`), []);
         if (group.epoch !== epoch && !this.#isCurrent(group, entries))
           return done(new LogError('missing', `entries of group ${id} were truncated while they were read`), []);
         done(null, entries);
       },
     );
+  }
+
+  readLive(id: number, index: number, done: (error: Error | null, entry: LogEntry | null) => void): void {
+    const group = this.#groups.get(id);
+    const run = group?.find(index) ?? null;
+    // What is in memory, and what may be truncated, is whole.
+    if (group === undefined || run === null || index > group.compacted.index)
+      return this.read(id, index, index, 1, (error, entries) => done(error, entries[0] ?? null));
+    let entry: LogEntry | null = null;
+    const location = { place: 0, index, run, slot: run.slot(index) };
+    const take = (_place: number, raw: RawEntry) => {
+      entry = toEntry(raw);
+    };
+    this.#reads.readAll(id, [location], take, (error) => done(error, error === null ? entry : null));
   }
 
   /** True if these entries are still the group's: none was replaced by a truncation. */
@@ -380,46 +468,85 @@ export class Store implements Log {
     this.#snapshotPins.letGo(snapshotPath(group, index, term));
   }
 
-  async loadSnapshot(id: number): Promise<{ meta: SnapshotMeta; state: Buffer } | null> {
+  async loadSnapshot(id: number, into: StateSink): Promise<SnapshotMeta | null> {
     this.#checkOpen();
-    const { snapshot: meta, snapshotStored } = this.#group(id);
+    const group = this.#group(id);
+    const { snapshot: meta, snapshotStored } = group;
     if (!snapshotStored) return null;
-    const path = snapshotPath(id, meta.index, meta.term);
-    return this.#snapshotPins.use(path, async () => {
+    await this.#checkSnapshot(group, this.#feeding(into));
+    return meta;
+  }
+
+  async #checkSnapshot({ group, snapshot: { index, term }, snapshotStored }: GroupLog, take: TakeState): Promise<void> {
+    if (!snapshotStored) return;
+    const path = snapshotPath(group, index, term);
+    await this.#snapshotPins.use(path, async () => {
       const handle = await this.#disk.open(path, 'read');
       try {
-        return { meta, state: await checkSnapshot(handle, 0, handle.size, path, true) };
+        await checkSnapshot(handle, 0, handle.size, path, take);
+      } catch (error) {
+        if (isDamage(error)) this.#snapshotPins.damaged(path);
+        throw error;
       } finally {
         await handle.close();
       }
     });
   }
 
-  async openSnapshotStream(id: number, liveIndices: readonly number[], liveAbove: number): Promise<SnapshotReader> {
+  scrub(): void {
+    if (this.#failure === null && !this.#closed) this.#scrub.step(this.#options.scrubBytesPerSecond);
+  }
+
+  /** Has a state's bytes worked off as they come, one step in a turn. */
+  #feeding(into: StateSink): TakeState {
+    return async (bytes, isLast) => {
+      into.add(bytes, isLast);
+      while (into.step()) await this.#turn();
+    };
+  }
+
+  async openSnapshotStream(id: number, live: Iterable<number>, liveAbove: number): Promise<SnapshotReader> {
     this.#checkOpen();
     const group = this.#group(id);
     const meta = group.snapshot;
     if (!group.snapshotStored) throw new LogError('missing', `group ${id} has no snapshot`);
-    const entries: LiveEntry[] = [];
-    for (const index of liveIndices) {
-      if (index <= liveAbove || index > meta.index) continue;
-      const run = group.find(index);
-      if (run === null) throw new LogError('missing', `live entry ${index} of group ${id} is not here`);
-      entries.push({ index, run, slot: run.slot(index) });
-    }
-    entries.sort((a, b) => a.index - b.index);
-    for (const { run } of entries) run.file.pins++;
     const path = snapshotPath(id, meta.index, meta.term);
     this.#snapshotPins.pin(path);
-    const unpin = () => this.#snapshotPins.unpin(path);
+    const entries = new LiveTable();
+    const release = () => {
+      entries.release();
+      this.#snapshotPins.unpin(path);
+    };
     try {
+      await this.#findLive(group, meta.index, live, liveAbove, entries);
       const handle = await this.#disk.open(path, 'read');
-      return new StreamReader(id, meta, liveAbove, entries, handle, this.#reads, unpin);
+      return new StreamReader(id, meta, liveAbove, entries, handle, this.#reads, release);
     } catch (error) {
-      unpin();
+      release();
       throw error;
-    } finally {
-      for (const { run } of entries) run.file.pins--;
+    }
+  }
+
+  /** Some in a turn. Each is looked up in the turn in which it was said to be live: it cannot be gone. */
+  async #findLive(
+    group: GroupLog,
+    last: number,
+    live: Iterable<number>,
+    liveAbove: number,
+    entries: LiveTable,
+  ): Promise<void> {
+    let left = liveEntriesPerTurn;
+    for (const index of live) {
+      if (left-- === 0) {
+        await this.#turn();
+        this.#checkOpen();
+        if (group.hasEnded) throw new LogError('stale', `group ${group.group} was begun anew`);
+        left = liveEntriesPerTurn;
+      }
+      if (index <= liveAbove || index > last) continue;
+      const run = group.find(index);
+      if (run === null) throw new LogError('missing', `live entry ${index} of group ${group.group} is not here`);
+      entries.add(run, run.slot(index));
     }
   }
 
@@ -430,9 +557,9 @@ export class Store implements Log {
     await removeIfPresent(this.#disk, path);
     const file = await this.#disk.open(path, 'create');
     return new Staging(this.#disk, id, meta, path, file, {
-      keptWriter: () =>
-        new KeptWriter(this.#disk, this.#clock, this.#options, this.#options.fileBytesMax, () => this.#nextSequence++),
+      keptWriter: () => this.#keptWriter({ kind: FileKind.kept, steady: false }),
       replica: () => group.replica,
+      feeding: (into) => this.#feeding(into),
       check: (header) => this.#checkInstall(group, header),
       claim: (name) => this.#snapshotPins.claim(name),
       inTurn: (work) => this.#track(this.#inTurn(id, work)),
@@ -499,6 +626,7 @@ export class Store implements Log {
   }
 
   collect(isLive: IsLive): Promise<void> {
+    if (this.#failure === null && !this.#closed) this.#endMark.write(this.#writer.durable);
     this.#collecting = this.#collecting.then(() => this.#collect(isLive));
     return this.#collecting;
   }
@@ -506,17 +634,58 @@ export class Store implements Log {
   async #collect(isLive: IsLive): Promise<void> {
     if (this.#failure !== null || this.#closed) return;
     this.#tellPressed();
+    await this.#removeLeaving();
     const { coveredTo } = this.#captured;
     const garbage = findGarbage(this.#files, this.#groups, coveredTo, isLive);
-    if (garbage.length === 0) return;
-    for (const file of garbage) file.doomed = true;
+    if (garbage.length > 0) await this.#discard(garbage);
+  }
+
+  /** Files leave memory, then the manifest, then the disk; those that are still read later. */
+  async #discard(files: readonly LogFile[]): Promise<void> {
+    for (const file of files) file.doomed = true;
     for (const group of this.#groups.values()) group.forget((file) => file.doomed);
     this.#files = this.#files.filter((file) => !file.doomed);
-    if (garbage.some((file) => file.kind !== FileKind.volatile)) await this.#saveManifest();
-    for (const file of garbage) {
-      await this.#openFiles.close(file);
-      await removeIfPresent(this.#disk, file.path);
+    if (files.some((file) => file.kind !== FileKind.volatile)) await this.#saveManifest();
+    for (const file of files) {
+      if (file.pins > 0) this.#leaving.add(file);
+      else await this.#remove(file);
     }
+  }
+
+  /** Those that nobody reads any more. */
+  async #removeLeaving(): Promise<void> {
+    for (const file of [...this.#leaving]) if (file.pins === 0 && !this.#closed) await this.#remove(file);
+  }
+
+  async #remove(file: LogFile): Promise<void> {
+    this.#leaving.delete(file);
+    await this.#openFiles.close(file);
+    if (file.isDamaged) await this.#moveAside(file.path);
+    else await removeIfPresent(this.#disk, file.path);
+  }
+
+  compact(live: Liveness): Promise<void> {
+    if (this.#failure !== null || this.#closed) return Promise.resolve();
+    return this.#track(this.#compact(live));
+  }
+
+  async #compact(live: Liveness): Promise<void> {
+    try {
+      await this.#compactor.run(live);
+      await this.#removeLeaving();
+    } catch (error) {
+      // Without room the round came to nothing, and left nothing behind.
+      if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') this.#fail(error as Error);
+      throw error;
+    }
+  }
+
+  #replace(old: ReadonlySet<LogFile>, kept: readonly LogFile[]): Promise<void> {
+    for (const file of kept) {
+      for (const part of file.index.groups.values()) this.#group(part.group).kept.push(...part.runs);
+      this.#addFile(file);
+    }
+    return this.#discard([...old]);
   }
 
   #tellPressed(): void {
@@ -552,9 +721,11 @@ export class Store implements Log {
     return {
       clusterId,
       nodeUuid,
+      generation: ++this.#lastGeneration,
       coveredTo,
-      files: covered(FileKind.log).map((file) => file.sequence),
-      keptFiles: covered(FileKind.kept).map((file) => file.sequence),
+      files: covered(FileKind.log).map(describeFile),
+      keptFiles: covered(FileKind.kept).map(describeFile),
+      durable: { ...this.#writer.durable },
       nextSequence: this.#nextSequence,
       groups: manifestGroups(this.#groups.values(), this.#captured, this.#files),
     };
@@ -564,10 +735,16 @@ export class Store implements Log {
   #saveManifest(): Promise<void> {
     this.#manifestWaiting ??= this.#manifestRunning.then(() => {
       this.#manifestWaiting = null;
-      this.#manifestRunning = this.#guard(writeManifest(this.#disk, this.#manifest()));
+      this.#manifestRunning = this.#guard(this.#writeManifest());
       return this.#manifestRunning;
     });
     return this.#manifestWaiting;
+  }
+
+  async #writeManifest(): Promise<void> {
+    const manifest = this.#manifest();
+    await writeManifest(this.#disk, manifest);
+    this.#generation = manifest.generation;
   }
 
   // ---- life ----
@@ -578,6 +755,13 @@ export class Store implements Log {
       files: this.#files.length,
       bytes: this.#files.reduce((sum, file) => sum + file.bytes, 0),
       cachedBytes: this.#cache.bytes + this.#volatileCache.bytes,
+      liveBytes: this.#compactor.liveBytes,
+      boundBytes: this.#compactor.boundBytes,
+      appendedBytes: writer.appendedBytes + (this.#volatile?.writer.appendedBytes ?? 0),
+      rewrittenBytes: this.#compactor.rewrittenBytes,
+      scrubPasses: this.#scrub.passes,
+      scrubbedBytes: this.#scrub.bytes,
+      setAside: this.#setAside,
       syncs: writer.syncs,
       lastSyncMilliseconds: writer.lastSyncMilliseconds,
       writeInFlight: writer.writeInFlight,
@@ -587,11 +771,14 @@ export class Store implements Log {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
+    this.#compactor.stop();
+    this.#scrub.stop();
     for (const work of [...this.#running, this.#collecting]) await work.catch(() => {});
     await this.#manifestRunning.catch(() => {});
     this.#snapshotPins.close();
     if (this.#failure === null) await this.#writer.close();
     await this.#closeVolatile();
+    await this.#endMark.close();
     await this.#openFiles.closeAll();
   }
 

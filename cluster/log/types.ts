@@ -10,6 +10,8 @@ export interface EntryData {
   readonly stateHash: number;
   readonly payload: Buffer;
   readonly checksum: number;
+  /** It is only what is left of the entry: messages that lived when the log was rewritten, by their ordinals. */
+  readonly remains?: true;
 }
 export type LogEntry = Entry<EntryData>;
 
@@ -17,6 +19,8 @@ export interface LogOptions {
   /** Names this node's log; a folder of another node or cluster is refused. */
   readonly clusterId: string;
   readonly nodeUuid: string;
+  /** The durable groups that this node may have a replica of, under this id: where it is not known any more which ones it had. */
+  readonly mayHold?: { readonly replica: number; readonly groups: readonly number[] };
   readonly fileBytesMax: number;
   /** Recent entries held in memory, in bytes of payload. */
   readonly cacheBytesMax: number;
@@ -26,7 +30,37 @@ export interface LogOptions {
   readonly pressureBytes: number;
   /** Bytes of volatile entries that may wait in memory for the disk. Beyond it, `done` of a volatile write waits for the disk too. */
   readonly volatileWaitingBytesMax: number;
+  /** What rewriting sparsely live files may read and write in a second; four times as much where the disk's bound is exceeded. */
+  readonly compactionBytesPerSecond: number;
+  /** Bytes of dead entries that are left alone beside what lives, and half as much again as that. */
+  readonly compactionSlackBytes: number;
+  /** What `scrub` reads in a second to find rot before it is needed; 0: nothing. */
+  readonly scrubBytesPerSecond: number;
 }
+
+/** All references to messages that a group's machine held at one moment, of entries that had been applied by then. */
+export interface LiveReferences {
+  /**
+   * About `bytesMax` more bytes: 12 per reference, which are the entry's index (low 32 bits), the message's ordinal in it (16), the index
+   * (high 16), bytes of the message (32; all ones: not known). Null: that was all, or it was lost.
+   */
+  next(bytesMax: number): Buffer | null;
+  readonly isLost: boolean;
+  close(): void;
+}
+
+/** What the machines say of the messages in entries that were applied. */
+export interface Liveness {
+  /** References to messages in entries [first, last]; Infinity: nobody knows, and they are kept as they are. */
+  count(group: number, first: number, last: number): number;
+  /** All that `count` counts now. Null: not now. */
+  references(group: number): LiveReferences | null;
+  /** What to keep of an entry's payload of which only these messages live (ordinals, ascending). The payload itself: not worth it. */
+  remains(payload: Buffer, ordinals: Iterable<number>): Buffer;
+}
+
+/** `repairTo` of a replica that lost it does not know what: it may have acknowledged anything. */
+export const unknownIndex = Number.MAX_SAFE_INTEGER;
 
 /** One group as it was found on disk. */
 export interface RecoveredGroup {
@@ -38,6 +72,12 @@ export interface RecoveredGroup {
   /** Up to here entries may have been acknowledged that are lost; 0: none. */
   readonly repairTo: number;
   readonly entries: { index: number; term: number; bytes: number; configuration?: Configuration }[];
+  /**
+   * What of it is damaged, for people; empty: nothing. Else all other fields are those of an empty replica, but for what is known of term and
+   * vote, which may have been lost too. It must not take part, and nothing but `append` of a hard state and `resetGroup` may be asked of it;
+   * what there is of it stays on the disk until then. Remembered across restarts.
+   */
+  readonly damage: readonly string[];
 }
 
 /** One group's part of the next write. Order within it: truncate, entries, hard state. */
@@ -92,6 +132,11 @@ export interface Log {
     bytesMax: number,
     done: (error: Error | null, entries: LogEntry[]) => void,
   ): void;
+  /**
+   * The entry with what lives in it, behind the compaction point maybe nothing else of it (`EntryData.remains`). Only for reading messages:
+   * never to be applied or sent. `read` calls such an entry missing.
+   */
+  readLive(group: number, index: number, done: (error: Error | null, entry: LogEntry | null) => void): void;
   /** True if the entry can be read: it follows the compaction point, or lives on behind it. */
   has(group: number, index: number): boolean;
   /**
@@ -100,13 +145,14 @@ export interface Log {
    * by then, or was reset.
    */
   saveSnapshot(group: number, meta: SnapshotMeta, pieces: PieceSource): Promise<void>;
-  /** The newest snapshot's whole machine state, checked, or null if the group has none. */
-  loadSnapshot(group: number): Promise<{ meta: SnapshotMeta; state: Buffer } | null>;
+  /** Gives the newest snapshot's machine state, checked, to `into`. Null if the group has none. */
+  loadSnapshot(group: number, into: StateSink): Promise<SnapshotMeta | null>;
   /**
    * The stream that installs a snapshot elsewhere: the live entries that the receiver lacks, then the state. Opaque bytes; the same
-   * snapshot gives the same bytes at the same offset while it is pinned. `liveAbove`: the receiver has everything up to here.
+   * snapshot gives the same bytes at the same offset while it is pinned. `live`: at least all entries up to the snapshot that are live when
+   * this resolves, ascending; read over many turns. `liveAbove`: the receiver has everything up to here.
    */
-  openSnapshotStream(group: number, liveIndices: readonly number[], liveAbove: number): Promise<SnapshotReader>;
+  openSnapshotStream(group: number, live: Iterable<number>, liveAbove: number): Promise<SnapshotReader>;
   /** Receiving side of such a stream. */
   createSnapshotStaging(group: number, meta: SnapshotMeta): Promise<SnapshotStaging>;
   /**
@@ -115,10 +161,20 @@ export interface Log {
    */
   collect(isLive: (group: number, first: number, last: number) => boolean): Promise<void>;
   /**
+   * Rewrites the files of which least lives, one round of it, if the disk holds much more than what lives; at a bounded rate, beside
+   * everything else. Resolves at once while another round is under way. A round only touches entries behind the compaction points.
+   * Rejects with ENOSPC when there is no room for it: it came to nothing then, and may be tried again.
+   */
+  compact(live: Liveness): Promise<void>;
+  /**
    * The highest index up to which the group forgets whole entries (behind its snapshot by `keptBytesMax`, by less when they lie in files
    * beyond `pressureBytes`). `collect` deletes up to what was answered last, so tell the core before; ask before every `collect`.
    */
   compactionPoint(group: number): { index: number; term: number };
+  /** Reads on where it had come to, in the background, and checks what it reads. To be called once a second. */
+  scrub(): void;
+  /** `scrub` found rot in what a group counts on. */
+  onDamage: (group: number, error: Error) => void;
   /** Asked of a group whose entries after its snapshot pin old files. */
   onPressure: (group: number) => void;
   onFatal: (error: Error) => void;
@@ -126,6 +182,21 @@ export interface Log {
     files: number;
     bytes: number;
     cachedBytes: number;
+    /**
+     * Of `bytes`: what lives behind the compaction points, as far as it was looked at, with the headers that it cannot be kept without. Not
+     * counted is what lives in entries that are kept whole anyhow.
+     */
+    liveBytes: number;
+    /** What `bytes` is to stay below: twice `liveBytes`, and a constant that follows from the options. */
+    boundBytes: number;
+    /** Since the start: what was appended, and what was written again to get rid of dead entries around it. */
+    appendedBytes: number;
+    rewrittenBytes: number;
+    /** How often all sealed files were read again by `scrub`, and bytes that it has read. */
+    scrubPasses: number;
+    scrubbedBytes: number;
+    /** Damaged files that were moved aside. */
+    setAside: readonly string[];
     syncs: number;
     lastSyncMilliseconds: number;
     writeInFlight: boolean;
@@ -141,6 +212,14 @@ export interface PieceSource {
   close(): void;
 }
 
+/** A state that is built while its bytes come, some in a turn. What it throws ends what gives it the bytes. */
+export interface StateSink {
+  /** The next bytes, in order. They never change. */
+  add(bytes: Buffer, isLast: boolean): void;
+  /** Goes on by a bounded piece of work. False: not before there are more bytes, or nothing is left to do. */
+  step(): boolean;
+}
+
 export interface SnapshotReader {
   readonly meta: SnapshotMeta;
   read(offset: number, bytesMax: number, done: (error: Error | null, bytes: Buffer, end: boolean) => void): void;
@@ -151,10 +230,10 @@ export interface SnapshotStaging {
   /** Chunks come in order. */
   write(offset: number, bytes: Uint8Array, done: (error: Error | null) => void): void;
   /**
-   * Verifies the whole stream, then installs it as one atomic step: live entries become readable, the group's log restarts behind the
-   * snapshot (entries after it are kept if the chain fits), snapshot and manifest are durable. Resolves with the machine state, which is to
-   * be restored in the same turn: from the next one on `collect` may ask about what it brought.
+   * Verifies the whole stream and gives the machine state that is in it to `into`; then installs it as one atomic step: live entries become
+   * readable, the group's log restarts behind the snapshot (entries after it are kept if the chain fits), snapshot and manifest are durable.
+   * The machine is to have the state in the turn in which this resolves: from the next one on `collect` may ask about what it brought.
    */
-  install(): Promise<Buffer>;
+  install(into: StateSink): Promise<void>;
   abort(): Promise<void>;
 }

@@ -8,6 +8,12 @@ export function writeAll(handle: DiskFile, buffers: readonly Uint8Array[], offse
   });
 }
 
+export function writeAllDurably(handle: DiskFile, buffers: readonly Uint8Array[], offset: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    handle.writeDurably(buffers, offset, (error) => (error === null ? resolve() : reject(error)));
+  });
+}
+
 export function syncFile(handle: DiskFile): Promise<void> {
   return new Promise((resolve, reject) => {
     handle.sync((error) => (error === null ? resolve() : reject(error)));

@@ -20,6 +20,7 @@ import {
   type EntryKind,
   encodeFileHeader,
   FileKind,
+  fileHeaderBytes,
   type RecordKind,
   recordHeaderBytes,
   viewOf,
@@ -35,6 +36,12 @@ const slabsKeptMax = 8;
 export interface Identity {
   readonly clusterId: string;
   readonly nodeUuid: string;
+}
+
+/** Who makes files. */
+export interface FileOwner extends Identity {
+  /** Of the manifest, as far as all its copies are durable. */
+  generation(): number;
 }
 
 export interface WriterEvents {
@@ -84,7 +91,7 @@ class Batch {
 export class Writer {
   readonly #disk: Disk;
   readonly #clock: Clock;
-  readonly #identity: Identity;
+  readonly #identity: FileOwner;
   readonly #kind: FileKind;
   readonly #fileBytesMax: number;
   readonly #nextSequence: () => number;
@@ -103,13 +110,17 @@ export class Writer {
   #preparing: Promise<void> = Promise.resolve();
   /** Gathered, and not written yet. */
   waitingBytes = 0;
+  /** Gathered since the start. */
+  appendedBytes = 0;
+  /** The end of what is durable of the file that is being written. */
+  readonly durable = { sequence: 0, bytes: 0 };
   syncs = 0;
   lastSyncMilliseconds = 0;
 
   constructor(
     disk: Disk,
     clock: Clock,
-    identity: Identity,
+    identity: FileOwner,
     kind: FileKind,
     fileBytesMax: number,
     nextSequence: () => number,
@@ -205,6 +216,7 @@ export class Writer {
     }
     batch.bytes += recordHeaderBytes + length;
     this.waitingBytes += recordHeaderBytes + length;
+    this.appendedBytes += recordHeaderBytes + length;
     file.bytes = offset + recordHeaderBytes + length;
     return offset;
   }
@@ -268,6 +280,8 @@ export class Writer {
   #durable(batch: Batch): void {
     if (this.#failed) return;
     this.waitingBytes -= batch.bytes;
+    this.durable.sequence = batch.file.sequence;
+    this.durable.bytes = batch.offset + batch.bytes;
     for (const [group, mark] of batch.marks) {
       group.isDurable = true;
       group.replaced = null;
@@ -378,20 +392,29 @@ export class Writer {
 /** The salt differs for every file that ever was, also for one whose creation was lost in a crash and that is made again. */
 export function newLogFile(identity: Identity, sequence: number, kind: FileKind, wall: number): LogFile {
   const salt = crc32(`${identity.clusterId}/${identity.nodeUuid}/${sequence}/${wall}`);
-  const headerBytes = encodeFileHeader({ ...identity, kind, sequence, previous: 0, salt }).length;
-  return new LogFile(sequence, kind, salt, headerBytes);
+  return new LogFile(sequence, kind, salt, fileHeaderBytes(identity));
 }
 
 /** Creates the file on disk and syncs its header, but for a volatile one; its name is durable only after the folder was synced. */
-export async function createLogFile(
-  disk: Disk,
-  identity: Identity,
-  file: LogFile,
-  previous: number,
-): Promise<DiskFile> {
-  const header = encodeFileHeader({ ...identity, kind: file.kind, sequence: file.sequence, previous, salt: file.salt });
+export async function createLogFile(disk: Disk, owner: FileOwner, file: LogFile, previous: number): Promise<DiskFile> {
+  const { clusterId, nodeUuid } = owner;
+  const { kind, sequence, salt } = file;
+  const header = encodeFileHeader({
+    clusterId,
+    nodeUuid,
+    kind,
+    sequence,
+    previous,
+    salt,
+    generation: owner.generation(),
+  });
   const handle = await disk.open(file.path, 'create');
-  await writeAll(handle, [header], 0);
-  if (file.kind !== FileKind.volatile) await syncFile(handle);
-  return handle;
+  try {
+    await writeAll(handle, [header], 0);
+    if (file.kind !== FileKind.volatile) await syncFile(handle);
+    return handle;
+  } catch (error) {
+    await handle.close().catch(() => {});
+    throw error;
+  }
 }

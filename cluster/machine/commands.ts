@@ -10,6 +10,8 @@
 //
 // PURE. A batch is untrusted until `checkBatch` returned null for it: leaders check before they append, machines before they apply.
 
+import { encodeRemains, pieceOfBatch, pieceOfRemains, remainsCount, remainsOffset, remainsVersion } from './remains.ts';
+
 export const batchVersion = 1;
 export const batchHeaderBytes = 56;
 export const settleRecordBytes = 24;
@@ -145,6 +147,9 @@ const readU32 = (source: Buffer, at: number): number =>
   (source[at]! | (source[at + 1]! << 8) | (source[at + 2]! << 16) | (source[at + 3]! << 24)) >>> 0;
 const readLong = (source: Buffer, at: number): number => readU32(source, at) + readU32(source, at + 4) * 0x1_0000_0000;
 
+/** Commands in a batch, without its settlements. */
+export const commandCountOf = (payload: Buffer): number => payload.readUInt32LE(44);
+
 /** Of a batch that is at least as long as its header. */
 export function readBatchHeader(payload: Buffer): BatchHeader {
   const settleBytes = readU32(payload, 40);
@@ -164,9 +169,35 @@ export function readBatchHeader(payload: Buffer): BatchHeader {
   };
 }
 
-/** Offset of a command in its payload. */
+/** Offset of a command in its payload, which may be what is left of a batch: -1 if it is not left. */
 export function commandOffset(payload: Buffer, ordinal: number): number {
+  if (payload[0] === remainsVersion) return remainsOffset(payload, ordinal);
   return readU32(payload, readU32(payload, 48) + 4 * ordinal);
+}
+
+/** The same of any ordinal: -1 if there is no such command. */
+export function findCommand(payload: Buffer, ordinal: number): number {
+  if (payload[0] !== remainsVersion && ordinal >= readU32(payload, 44)) return -1;
+  return commandOffset(payload, ordinal);
+}
+
+/**
+ * What is to be kept of a payload, a checked batch or what is left of one, of which only these messages live (ordinals, ascending). The
+ * payload itself where that would save less than an eighth.
+ */
+export function remainsOf(payload: Buffer, ordinals: Iterable<number>): Buffer {
+  const isRemains = payload[0] === remainsVersion;
+  const count = isRemains ? remainsCount(payload) : readU32(payload, 44);
+  const tableOffset = readU32(payload, 48);
+  const pieces = [];
+  let bytes = 0;
+  for (const ordinal of ordinals) {
+    const piece = isRemains ? pieceOfRemains(payload, ordinal) : pieceOfBatch(payload, tableOffset, count, ordinal);
+    if (piece === null) continue;
+    pieces.push(piece);
+    bytes += piece.to - piece.from;
+  }
+  return bytes > (payload.length * 7) / 8 ? payload : encodeRemains(payload, pieces);
 }
 
 /** Field offsets within a publish command; queue uids (u32 each), key, properties and body follow in this order. */
@@ -198,6 +229,16 @@ const whole: readonly Buffer[] = [];
 /** A view of the message (entry payload, ordinal). The command must be a publish, or a transfer, which holds one. */
 export function viewMessage(payload: Buffer, ordinal: number): MessageView {
   return viewPublish(payload, publishOffset(payload, commandOffset(payload, ordinal)));
+}
+
+/** Does a batch, which is well formed, bring messages, or pieces of one? */
+export function hasMessages(payload: Buffer): boolean {
+  const { commandCount } = readBatchHeader(payload);
+  for (let ordinal = 0; ordinal < commandCount; ordinal++) {
+    const kind = payload[commandOffset(payload, ordinal)];
+    if (kind === CommandKind.publish || kind === CommandKind.part || kind === CommandKind.transfer) return true;
+  }
+  return false;
 }
 
 /** Where the publish begins that the command at `at` is, or holds. */

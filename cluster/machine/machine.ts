@@ -48,9 +48,34 @@ export interface SnapshotPieces {
   close(): void;
 }
 
+/** A state on its way into a machine, which goes on as it is until `finish`. Whoever gives up lets go of this, and nothing has happened. */
+export interface Restoring {
+  /** The next bytes of a snapshot, in order; they must never change from now on. `isLast`: there are no more, these may be none. */
+  add(bytes: Buffer, isLast: boolean): void;
+  /**
+   * Goes on by a bounded piece of work. False: not before there are more bytes, or nothing is left to do. Throws on bytes that are not a
+   * snapshot of a known version.
+   */
+  step(): boolean;
+  /** The machine has the new state. Only when the last bytes were added and nothing was left to do. Takes constant time. */
+  finish(): void;
+}
+
+/** All references to messages that a machine's state held at one index, read piece by piece while entries go on being applied. */
+export interface References {
+  /** About `bytesMax` more bytes (at least some): 12 per reference (`ByteWriter.reference`); null: that was all, or it was lost. */
+  next(bytesMax: number): Buffer | null;
+  /** It ended before its end: what came is not all. */
+  readonly isLost: boolean;
+  /** Gives up. Also to be called at the end. */
+  close(): void;
+}
+
 /** A pure, deterministic state machine. `apply` never throws on input; a failed assertion inside means a bug and halts the replica. */
 export interface Machine {
   readonly appliedIndex: number;
+  /** The version that its state is of: the highest of the entries applied (`versions.ts`). */
+  readonly version: number;
   /** Who hears what concerns a node's pipe of this incarnation; null: nobody any more. One sink per node. Not part of the replicated state. */
   watch(pipe: PipeId, sink: PipeSink | null): void;
   apply(entry: AppliedEntry): void;
@@ -62,12 +87,21 @@ export interface Machine {
   isFenced(pipe: PipeId): boolean;
   /** Begins a snapshot of the state as it is now. */
   snapshot(): SnapshotPieces;
-  /** Replaces the state. Throws on bytes that are not a snapshot of a known version. */
+  /** Begins to replace the state by another one. */
+  restoring(): Restoring;
+  /** The same at once. For tests, and for states known to be small. */
   restore(bytes: Buffer): void;
   /** Are there messages in entries [first, last] that somebody may still read? */
   hasLiveEntries(first: number, last: number): boolean;
-  /** Indices of entries in [first, last] that hold live messages, ascending. */
-  liveEntries(first: number, last: number): number[];
+  /**
+   * Indices of entries in [first, last] that hold live messages, ascending. May be read over many turns, in which entries are applied: of
+   * what dies meanwhile some may still come; what is alive at the end has come.
+   */
+  liveEntries(first: number, last: number): Iterable<number>;
+  /** References to messages in entries [first, last]: as many of them as `references` would give. */
+  countLive(first: number, last: number): number;
+  /** Begins to read all references, as they are now. Null: not while a snapshot is being taken, and a snapshot that is begun ends it. */
+  references(): References | null;
   /** Do sessions of this node hear of what others do in this group? Else only answers to its own batches matter to it. */
   concerns(node: number): boolean;
   /** The stamp at which something falls due that only an entry can bring about; Infinity: nothing. Work left over is due at once (0). */

@@ -35,6 +35,10 @@ export type MetadataCommand =
       readonly uuid: string;
       readonly incarnation: number;
       readonly contact: NodeContact;
+      /** The highest machine version that its code knows; left out: 1. One below that in force is refused. */
+      readonly machineVersion?: number;
+      /** Where the others find it now; left out: where they did before. */
+      readonly address?: NodeAddress;
     }
   /** Ends (node, incarnation and earlier): its volatile queues go, every shard and every living volatile group gets a fence row. */
   | { readonly kind: 'fenceNode'; readonly node: number; readonly incarnation: number }
@@ -77,7 +81,35 @@ export type MetadataCommand =
       readonly arguments: Arguments;
     }
   /** A shard, or volatile group, has applied all changes up to this version: its rows can go. */
-  | { readonly kind: 'shardApplied'; readonly shard: number; readonly version: number };
+  | { readonly kind: 'shardApplied'; readonly shard: number; readonly version: number }
+  /** From now on leaders write entries of this machine version. Refused unless every node knows it. From the metadata's leader. */
+  | { readonly kind: 'raiseVersion'; readonly version: number }
+  /** A new node, to which the result gives a number that no node ever had; the same one again for the same UUID. `replaces` leaves with it. */
+  | {
+      readonly kind: 'joinNode';
+      readonly name: string;
+      readonly uuid: string;
+      readonly address: NodeAddress;
+      readonly replaces: number | null;
+    }
+  /** A member is to leave: its replicas first. Refused, with a reason, where the others could not go on without it. */
+  | { readonly kind: 'leaveNode'; readonly node: number }
+  /** It votes in the metadata group: it is a member. From the metadata's leader. */
+  | { readonly kind: 'memberJoined'; readonly node: number }
+  /** It votes nowhere any more: its incarnations end, and it is no part of the cluster. From the metadata's leader. */
+  | { readonly kind: 'memberGone'; readonly node: number }
+  /**
+   * Where a shard's replicas are to be: at most one shard moves at a time. From the metadata's leader. Again for the shard that moves, when
+   * that cannot go on: another target, or its voters, which takes the move back.
+   */
+  | { readonly kind: 'place'; readonly group: number; readonly target: readonly number[] }
+  /** The shard's configuration is the placement's target, and committed. `version`: the placement's, that a late word ends no later move. From the shard's leader. */
+  | {
+      readonly kind: 'placed';
+      readonly group: number;
+      readonly voters: readonly number[];
+      readonly version: number;
+    };
 
 /** What a shard, or volatile group, must do because of the metadata. `version` is the metadata index of the entry that made the row. */
 export type ShardChange =
@@ -138,6 +170,54 @@ export interface NodeRecord {
   readonly incarnation: number;
   readonly fencedTo: number;
   readonly contact: NodeContact;
+  /** The highest machine version that it knows, as its latest incarnation said. */
+  readonly machineVersion: number;
+}
+
+/** Where the other nodes find a node. */
+export interface NodeAddress {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** `joining`: learns the metadata. `leaving`: gives its replicas away. `gone`: kept for ever, so that its number and name are not given again. */
+export type MemberState = 'joining' | 'member' | 'leaving' | 'gone';
+
+export interface MemberRecord {
+  readonly node: number;
+  readonly name: string;
+  /** '': a node of the original format that has not opened yet. */
+  readonly uuid: string;
+  /** As the node last said; port 0: it has not yet. An address in a node's own settings goes before it. */
+  readonly address: NodeAddress;
+  readonly state: MemberState;
+}
+
+/** A node of the format that the cluster was formed with. Without its address, which each node may have another of in its settings. */
+export interface OriginalNode {
+  readonly node: number;
+  readonly name: string;
+  /** '' if it is only known from the node's first opening. */
+  readonly uuid: string;
+}
+
+/** What the cluster began with: the same for every node for ever, also for one that joined later. */
+export interface OriginalFormat {
+  /** Ascending. */
+  readonly nodes: readonly OriginalNode[];
+  /** Nodes that are to hold a replica of each shard, as far as there are so many. */
+  readonly replication: number;
+}
+
+/**
+ * The nodes that hold a shard's replicas. `target`: those that are to; null: nothing is under way. Both ascending. The shard's leader works
+ * towards `target ?? voters`, whatever configuration it finds (a move that is taken back may have been done all the same), and says `placed`.
+ */
+export interface Placement {
+  readonly voters: readonly number[];
+  readonly target: readonly number[] | null;
+  /** The metadata version that set the target or ended the last move; 0: the original placement. */
+  readonly version: number;
 }
 
 /** Where one publish goes: queues per shard. Immutable; valid while `metadata.topologyVersion` is unchanged. */
@@ -151,6 +231,8 @@ export type HeaderLookup = () => Arguments;
 /** Read-only view of a metadata machine's state, on the node's own replica. */
 export interface MetadataView {
   readonly appliedIndex: number;
+  /** The machine version that leaders write entries of. */
+  readonly machineVersion: number;
   /** Changes whenever routing may have changed. */
   readonly topologyVersion: number;
   vhostExists(vhost: string): boolean;
@@ -168,6 +250,24 @@ export interface MetadataView {
   route(vhost: string, exchange: string, routingKey: string, headers: HeaderLookup): Route | undefined;
   /** Does routing through this exchange depend on headers (so that a route must not be cached by key)? */
   usesHeaders(vhost: string, exchange: string): boolean;
+  /** How many nodes are to hold a replica of each shard, as far as there are so many. */
+  readonly replication: number;
+  /** What the cluster was formed with. */
+  readonly original: OriginalFormat;
+  /** Changes whenever members or placements may have changed. */
+  readonly membersVersion: number;
+  /** All that ever were, by number. */
+  members(): Iterable<MemberRecord>;
+  member(node: number): MemberRecord | undefined;
+  /** Undefined: not a shard. */
+  placement(group: number): Placement | undefined;
+  /** Of all shards, by number. */
+  placements(): Iterable<readonly [group: number, placement: Placement]>;
+  /**
+   * The nodes that vote in a group, the one that should lead it first: of a shard those of its placement, of the metadata all members that have
+   * joined, of a volatile group its node. Kept until `membersVersion` changes.
+   */
+  replicas(group: number): readonly number[];
   /** Rows for a shard or volatile group with a version in (after, upTo], ascending. */
   changes(group: number, after: number, upTo: number): ShardChange[];
 }

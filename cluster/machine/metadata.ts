@@ -1,7 +1,8 @@
-// The state machine of the metadata group: queues, exchanges, bindings, nodes and their incarnations, and what all that asks of the shards.
+// The state machine of the metadata group: queues, exchanges, bindings, nodes and their incarnations, who is a member and which nodes hold
+// which shard, and what all that asks of the shards.
 //
-// State owned: the topology (`metadata/topology.ts`), the nodes (`nodes.ts`), the rows for each shard and volatile group (`rows.ts`), the
-// pipe table. Route cache and the versions of the topology belong to this replica alone.
+// State owned: the topology (`metadata/topology.ts`), the nodes (`nodes.ts`), members and placements (`members.ts`), the rows for each shard
+// and volatile group (`rows.ts`), the pipe table. Route cache and the versions of the topology belong to this replica alone.
 //
 // An entry is one batch of `metadata` commands. Each command is taken whole or refused whole, and its result is kept for its origin unless
 // it is plainly ok.
@@ -26,7 +27,7 @@ import {
   readJson,
 } from './commands.ts';
 import { volatileGroupOf } from './groups.ts';
-import type { AppliedEntry, Machine, PipeId, PipeSink, SnapshotPieces } from './machine.ts';
+import type { AppliedEntry, Machine, PipeId, PipeSink, References, Restoring, SnapshotPieces } from './machine.ts';
 import { shareEmpty } from './metadata/arguments.ts';
 import {
   type BindingRecord,
@@ -38,8 +39,10 @@ import {
   live,
 } from './metadata/graph.ts';
 import { textHash } from './metadata/hash.ts';
+import { type MemberOutcome, MemberTable } from './metadata/members.ts';
 import { NodeTable } from './metadata/nodes.ts';
 import { parseMetadataCommand } from './metadata/parse.ts';
+import { MemberRefusal } from './metadata/refusals.ts';
 import { Routes } from './metadata/routes.ts';
 import { ShardRows } from './metadata/rows.ts';
 import { type MetadataHead, readSnapshot, type SnapshotBlock, writeSnapshot } from './metadata/snapshot.ts';
@@ -48,15 +51,20 @@ import type {
   Arguments,
   ExchangeRecord,
   HeaderLookup,
+  MemberRecord,
   MetadataCommand,
   MetadataView,
   NodeRecord,
+  OriginalFormat,
+  Placement,
   QueueRecord,
   Route,
   ShardChange,
 } from './metadata-types.ts';
 import { PipeTable } from './pipes.ts';
-import { foldHash } from './queue/bytes.ts';
+import { ByteReader, foldHash, type Steps } from './queue/bytes.ts';
+import { restoreAtOnce, restoreInSteps } from './restoring.ts';
+import { type MetadataRules, machineVersionMax, metadataVersions, rulesOf } from './versions.ts';
 import { Watchers } from './watchers.ts';
 
 export { type Difference, exchangeDifference, queueDifference } from './metadata/arguments.ts';
@@ -65,18 +73,19 @@ export type { BindingRecord } from './metadata/graph.ts';
 export interface MetadataOptions {
   /** How many shards there are; the same on all replicas. */
   readonly shards: number;
+  /** What the cluster was formed with; the same on all replicas, for ever. */
+  readonly initial: OriginalFormat;
   /** Queues in all routes kept for the next message, each route counting for four more; beyond it all are forgotten. */
   readonly routeQueuesMax?: number;
-  /** Queues and bindings of ended incarnations removed with one entry; the same on all replicas. */
-  readonly debtItemsPerEntry?: number;
+  /** By version, from 1 on: what it does; the same on all replicas. Others than the default are for tests. */
+  readonly versions?: readonly MetadataRules[];
 }
 
-/** Entries of a later version must not be applied by this code: it would do something else than the replicas that know them. */
-export const metadataMachineVersion = 1;
-
 const routeQueuesMaxDefault = 262_144;
-/** A few milliseconds. Part of the machine's version. */
-const debtItemsPerEntryDefault = 4_096;
+/** Of a state that is restored in steps: a few milliseconds. */
+const restoreStepBytes = 16 * 1024;
+
+const noReferences: References = { next: () => null, isLost: false, close() {} };
 
 /** What a command came to: the code, and for a declared queue its uid. */
 interface Outcome {
@@ -85,26 +94,34 @@ interface Outcome {
 }
 const done: Outcome = { code: ResultCode.ok, value: 0 };
 const refused: Outcome = { code: ResultCode.refused, value: 0 };
+const notFound: Outcome = { code: ResultCode.notFound, value: 0 };
+/** For a change of nodes: says why (`metadata/refusals.ts`). */
+const refusedFor = (refusal: MemberRefusal): Outcome => ({ code: ResultCode.refused, value: refusal });
 
 export class MetadataMachine implements Machine, MetadataView {
   readonly #options: Required<MetadataOptions>;
   #topology: Topology;
   #routes: Routes;
   #nodes = new NodeTable();
+  #members: MemberTable;
   /** By group: every shard, and the volatile groups that have or had queues and whose incarnation is open. */
   #rows: Map<number, ShardRows>;
   #pipes = new PipeTable();
   /** Adds up the nodes; the topology and the rows have sums of their own. */
   #nodeSum = 0;
   #appliedIndex = 0;
+  /** The highest version that was applied, and the one that leaders may write. */
+  #version = 1;
+  #machineVersion = 1;
   /** Batches that were not well formed. For people: no part of the state. */
   #malformed = 0;
   readonly #watchers = new Watchers();
 
   constructor(options: MetadataOptions) {
-    const { shards, routeQueuesMax = routeQueuesMaxDefault, debtItemsPerEntry = debtItemsPerEntryDefault } = options;
+    const { shards, initial, routeQueuesMax = routeQueuesMaxDefault, versions = metadataVersions } = options;
     if (!Number.isInteger(shards) || shards < 1) throw new Error(`there must be at least one shard, not ${shards}`);
-    this.#options = { shards, routeQueuesMax, debtItemsPerEntry };
+    this.#options = { shards, initial, routeQueuesMax, versions };
+    this.#members = new MemberTable(initial, shards);
     this.#topology = new Topology(shards);
     this.#routes = new Routes(this.#topology, routeQueuesMax);
     this.#rows = new Map(Array.from({ length: shards }, (_, i) => [i + 1, new ShardRows()]));
@@ -116,6 +133,10 @@ export class MetadataMachine implements Machine, MetadataView {
     return this.#appliedIndex;
   }
 
+  get version(): number {
+    return this.#version;
+  }
+
   watch(pipe: PipeId, sink: PipeSink | null): void {
     this.#watchers.set(pipe, sink);
   }
@@ -123,11 +144,11 @@ export class MetadataMachine implements Machine, MetadataView {
   apply(entry: AppliedEntry): void {
     if (entry.index <= this.#appliedIndex)
       throw new Error(`entry ${entry.index} comes after ${this.#appliedIndex} was applied`);
-    if (entry.machineVersion > metadataMachineVersion)
-      throw new Error(`entry ${entry.index} needs machine version ${entry.machineVersion}`);
+    const rules = rulesOf(this.#options.versions, Math.max(entry.machineVersion, this.#version), 'an entry');
+    if (entry.machineVersion > this.#version) this.#version = entry.machineVersion;
     this.#appliedIndex = entry.index;
     this.#applyPayload(entry.payload);
-    this.#topology.workOff(this.#options.debtItemsPerEntry);
+    this.#topology.workOff(rules.debtItemsPerEntry);
     this.#tellFenced();
   }
 
@@ -165,14 +186,19 @@ export class MetadataMachine implements Machine, MetadataView {
   #execute(command: MetadataCommand): Outcome {
     switch (command.kind) {
       case 'openNode': {
+        if ((command.machineVersion ?? 1) < this.#machineVersion) return refusedFor(MemberRefusal.oldVersion);
+        const problem = this.#members.openProblem(command);
+        if (problem !== null) return refusedFor(problem);
         const change = this.#nodes.open(command);
-        if (!change.ok) return refused;
+        if (!change.ok)
+          return refusedFor(change.reason === 'ended' ? MemberRefusal.newerProcess : MemberRefusal.otherData);
+        this.#members.opened(command);
         this.#nodeChanged(change.before, change.after, change.fenceTo);
         return done;
       }
       case 'fenceNode': {
         const change = this.#nodes.fence(command.node, command.incarnation);
-        if (!change.ok) return { code: ResultCode.notFound, value: 0 };
+        if (!change.ok) return notFound;
         this.#nodeChanged(change.before, change.after, change.fenceTo);
         return done;
       }
@@ -185,7 +211,7 @@ export class MetadataMachine implements Machine, MetadataView {
       }
       case 'configureQueue': {
         const record = this.#topology.configureQueue(command.uid, command.arguments);
-        if (record === undefined) return { code: ResultCode.notFound, value: 0 };
+        if (record === undefined) return notFound;
         if (record !== null) this.#queueConfigured(record, command.arguments);
         return done;
       }
@@ -207,9 +233,30 @@ export class MetadataMachine implements Machine, MetadataView {
         return { code: this.#topology.unbind(command), value: 0 };
       case 'shardApplied':
         return this.#shardApplied(command.shard, command.version);
+      case 'raiseVersion':
+        return this.#raiseVersion(command.version);
+      case 'joinNode':
+        return outcomeOf(this.#members.join(command, this.#isUp));
+      case 'leaveNode':
+        return outcomeOf(this.#members.leave(command.node, this.#isUp));
+      case 'memberJoined':
+        return outcomeOf(this.#members.joined(command.node));
+      case 'memberGone':
+        return this.#memberGone(command.node);
+      case 'place':
+        return outcomeOf(this.#members.place(command, this.#appliedIndex));
+      case 'placed':
+        return outcomeOf(this.#members.placed(command, this.#appliedIndex));
       default:
         throw new Error(`metadata command has no branch: ${JSON.stringify(command satisfies never)}`);
     }
+  }
+
+  /** Not before every node knows it: whoever does not could not go on. */
+  #raiseVersion(version: number): Outcome {
+    if (version > this.knownVersion) return refused;
+    this.#machineVersion = Math.max(this.#machineVersion, version);
+    return done;
   }
 
   /** `fenceTo`: its incarnations up to this one have just ended, for all groups, for this machine's own pipes and for volatile queues. */
@@ -230,6 +277,23 @@ export class MetadataMachine implements Machine, MetadataView {
     const row: ShardChange = { kind: 'fence', version: this.#appliedIndex, node, incarnation: fenceTo };
     for (const rows of this.#rows.values()) rows.push(row);
   }
+
+  /** Its incarnations end with it; that no later one opens is the member's state. */
+  #memberGone(node: number): Outcome {
+    const outcome = this.#members.gone(node);
+    const record = this.#nodes.get(node);
+    if (outcome.refusal === null && record !== undefined) {
+      const change = this.#nodes.fence(node, record.incarnation);
+      if (change.ok) this.#nodeChanged(change.before, change.after, change.fenceTo);
+    }
+    return outcomeOf(outcome);
+  }
+
+  /** As far as the metadata know: it has opened, and was not ended since. */
+  readonly #isUp = (node: number): boolean => {
+    const record = this.#nodes.get(node);
+    return record !== undefined && record.incarnation > record.fencedTo;
+  };
 
   #queueCreated({ shard, uid, vhost, name, autoDelete, arguments: table }: QueueRecord): void {
     const version = this.#appliedIndex;
@@ -283,10 +347,13 @@ export class MetadataMachine implements Machine, MetadataView {
     const groups = Array.from(this.#rows).sort(([left], [right]) => left - right);
     const head: MetadataHead = {
       appliedIndex: this.#appliedIndex,
+      version: this.#version,
+      machineVersion: this.#machineVersion,
       shards: this.#options.shards,
       lastUid: this.#topology.lastUid,
       vhosts: Array.from(this.vhosts()),
       nodes: Array.from(this.#nodes.values()),
+      members: this.#members.state(),
       groups: groups.map(([group, { appliedTo }]) => ({ group, appliedTo })),
       pipes: this.#pipes.serialise().toString('base64'),
       stateHash: this.stateHash(),
@@ -303,30 +370,47 @@ export class MetadataMachine implements Machine, MetadataView {
     });
   }
 
+  restoring(): Restoring {
+    const reader = new ByteReader(null, restoreStepBytes);
+    return restoreInSteps(reader, this.#restore(reader));
+  }
+
   restore(bytes: Buffer): void {
+    restoreAtOnce(this, bytes);
+  }
+
+  *#restore(reader: ByteReader): Steps<() => void> {
     const restored = new MetadataMachine(this.#options);
     let exchanges: ExchangeNode[] | null = null;
     let lastUid = 0;
     let stateHash: number | null = null;
-    for (const block of readSnapshot(bytes)) {
+    yield* readSnapshot(reader, (block) => {
       if (block.kind === 'head') ({ lastUid, stateHash } = block.head);
       // They follow the exchanges, and name them by their places.
       if (block.kind === 'bindings') exchanges ??= restored.#topology.exchangesInOrder();
       restored.#load(block, exchanges ?? []);
-    }
+    });
     restored.#topology.restoreLastUid(lastUid);
     for (const [group, { id }] of restored.#topology.homes())
       if (!restored.#nodes.isOpen(id.node, id.incarnation)) restored.#topology.endHome(group);
     if (restored.stateHash() !== stateHash) throw new Error('the restored metadata have another state hash');
     // Only a state that is complete and right replaces the one that is there.
+    return () => this.#become(restored);
+  }
+
+  #become(restored: MetadataMachine): void {
     restored.#topology.skipVersionsTo(this.#topology.version + 1);
     this.#topology = restored.#topology;
     this.#routes = restored.#routes;
     this.#nodes = restored.#nodes;
+    restored.#members.skipVersionsTo(this.#members.version + 1);
+    this.#members = restored.#members;
     this.#rows = restored.#rows;
     this.#pipes = restored.#pipes;
     this.#nodeSum = restored.#nodeSum;
     this.#appliedIndex = restored.#appliedIndex;
+    this.#version = restored.#version;
+    this.#machineVersion = restored.#machineVersion;
   }
 
   #load(block: SnapshotBlock, exchanges: readonly ExchangeNode[]): void {
@@ -359,12 +443,16 @@ export class MetadataMachine implements Machine, MetadataView {
     const { shards } = this.#options;
     if (head.shards !== shards)
       throw new Error(`the snapshot has ${head.shards} shards, this node is set to ${shards}`);
+    rulesOf(this.#options.versions, Math.max(head.version, head.machineVersion), 'the snapshot');
+    this.#version = head.version;
+    this.#machineVersion = head.machineVersion;
     this.#appliedIndex = head.appliedIndex;
     for (const name of head.vhosts) if (this.#topology.vhost(name) === undefined) this.#topology.addVhost(name);
     for (const node of head.nodes) {
       this.#nodes.put(node);
       this.#nodeSum = (this.#nodeSum + textHash(nodeText(node))) >>> 0;
     }
+    this.#members.restore(head.members);
     for (const { group, appliedTo } of head.groups) this.#rowsOf(group).prune(appliedTo);
     this.#pipes.restore(Buffer.from(head.pipes, 'base64'));
   }
@@ -374,8 +462,16 @@ export class MetadataMachine implements Machine, MetadataView {
     return false;
   }
 
-  liveEntries(_first: number, _last: number): number[] {
+  liveEntries(_first: number, _last: number): Iterable<number> {
     return [];
+  }
+
+  countLive(_first: number, _last: number): number {
+    return 0;
+  }
+
+  references(): References {
+    return noReferences;
   }
 
   /** Every node routes by it. */
@@ -389,7 +485,8 @@ export class MetadataMachine implements Machine, MetadataView {
 
   stateHash(): number {
     let hash = foldHash(foldHash(0, this.#appliedIndex), this.#topology.lastUid);
-    hash = foldHash(foldHash(hash, this.#topology.sum), this.#nodeSum);
+    hash = foldHash(foldHash(hash, this.#version), this.#machineVersion);
+    hash = foldHash(foldHash(foldHash(hash, this.#topology.sum), this.#nodeSum), this.#members.hash());
     // Added up, because the order in which volatile groups came is no part of the state.
     let rowsSum = 0;
     for (const [group, { appliedTo, sum }] of this.#rows)
@@ -401,6 +498,18 @@ export class MetadataMachine implements Machine, MetadataView {
 
   get topologyVersion(): number {
     return this.#topology.version;
+  }
+
+  get machineVersion(): number {
+    return this.#machineVersion;
+  }
+
+  /** The highest version that every node knows, as each said when it opened its latest incarnation; 0: one has not opened yet. */
+  get knownVersion(): number {
+    let known = machineVersionMax;
+    for (const { node, state } of this.#members.values())
+      if (state !== 'gone') known = Math.min(known, this.#nodes.get(node)?.machineVersion ?? 0);
+    return known;
   }
 
   vhostExists(vhost: string): boolean {
@@ -470,6 +579,38 @@ export class MetadataMachine implements Machine, MetadataView {
     return this.#nodes.isOpen(node, incarnation);
   }
 
+  get replication(): number {
+    return this.#members.replication;
+  }
+
+  get original(): OriginalFormat {
+    return this.#options.initial;
+  }
+
+  get membersVersion(): number {
+    return this.#members.version;
+  }
+
+  members(): Iterable<MemberRecord> {
+    return this.#members.values();
+  }
+
+  member(node: number): MemberRecord | undefined {
+    return this.#members.get(node);
+  }
+
+  placement(group: number): Placement | undefined {
+    return this.#members.placement(group);
+  }
+
+  placements(): Iterable<readonly [group: number, placement: Placement]> {
+    return this.#members.placements();
+  }
+
+  replicas(group: number): readonly number[] {
+    return this.#members.replicas(group);
+  }
+
   route(vhost: string, exchange: string, routingKey: string, headers: HeaderLookup): Route | undefined {
     return this.#routes.route(vhost, exchange, routingKey, headers);
   }
@@ -513,5 +654,8 @@ export class MetadataMachine implements Machine, MetadataView {
   }
 }
 
+const outcomeOf = (outcome: MemberOutcome): Outcome =>
+  outcome.refusal === null ? { code: ResultCode.ok, value: outcome.value } : refusedFor(outcome.refusal);
+
 const nodeText = (record: NodeRecord): string =>
-  `n${JSON.stringify([record.node, record.name, record.uuid, record.incarnation, record.fencedTo])}`;
+  `n${JSON.stringify([record.node, record.name, record.uuid, record.incarnation, record.fencedTo, record.machineVersion])}`;

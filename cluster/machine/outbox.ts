@@ -8,7 +8,7 @@
 //   in bounded steps (`workOff`), and are debt meanwhile.
 // - A source's rows are taken in order, each once. A repeat has no effect; a row whose predecessor is missing is not taken.
 
-import type { ByteReader, ByteWriter } from './queue/bytes.ts';
+import type { ByteReader, ByteWriter, Steps } from './queue/bytes.ts';
 import type { Sections } from './queue/images.ts';
 import { RowFifo } from './queue/rows.ts';
 
@@ -140,12 +140,17 @@ export class Outbox implements OutboxView {
     }
   }
 
+  /** Only the messages, once per row. */
+  captureReferences(sections: Sections): void {
+    for (const { rows } of this.#targets.values()) rows.captureReferences(sections);
+  }
+
   /** Of an empty object. Shows each message once per row, and its mark. */
-  restore(reader: ByteReader, visit: (index: number, ordinal: number, mark: number) => void): void {
+  *restore(reader: ByteReader, visit: (index: number, ordinal: number, mark: number) => void): Steps {
     for (let count = reader.u32(); count > 0; count--) {
       const target = reader.u32();
       const [released, done, ended, rows] = [reader.u64(), reader.u64(), reader.u8() === 1, new RowFifo()];
-      rows.restore(reader, (index, ordinal, values) => visit(index, ordinal, values[0]!));
+      yield* rows.restore(reader, (index, ordinal, values) => visit(index, ordinal, values[0]!));
       this.#targets.set(target, { released, done, last: released + rows.length, rows, ended });
       this.debt += done - released;
     }

@@ -27,23 +27,35 @@ import {
   settleRecordBytes,
 } from './commands.ts';
 import { LeaderCommands } from './leader-commands.ts';
-import type { AppliedEntry, Machine, PipeId, PipeSink, QueueStatus, SnapshotPieces } from './machine.ts';
+import type {
+  AppliedEntry,
+  Machine,
+  PipeId,
+  PipeSink,
+  QueueStatus,
+  References,
+  Restoring,
+  SnapshotPieces,
+} from './machine.ts';
 import type { OutboxView } from './outbox.ts';
 import { PipeTable } from './pipes.ts';
-import { ByteReader, ByteWriter, foldHash } from './queue/bytes.ts';
+import { ByteReader, ByteWriter, foldHash, type Steps } from './queue/bytes.ts';
 import { deliveryCountMax, redeliveredBit } from './queue/leases.ts';
 import type { Letter, LetterPolicy } from './queue/letters.ts';
 import type { PartPlace } from './queue/parts.ts';
 import type { Consumer, Queue } from './queue/queue.ts';
+import { StoreReferences } from './queue/references.ts';
 import { restoreStore, StoreSnapshot } from './queue/snapshot.ts';
-import { QueueStore, type StoreBounds, storeBounds } from './queue/store.ts';
+import { QueueStore, type StoreBounds } from './queue/store.ts';
+import { restoreAtOnce, restoreInSteps } from './restoring.ts';
 import { applyNodeCommand } from './shard-commands.ts';
+import { rulesOf, shardVersions } from './versions.ts';
 import { Watchers } from './watchers.ts';
 
-/** The highest machine version that this code can apply. */
-export const shardMachineVersion = 1;
 const snapshotMagic = 0x52534857;
-const snapshotVersion = 1;
+const snapshotVersion = 2;
+/** Of a state that is restored in steps: a fraction of a millisecond. */
+const restoreStepBytes = 64 * 1024;
 
 /** An incarnation of a node as this shard knows it. */
 export interface PipeStatus {
@@ -61,20 +73,27 @@ export class ShardMachine implements Machine {
   readonly #leader = new LeaderCommands();
   #malformed = 0;
   #hash = 0;
-  #pipes = this.#createPipes();
-  readonly #bounds: StoreBounds;
+  #pipes: PipeTable;
+  /** By version, from 1 on: what it does. */
+  readonly #versions: readonly StoreBounds[];
+  #version = 1;
   #store: QueueStore;
   readonly #watchers = new Watchers();
 
-  /** Other bounds are for tests: replicas with different ones do different things. */
-  constructor(shard: number, bounds: StoreBounds = storeBounds) {
+  /** Other versions are for tests: replicas with different ones do different things. */
+  constructor(shard: number, versions: readonly StoreBounds[] = shardVersions) {
     this.shard = shard;
-    this.#bounds = bounds;
-    this.#store = new QueueStore(bounds);
+    this.#versions = versions;
+    this.#store = new QueueStore(versions[0]!);
+    this.#pipes = pipesOf(this.#store);
   }
 
   get appliedIndex(): number {
     return this.#appliedIndex;
+  }
+
+  get version(): number {
+    return this.#version;
   }
 
   /** The highest version of `changes` that was applied. */
@@ -97,14 +116,13 @@ export class ShardMachine implements Machine {
 
   watch(pipe: PipeId, sink: PipeSink | null): void {
     this.#watchers.set(pipe, sink);
-    for (const owner of this.#store.owners.values()) owner.sink = this.#sinkOf(owner.node, owner.incarnation);
+    this.#tellOwners();
   }
 
   apply(entry: AppliedEntry): void {
     const { index, payload } = entry;
     if (index <= this.#appliedIndex) throw new Error(`entry ${index} was applied before`);
-    if (entry.machineVersion > shardMachineVersion)
-      throw new Error(`entry ${index} needs machine version ${entry.machineVersion}`);
+    if (entry.machineVersion > this.#version) this.#raiseTo(entry.machineVersion);
     this.#appliedIndex = index;
     this.#store.begin(entry.stamp);
     if (checkBatch(payload) === null) this.#applyBatch(index, payload);
@@ -220,6 +238,7 @@ export class ShardMachine implements Machine {
     const writer = new ByteWriter();
     writer.u32(snapshotMagic);
     writer.u32(snapshotVersion);
+    writer.u32(this.#version);
     writer.u32(this.shard);
     writer.u64(this.#appliedIndex);
     writer.u64(this.#leader.metadataVersion);
@@ -232,35 +251,60 @@ export class ShardMachine implements Machine {
     return new StoreSnapshot(this.#store, Buffer.concat(writer.pieces()));
   }
 
+  restoring(): Restoring {
+    const reader = new ByteReader(null, restoreStepBytes);
+    return restoreInSteps(reader, this.#restore(reader));
+  }
+
   restore(bytes: Buffer): void {
-    const reader = new ByteReader(bytes);
+    restoreAtOnce(this, bytes);
+  }
+
+  *#restore(reader: ByteReader): Steps<() => void> {
     if (reader.u32() !== snapshotMagic) throw new Error('not a snapshot of a shard');
+    const format = reader.u32();
+    if (format !== snapshotVersion) throw new Error(`shard snapshot version ${format} is not known`);
     const version = reader.u32();
-    if (version !== snapshotVersion) throw new Error(`shard snapshot version ${version} is not known`);
+    const bounds = rulesOf(this.#versions, version, 'the snapshot');
     const shard = reader.u32();
     if (shard !== this.shard) throw new Error(`snapshot of shard ${shard} given to shard ${this.shard}`);
     const [appliedIndex, metadataVersion, ignored] = [reader.u64(), reader.u64(), reader.u64()];
     const [malformed, hash] = [reader.u64(), reader.u32()];
-    const pipes = this.#createPipes();
-    pipes.restore(reader.take(reader.u32()));
-    const store = new QueueStore(this.#bounds);
-    restoreStore(reader, store, (node, incarnation) => this.#sinkOf(node, incarnation));
-    if (!reader.atEnd) throw new Error('shard snapshot is longer than its state');
-    this.#appliedIndex = appliedIndex;
-    this.#leader.metadataVersion = metadataVersion;
-    this.#leader.ignored = ignored;
-    this.#malformed = malformed;
-    this.#hash = hash;
-    this.#pipes = pipes;
-    this.#store = store;
+    const store = new QueueStore(bounds);
+    const pipes = pipesOf(store);
+    const pipesBytes = reader.u32();
+    yield* reader.until(pipesBytes);
+    pipes.restore(reader.take(pipesBytes));
+    // Who listens is looked up at the end: it may be somebody else by then.
+    yield* restoreStore(reader, store);
+    yield* reader.end();
+    return () => {
+      this.#appliedIndex = appliedIndex;
+      this.#leader.metadataVersion = metadataVersion;
+      this.#leader.ignored = ignored;
+      this.#malformed = malformed;
+      this.#hash = hash;
+      this.#version = version;
+      this.#pipes = pipes;
+      this.#store = store;
+      this.#tellOwners();
+    };
   }
 
   hasLiveEntries(first: number, last: number): boolean {
     return this.#store.live.has(first, last);
   }
 
-  liveEntries(first: number, last: number): number[] {
+  liveEntries(first: number, last: number): Iterable<number> {
     return this.#store.live.list(first, last);
+  }
+
+  countLive(first: number, last: number): number {
+    return this.#store.live.sum(first, last);
+  }
+
+  references(): References | null {
+    return this.#store.isCaptured ? null : new StoreReferences(this.#store);
   }
 
   /** It has consumers here. */
@@ -281,10 +325,14 @@ export class ShardMachine implements Machine {
     this.#store.validate();
   }
 
-  #createPipes(): PipeTable {
-    return new PipeTable((origin) => {
-      this.#store.endPipe(origin.id, origin.incarnation);
-    });
+  /** From now on the state is of this version: what follows is applied by it, whatever a later entry says. */
+  #raiseTo(version: number): void {
+    this.#store.bounds = rulesOf(this.#versions, version, 'an entry');
+    this.#version = version;
+  }
+
+  #tellOwners(): void {
+    for (const owner of this.#store.owners.values()) owner.sink = this.#sinkOf(owner.node, owner.incarnation);
   }
 
   #sinkOf(node: number, incarnation: number): PipeSink | null {
@@ -398,6 +446,9 @@ export class ShardMachine implements Machine {
     sink?.result(header.sequence, ordinal, code, value, extra);
   }
 }
+
+const pipesOf = (store: QueueStore): PipeTable =>
+  new PipeTable((origin) => store.endPipe(origin.id, origin.incarnation));
 
 const statusOf = (queue: Queue): QueueStatus => ({
   uid: queue.uid,

@@ -14,9 +14,11 @@ import type { MetadataLease } from '../lease/metadata-lease.ts';
 import { ResultCode } from '../machine/commands.ts';
 import { isVolatileGroup, metadataGroup, nodeOfVolatileGroup, volatileGroupOf } from '../machine/groups.ts';
 import type { Machine, PipeSink } from '../machine/machine.ts';
+import { memberRefusalText } from '../machine/metadata/refusals.ts';
 import type { MetadataMachine } from '../machine/metadata.ts';
 import type { MetadataCommand } from '../machine/metadata-types.ts';
 import type { ShardMachine } from '../machine/shard.ts';
+import { latestVersion, machineVersions } from '../machine/versions.ts';
 import type { ClusterOptions, HostEvents } from '../options.ts';
 import type { BatchReply } from '../peers/wire.ts';
 import type { Clock } from '../ports.ts';
@@ -148,17 +150,24 @@ export class LocalOrigin {
   open(done: () => void): void {
     const { options, events } = this.#context;
     const { node, nodeName: name, nodeUuid: uuid, contact } = options;
+    const address = options.address ?? options.nodes.find((known) => known.node === node)?.address;
     const incarnation = this.#incarnation;
     // Nobody routes by it, so it need not be visible.
-    const command: MetadataCommand = { kind: 'openNode', node, name, uuid, incarnation, contact };
+    const command: MetadataCommand = {
+      kind: 'openNode',
+      node,
+      name,
+      uuid,
+      incarnation,
+      contact,
+      machineVersion: latestVersion(options.machineVersions ?? machineVersions),
+      ...(address === undefined ? {} : { address }),
+    };
     this.pipe(metadataGroup).metadata(JSON.stringify(command), (result) => {
       const isOver = this.#ended || this.#incarnation !== incarnation;
       if (result === null || isOver) this.#unopened.push(done);
       else if (result.code === ResultCode.ok) done();
-      else
-        events.fatal(
-          new Error(`node ${node} (${name}) is known to the cluster with another data folder, or has a newer process`),
-        );
+      else events.fatal(new Error(`node ${node} (${name}): ${memberRefusalText(result.value)}`));
     });
   }
 

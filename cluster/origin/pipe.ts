@@ -99,6 +99,10 @@ interface SentBatch {
   results: { readonly ordinal: number; readonly code: ResultCode; readonly value: number; readonly extra: number }[];
 }
 
+/** More than any command of a batch has. */
+const noOrdinal = 0xffff_ffff;
+/** What has to stay together may be so many times as large as other batches: an entry has room for it. */
+const atomicBatches = 3;
 /** Places in a full open batch for the credits that may still join it. */
 const creditsReserved = 4096;
 
@@ -126,6 +130,8 @@ const partOverheadBytes = 12;
 const noLarge: Large[] = [];
 /** A batch is sealed with fewer settlements than it may have, because applying them takes time. */
 const settlesPerBatch = settlesPerBatchMax / 2;
+/** Before a batch that a leader could not take is sent again; sooner if something was applied, or another leads. */
+const refusedMilliseconds = 20;
 
 export class Pipe {
   readonly group: number;
@@ -147,8 +153,12 @@ export class Pipe {
   #rewoundUntil = 0;
   #congested = false;
   #resendAt = 0;
+  /** The leader has no room: until then nothing is sent, or what is answered would go to and fro without end. */
+  #fullUntil = 0;
   /** Set while the group does not apply within the deadline. */
   #stalled = false;
+  /** Everything goes into the last open batch. */
+  #isAtomic = false;
 
   constructor(group: number, origin: Origin, options: PipeOptions, host: PipeHost) {
     this.group = group;
@@ -207,6 +217,21 @@ export class Pipe {
       if (parts !== null && (flags & PublishFlag.mandatory) !== 0)
         open.large = [...open.large, { ordinal, before: parts.flat() }];
     }
+    this.#added();
+  }
+
+  /**
+   * What is asked for by `add` enters one batch, settlements too, and is applied as one: up to `commandsPerBatchMax`, `settlesPerBatchMax` and
+   * three times `batchBytesMax`. Beyond that, and around a body over `partBytesMax`, it takes several batches, in order. `done`: all of it was
+   * applied, or its fate is unknown (null).
+   */
+  atomically(add: () => void, done: CommandReply): void {
+    if (!this.#last.builder.isEmpty || this.#last.part !== null) this.#extend();
+    this.#isAtomic = true;
+    add();
+    this.#isAtomic = false;
+    // It has no ordinal, so there is no result: it is answered when its batch is applied.
+    this.#last.replies.push({ ordinal: noOrdinal, reply: done });
     this.#added();
   }
 
@@ -274,6 +299,7 @@ export class Pipe {
 
   /** The first open batch that takes more settlements. */
   #settling(): BatchBuilder {
+    if (this.#isAtomic && this.#last.builder.settles < settlesPerBatch) return this.#last.builder;
     for (const { builder } of this.#open) if (builder.settles < settlesPerBatch) return builder;
     return this.#extend().builder;
   }
@@ -296,6 +322,7 @@ export class Pipe {
     this.#sent.splice(0, done);
     if (this.#handedTo <= sequence) this.#handedTo = sequence + 1;
     this.#resendAt = this.#host.now() + this.#options.resendMilliseconds;
+    this.#fullUntil = 0;
     this.#stalled = false;
     this.#measureCongestion();
     if (this.#openBytes > 0) this.#host.dirty();
@@ -319,14 +346,15 @@ export class Pipe {
       case 'expected':
         this.#rewind(reply.sequence);
         break;
-      case 'notLeader':
       case 'full':
+      case 'notLeader':
+        if (reply.answer === 'full') this.#fullUntil = this.#host.now() + refusedMilliseconds;
         this.#handedTo = Math.min(
           this.#handedTo,
           Math.max(reply.sequence, this.#sent[0]?.sequence ?? this.#nextSequence),
         );
         // Sent again when a leader is known (`leaderChanged`), or by the clock.
-        this.#resendAt = Math.min(this.#resendAt, this.#host.now() + 20);
+        this.#resendAt = Math.min(this.#resendAt, this.#host.now() + refusedMilliseconds);
         return;
       case 'refused':
         return this.#host.refused(this.group, reply.sequence);
@@ -349,6 +377,7 @@ export class Pipe {
   /** Another node leads now, or the connection to the leader is new: everything that was not applied goes there, from the first. */
   leaderChanged(): void {
     this.#handedTo = this.#sent[0]?.sequence ?? this.#nextSequence;
+    this.#fullUntil = 0;
     if (this.#sent.length > 0) this.#host.dirty();
   }
 
@@ -385,6 +414,7 @@ export class Pipe {
     this.#nextSequence = 1;
     this.#handedTo = 1;
     this.#rewoundTo = 0;
+    this.#fullUntil = 0;
     this.#stalled = false;
     this.#measureCongestion();
     // Last: whoever tries again at once does so under the new incarnation.
@@ -403,11 +433,8 @@ export class Pipe {
   /** The open batch for the next command; a full one stays as it is. */
   #tail(): OpenBatch {
     const { builder, part } = this.#last;
-    if (
-      part !== null ||
-      builder.bytes >= this.#options.batchBytesMax ||
-      builder.commandCount >= commandsPerBatchMax - creditsReserved
-    )
+    const bytesMax = this.#options.batchBytesMax * (this.#isAtomic ? atomicBatches : 1);
+    if (part !== null || builder.bytes >= bytesMax || builder.commandCount >= commandsPerBatchMax - creditsReserved)
       return this.#extend();
     return this.#last;
   }
@@ -451,7 +478,7 @@ export class Pipe {
 
   #sendWaiting(): void {
     const first = this.#sent[0];
-    if (first === undefined) return;
+    if (first === undefined || this.#host.now() < this.#fullUntil) return;
     for (let at = this.#handedTo - first.sequence; at < this.#sent.length; at++) {
       const batch = this.#sent[at]!;
       this.#handedTo = batch.sequence + 1;

@@ -19,11 +19,13 @@ import {
   type LeaseGrant,
   type LeaseRequest,
 } from '../lease/lease-wire.ts';
+import { isDamage } from '../log/index.ts';
 import type { EntryData, Log, LogEntry } from '../log/types.ts';
 import { checkBatch, readBatchHeader } from '../machine/commands.ts';
 import type { ClusterLimits, ReportEvent } from '../options.ts';
-import type { Lane, Transport, TransportEvents } from '../transport-types.ts';
+import type { Lane, PeerAddress, Transport, TransportEvents } from '../transport-types.ts';
 import type { Leaders } from './leaders.ts';
+import { Pace } from './pace.ts';
 import type { Peers } from './peers.ts';
 import { Routes } from './routes.ts';
 import * as wire from './wire.ts';
@@ -33,7 +35,10 @@ type Append = Extract<OutgoingMessage, { kind: 'append' }>;
 export interface MailContext {
   readonly node: number;
   readonly log: Log;
-  readonly limits: Pick<ClusterLimits, 'electionTicks' | 'heartbeatTicks'>;
+  readonly limits: Pick<
+    ClusterLimits,
+    'electionTicks' | 'heartbeatTicks' | 'tickMilliseconds' | 'catchUpBytesPerSecond'
+  >;
   readonly peers: Peers;
   /** The groups that have a replica here. */
   readonly groups: ReadonlyMap<number, Group>;
@@ -70,6 +75,10 @@ export interface MailEvents {
   drained(): void;
   /** By what the metadata know: null, or why this node must not be talked to. */
   checkPeer(node: number, name: string, uuid: string): string | null;
+  /** By what the metadata know: has it left the cluster for good? */
+  isGone(node: number): boolean;
+  /** A node of the cluster says that this one has left it for good. */
+  gone(reason: string): void;
 }
 
 export class Mail {
@@ -91,6 +100,8 @@ export class Mail {
   readonly #lazy = new Map<string, Append>();
   /** Per group and follower: the first is being read from disk, the others wait behind it. */
   readonly #cold = new Map<string, Append[]>();
+  /** What learners are sent of a group that is led here. */
+  readonly pace: Pace;
 
   constructor(context: MailContext, createTransport: (events: TransportEvents) => Transport, events: MailEvents) {
     const { node, peers, limits } = context;
@@ -106,6 +117,11 @@ export class Mail {
     const silentTicksMax = Math.floor(limits.electionTicks / 2);
     const isUp = (other: number) => this.isUp(other);
     this.#routes = new Routes({ node, peers, silentTicksMax, isUp });
+    this.pace = new Pace({
+      bytesPerSecond: limits.catchUpBytesPerSecond,
+      tickMilliseconds: limits.tickMilliseconds,
+      writtenBytes: (group) => this.#groups.get(group)?.writtenBytes ?? 0,
+    });
   }
 
   start(): Promise<void> {
@@ -128,6 +144,17 @@ export class Mail {
     return this.#routes.via(node);
   }
 
+  /** From now on these nodes are connected to, and no others. `peers` knows of them already. */
+  setPeers(peers: readonly PeerAddress[]): void {
+    this.#transport.setPeers(peers);
+    this.#reroute();
+  }
+
+  /** Leaders, or who has a replica, may be others than before. */
+  rerouted(): void {
+    this.#leaders.refresh();
+  }
+
   // ---- out ----
 
   /** One frame, on the way that there is. False: there is none, or it is full; another way or `drained` will tell. */
@@ -146,7 +173,10 @@ export class Mail {
   send(message: OutgoingMessage): void {
     if (message.kind === 'append') return this.#sendAppend(message);
     if (message.kind === 'snapshotChunk') {
-      this.post(message.to, 'bulk', wire.FrameKind.snapshot, wire.encodeSnapshotChunk(message));
+      this.pace.run(message.group, message.to, () => {
+        this.post(message.to, 'bulk', wire.FrameKind.snapshot, wire.encodeSnapshotChunk(message));
+        return message.bytes.length;
+      });
       return;
     }
     const gathered = this.#gathered.get(message.to);
@@ -170,6 +200,7 @@ export class Mail {
     if (++this.#ticks % this.#statusTicks === 0) this.statusChanged();
     for (const message of this.#lazy.values()) this.#post(message, []);
     this.#lazy.clear();
+    this.pace.tick();
   }
 
   /** Hands a batch to its group's leader. False: not now. A new leader, a new connection or `drained` will tell when. */
@@ -229,45 +260,57 @@ export class Mail {
       else queue.push(message);
       return;
     }
-    if (isEmpty && !this.#groups.get(message.group)!.isAwaited(message.to)) {
+    if (isEmpty && this.#groups.get(message.group)?.isAwaited(message.to) !== true) {
       // Only the commit index, and nobody over there waits for it: it goes with the next entries, or by the timer.
       this.#lazy.set(key, message);
       return;
     }
     this.#lazy.delete(key);
-    const entries = cachedEntries(this.#log, message);
+    const entries = this.pace.isPaced(message.group, message.to) ? null : cachedEntries(this.#log, message);
     if (entries !== null) return this.#post(message, entries);
     this.#cold.set(key, [message]);
-    this.#readCold(key);
+    this.#nextCold(key);
   }
 
-  #readCold(key: string): void {
-    const queue = this.#cold.get(key)!;
-    const message = queue[0];
-    if (message === undefined) {
-      this.#cold.delete(key);
-      return;
-    }
+  /** A learner's next entries may have to wait; those behind them wait with them. */
+  #nextCold(key: string): void {
+    const message = this.#cold.get(key)![0];
+    if (message === undefined) this.#cold.delete(key);
+    else
+      this.pace.run(message.group, message.to, () => {
+        this.#readCold(key, message);
+        return 0;
+      });
+  }
+
+  #readCold(key: string, message: Append): void {
     const next = (entries: readonly LogEntry[] | null) => {
       if (entries !== null) this.#post(message, entries);
-      queue.shift();
-      this.#readCold(key);
+      this.#cold.get(key)!.shift();
+      this.#nextCold(key);
     };
-    // Of an earlier term: nobody waits for it any more, and the disk is slow.
-    if (message.term < this.#groups.get(message.group)!.raft.term) return next(null);
+    // Of an earlier term, or of a replica that was dropped: nobody waits for it any more, and the disk is slow.
+    const group = this.#groups.get(message.group);
+    if (group === undefined || message.term < group.raft.term) return next(null);
     if (message.last < message.first) return next([]);
     // Entries that are gone (compacted) make a lost message; the core finds out and asks anew.
-    this.#log.read(message.group, message.first, message.last, Number.MAX_SAFE_INTEGER, (error, entries) =>
-      next(error === null ? entries : null),
-    );
+    this.#log.read(message.group, message.first, message.last, Number.MAX_SAFE_INTEGER, (error, entries) => {
+      if (error !== null && isDamage(error)) group.halt(error);
+      next(error === null ? entries : null);
+    });
   }
 
   #post(message: Append, entries: readonly LogEntry[]): void {
     // Truncated after a lost term: the core demands that such a message be dropped.
     const last = entries[entries.length - 1];
     if (last !== undefined && last.term !== message.lastTerm) return;
+    if (this.pace.isPaced(message.group, message.to)) {
+      let bytes = 0;
+      for (const entry of entries) bytes += entry.bytes;
+      this.pace.spent(message.group, message.to, bytes);
+    }
     if (this.post(message.to, 'bulk', wire.FrameKind.append, wire.encodeAppend(message, entries)))
-      this.#groups.get(message.group)!.told(message.to, message.commit);
+      this.#groups.get(message.group)?.told(message.to, message.commit);
   }
 
   // ---- in ----
@@ -296,6 +339,8 @@ export class Mail {
       drained: () => events.drained(),
       refused: (address, reason) => events.report('warn', 'peer refused', { address, reason }),
       checkPeer: (node, name, uuid) => events.checkPeer(node, name, uuid),
+      isGone: (node) => events.isGone(node),
+      gone: (reason) => events.gone(reason),
     };
   }
 

@@ -40,19 +40,29 @@ export class Peers {
 
   constructor(nodes: readonly number[], tickMilliseconds: number) {
     this.#tickMilliseconds = tickMilliseconds;
-    for (const node of nodes)
-      this.#rows.set(node, {
-        node,
-        incarnation: 0,
-        silentTicks: 0,
-        directSilentTicks: 0,
-        upTicks: 0,
-        hears: false,
-        leaving: false,
-        metadataApplied: 0,
-        status: null,
-        mutedTicks: 0,
-      });
+    for (const node of nodes) this.add(node);
+  }
+
+  /** One more node, of which nothing is known yet; nothing happens if it is one already. */
+  add(node: number): void {
+    if (this.#rows.has(node)) return;
+    this.#rows.set(node, {
+      node,
+      incarnation: 0,
+      silentTicks: 0,
+      directSilentTicks: 0,
+      upTicks: 0,
+      hears: false,
+      leaving: false,
+      metadataApplied: 0,
+      status: null,
+      mutedTicks: 0,
+    });
+  }
+
+  /** It is no part of the cluster any more. */
+  remove(node: number): void {
+    this.#rows.delete(node);
   }
 
   get count(): number {

@@ -55,6 +55,7 @@ export class Routes {
     const ascending = (a: number, b: number) => a - b;
     heard.sort(ascending);
     connected.sort(ascending);
+    for (const node of this.#via.keys()) if (peers.get(node) === undefined) this.#via.delete(node);
     const neighbours = !isSameList(heard, this.#heard) || !isSameList(connected, this.#connected);
     this.#heard = heard;
     this.#connected = connected;

@@ -397,14 +397,24 @@ export interface NodeStatus {
   readonly connected: readonly number[];
   /** The groups that it leads, with their terms. */
   readonly led: ReadonlyMap<number, number>;
+  /** The other groups that it has a replica of, with the terms that it knows. */
+  readonly followed: ReadonlyMap<number, number>;
+  /** Groups whose replica there is damaged, or does not have again yet what it lost. */
+  readonly damaged: readonly number[];
+  readonly disk: DiskRoom;
 }
 
-const statusHeadBytes = 36;
+/** Room on a node's disk. `low`: publishers of the whole cluster wait; `full`: its groups take no publishes any more. */
+export const diskRooms = ['ok', 'low', 'full'] as const;
+export type DiskRoom = (typeof diskRooms)[number];
+
+const statusHeadBytes = 44;
 const metadataHaltedFlag = 1;
 
 export function encodeStatus(status: NodeStatus): Buffer {
-  const { heard, connected, led } = status;
-  const frame = Buffer.allocUnsafe(statusHeadBytes + 4 * (heard.length + connected.length) + 12 * led.size);
+  const { heard, connected, led, followed, damaged } = status;
+  const nodesBytes = 4 * (heard.length + connected.length);
+  const frame = Buffer.allocUnsafe(statusHeadBytes + nodesBytes + 12 * (led.size + followed.size) + 4 * damaged.length);
   const view = viewOf(frame);
   writeU64(view, status.sequence, 0);
   view.setFloat64(8, status.clock, true);
@@ -413,14 +423,19 @@ export function encodeStatus(status: NodeStatus): Buffer {
   view.setUint16(28, heard.length, true);
   view.setUint16(30, connected.length, true);
   view.setUint32(32, led.size, true);
+  view.setUint32(36, followed.size, true);
+  view.setUint16(40, damaged.length, true);
+  view.setUint16(42, diskRooms.indexOf(status.disk), true);
   let at = statusHeadBytes;
   for (const node of heard) at = frame.writeUInt32LE(node, at);
   for (const node of connected) at = frame.writeUInt32LE(node, at);
-  for (const [group, term] of led) {
-    view.setUint32(at, group, true);
-    writeU64(view, term, at + 4);
-    at += 12;
-  }
+  for (const terms of [led, followed])
+    for (const [group, term] of terms) {
+      view.setUint32(at, group, true);
+      writeU64(view, term, at + 4);
+      at += 12;
+    }
+  for (const group of damaged) at = frame.writeUInt32LE(group, at);
   return frame;
 }
 
@@ -430,15 +445,25 @@ export function decodeStatus(frame: Buffer): NodeStatus | null {
   const heardCount = view.getUint16(28, true);
   const connectedCount = view.getUint16(30, true);
   const ledCount = view.getUint32(32, true);
+  const followedCount = view.getUint32(36, true);
+  const damagedCount = view.getUint16(40, true);
+  const disk = diskRooms[view.getUint16(42, true)];
   const clock = view.getFloat64(8, true);
-  if (frame.length !== statusHeadBytes + 4 * (heardCount + connectedCount) + 12 * ledCount) return null;
-  if (!Number.isFinite(clock)) return null;
+  const connectedAt = statusHeadBytes + 4 * heardCount;
+  const ledAt = connectedAt + 4 * connectedCount;
+  const followedAt = ledAt + 12 * ledCount;
+  const damagedAt = followedAt + 12 * followedCount;
+  if (frame.length !== damagedAt + 4 * damagedCount) return null;
+  if (!Number.isFinite(clock) || disk === undefined) return null;
   const nodes = (from: number, count: number) =>
     Array.from({ length: count }, (_, i) => view.getUint32(from + 4 * i, true));
-  const connectedAt = statusHeadBytes + 4 * heardCount;
-  const led = new Map<number, number>();
-  for (let at = connectedAt + 4 * connectedCount; at < frame.length; at += 12)
-    led.set(view.getUint32(at, true), readU64(view, at + 4));
+  const terms = (from: number, count: number) =>
+    new Map(
+      Array.from({ length: count }, (_, i) => {
+        const at = from + 12 * i;
+        return [view.getUint32(at, true), readU64(view, at + 4)] as const;
+      }),
+    );
   return {
     sequence: readU64(view, 0),
     clock,
@@ -446,7 +471,10 @@ export function decodeStatus(frame: Buffer): NodeStatus | null {
     metadataHalted: (view.getUint32(24, true) & metadataHaltedFlag) !== 0,
     heard: nodes(statusHeadBytes, heardCount),
     connected: nodes(connectedAt, connectedCount),
-    led,
+    led: terms(ledAt, ledCount),
+    followed: terms(followedAt, followedCount),
+    damaged: nodes(damagedAt, damagedCount),
+    disk,
   };
 }
 

@@ -7,6 +7,9 @@
 //
 // Either may send a refusal (a short text) instead and close. Every message: "WRRN" | u8 kind | u16 length | body, little-endian.
 //
+// A node that has left the cluster is told so in place of the acceptor's proof: an HMAC too, with a role of its own, and then a text. It ends
+// that node's process, so it counts only from somebody who knows the secret.
+//
 // The proofs cover every byte of both introductions: versions, lane, names and random bytes cannot be changed on the way, and no proof is
 // good for a second connection or for the other role. The dialler proves itself first, so that a stranger gets nothing to guess from.
 // Invariants: what was claimed is acted upon only after the proof; nothing longer than `messageBytesMax` is ever kept.
@@ -20,6 +23,9 @@ export const nonceBytes = 32;
 /** In place of a cluster id: of a node whose data folder is empty. */
 export const formationPrefix = 'formation:';
 export const isFormation = (clusterId: string): boolean => clusterId.startsWith(formationPrefix);
+/** In place of a cluster id: of a node that asks to be let in. It has no number yet (0), and means whichever node answers. */
+export const joiningId = 'joining';
+export const isJoining = (clusterId: string): boolean => clusterId === joiningId;
 
 export interface Identity {
   readonly clusterId: string;
@@ -37,6 +43,8 @@ export interface HandshakeParty {
   readonly nonce: Buffer;
   /** Null, or why the other side must not be talked to. */
   readonly check: (peer: Identity) => string | null;
+  /** Has it left the cluster for good? */
+  readonly isGone?: (peer: Identity) => boolean;
 }
 
 export type HandshakeStep =
@@ -45,9 +53,17 @@ export type HandshakeStep =
   /** The other side has proved who it is. `bytes` is the last message to it, if one is due. */
   | { readonly kind: 'done'; readonly peer: Identity; readonly lane: Lane; readonly bytes: Buffer | null }
   /** Close. `bytes` tells the other side why, if it is one to be told. */
-  | { readonly kind: 'refused'; readonly reason: string; readonly bytes: Buffer | null };
+  | Refused;
 
-const MessageKind = { introduction: 1, proof: 2, refusal: 3 } as const;
+interface Refused {
+  readonly kind: 'refused';
+  readonly reason: string;
+  readonly bytes: Buffer | null;
+  /** The other side has proved that it belongs to the cluster, and says that this node does so no more. */
+  readonly isGone?: boolean;
+}
+
+const MessageKind = { introduction: 1, proof: 2, refusal: 3, gone: 4 } as const;
 const magic = Buffer.from('WRRN', 'latin1');
 const messageHeaderBytes = 7;
 const messageBytesMax = 1024;
@@ -72,13 +88,14 @@ export interface Handshake {
   receive(chunk: Buffer): HandshakeStep;
 }
 
+/** `expected` null: whichever node of a cluster answers, for one that joins. */
 export function createDialHandshake(
   party: HandshakeParty,
   lane: Lane,
-  expected: { readonly node: number; readonly name: string },
+  expected: { readonly node: number; readonly name: string } | null,
 ): Handshake {
   const messages = new MessageReader();
-  const ours = encodeIntroduction(party, lane, expected.node);
+  const ours = encodeIntroduction(party, lane, expected?.node ?? 0);
   let introduced: { theirs: Buffer; peer: Identity } | null = null;
   return {
     start: () => encodeMessage(MessageKind.introduction, ours),
@@ -102,6 +119,7 @@ export function createDialHandshake(
           bytes: encodeMessage(MessageKind.proof, prove(party.secret, 'dialler', ours, message.body)),
         };
       }
+      if (message.type === MessageKind.gone) return checkGone(party, message.body, ours, introduced.theirs);
       const proof = prove(party.secret, 'acceptor', ours, introduced.theirs);
       if (message.type !== MessageKind.proof || !isEqual(message.body, proof)) return refuse('wrong cluster secret');
       return { kind: 'done', peer: introduced.peer, lane, bytes: null };
@@ -123,6 +141,8 @@ export function createAcceptHandshake(party: HandshakeParty): Handshake {
         if (their === null) return refuse('not the introduction of a peer');
         const reason = checkIntroduction(their, party.self);
         if (reason !== null) return refuse(reason);
+        if (isJoining(their.identity.clusterId) && party.secret === '')
+          return refuse('has no cluster.secret, without which no node can join');
         const ours = encodeIntroduction(party, their.lane, their.identity.node);
         introduced = { their, theirs: message.body, ours };
         return { kind: 'send', bytes: encodeMessage(MessageKind.introduction, ours) };
@@ -130,6 +150,7 @@ export function createAcceptHandshake(party: HandshakeParty): Handshake {
       const { their, theirs, ours } = introduced;
       const proof = prove(party.secret, 'dialler', theirs, ours);
       if (message.type !== MessageKind.proof || !isEqual(message.body, proof)) return refuse('wrong cluster secret');
+      if (party.isGone?.(their.identity)) return sendAway(party, their.identity, theirs, ours);
       const unwanted = party.check(their.identity);
       if (unwanted !== null) return refuse(unwanted);
       const answer = encodeMessage(MessageKind.proof, prove(party.secret, 'acceptor', theirs, ours));
@@ -144,11 +165,27 @@ export function refuse(reason: string): HandshakeStep {
   return { kind: 'refused', reason, bytes: encodeMessage(MessageKind.refusal, text) };
 }
 
+/** The dialler has proved who it is, and is part of the cluster no more. */
+function sendAway(party: HandshakeParty, { node, name }: Identity, dialler: Buffer, acceptor: Buffer): Refused {
+  const reason = `node ${node} (${name}) has left the cluster`;
+  const text = Buffer.from(reason, 'utf8').subarray(0, reasonBytesMax);
+  const proof = prove(party.secret, 'gone', dialler, acceptor);
+  return { kind: 'refused', reason, bytes: encodeMessage(MessageKind.gone, Buffer.concat([proof, text])) };
+}
+
+function checkGone(party: HandshakeParty, body: Buffer, dialler: Buffer, acceptor: Buffer): HandshakeStep {
+  const proof = prove(party.secret, 'gone', dialler, acceptor);
+  if (!isEqual(body.subarray(0, proofBytes), proof)) return refuse('wrong cluster secret');
+  const reason = `refused by the other side: ${printable(body.subarray(proofBytes))}`;
+  return { kind: 'refused', reason, bytes: null, isGone: true };
+}
+
 /** What rules the other side out whichever role it has, or null. */
 function checkIntroduction(their: Introduction, self: Identity): string | null {
   const { min, max } = handshakeVersions;
   if (their.versionMin > max || their.versionMax < min)
     return `no common version: ${their.versionMin} to ${their.versionMax} offered, ${min} to ${max} known`;
+  if (isJoining(their.identity.clusterId) || isJoining(self.clusterId)) return checkJoining(their.identity, self);
   const reason = checkCluster(their.identity.clusterId, self.clusterId);
   if (reason !== null) return reason;
   if (their.target !== self.node) return `node ${their.target} is not here, this is node ${self.node}`;
@@ -164,18 +201,24 @@ function checkCluster(their: string, own: string): string | null {
   return isFormation(their) || isFormation(own) ? null : 'belongs to another cluster';
 }
 
+/** One side asks to be let in: whether it is comes after the handshake (`joining.ts`). */
+function checkJoining(their: Identity, self: Identity): string | null {
+  if (isFormation(their.clusterId) || isFormation(self.clusterId)) return 'its cluster is not formed yet';
+  return isJoining(their.clusterId) && isJoining(self.clusterId) ? 'is about to join a cluster itself' : null;
+}
+
 function checkDialled(
   their: Introduction,
   lane: Lane,
-  expected: { readonly node: number; readonly name: string },
+  expected: { readonly node: number; readonly name: string } | null,
 ): string | null {
   const { node, name } = their.identity;
-  if (node !== expected.node || name !== expected.name)
+  if (expected !== null && (node !== expected.node || name !== expected.name))
     return `node ${node} (${name}) answered where node ${expected.node} (${expected.name}) should be`;
   return their.lane === lane ? null : 'answered for another lane';
 }
 
-function prove(secret: string, role: 'dialler' | 'acceptor', dialler: Buffer, acceptor: Buffer): Buffer {
+function prove(secret: string, role: 'dialler' | 'acceptor' | 'gone', dialler: Buffer, acceptor: Buffer): Buffer {
   // Introductions state the length of each of their parts, so no two pairs give the same bytes.
   return createHmac('sha256', secret).update(`warren peer ${role}\0`).update(dialler).update(acceptor).digest();
 }
@@ -234,9 +277,7 @@ function decodeIntroduction(body: Buffer): Introduction | null {
   };
 }
 
-type Message =
-  | { readonly kind: 'message'; readonly type: number; readonly body: Buffer }
-  | { readonly kind: 'refused'; readonly reason: string; readonly bytes: Buffer | null };
+type Message = { readonly kind: 'message'; readonly type: number; readonly body: Buffer } | Refused;
 
 /** Gathers one message at a time: the sides take turns, so bytes after a message break the rules. */
 class MessageReader {

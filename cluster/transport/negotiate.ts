@@ -9,7 +9,7 @@ import { refuse } from './handshake.ts';
 export type Outcome =
   | { readonly kind: 'open'; readonly peer: Identity; readonly lane: Lane }
   /** `reason` null: the connection broke, which is no news. */
-  | { readonly kind: 'failed'; readonly reason: string | null };
+  | { readonly kind: 'failed'; readonly reason: string | null; readonly isGone?: boolean };
 
 export interface Negotiation {
   /** Closes the connection; no outcome is told. */
@@ -41,7 +41,7 @@ export function negotiate(
     end();
     if (step.kind === 'done') return done({ kind: 'open', peer: step.peer, lane: step.lane });
     connection.close();
-    done({ kind: 'failed', reason: step.reason });
+    done({ kind: 'failed', reason: step.reason, isGone: step.isGone === true });
   }
 
   connection.onData = (chunk) => take(handshake.receive(chunk));

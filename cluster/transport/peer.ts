@@ -34,7 +34,7 @@ interface Attempt {
 }
 
 export class Peer {
-  readonly address: PeerAddress;
+  #address: PeerAddress;
   readonly #context: PeerContext;
   readonly #outgoing: Record<Lane, OutgoingLane | null> = { control: null, bulk: null };
   readonly #incoming: Record<Lane, IncomingLane | null> = { control: null, bulk: null };
@@ -47,11 +47,18 @@ export class Peer {
   #closed = false;
 
   constructor(address: PeerAddress, context: PeerContext) {
-    this.address = address;
+    this.#address = address;
     this.#context = context;
     this.#redialWait = context.options.redialMilliseconds;
   }
 
+  get address(): PeerAddress {
+    return this.#address;
+  }
+  /** It is to be found elsewhere: what is open stays, and is dialled there when it breaks. */
+  set address(address: PeerAddress) {
+    this.#address = address;
+  }
   get isUp(): boolean {
     return this.#isUp;
   }
@@ -128,7 +135,9 @@ export class Peer {
         attempt.negotiation = null;
         if (outcome.kind === 'failed') {
           if (outcome.reason !== null) refused(connection.remoteAddress, outcome.reason);
-          return failed();
+          failed();
+          if (outcome.isGone) this.#context.events.gone(outcome.reason ?? '');
+          return;
         }
         this.#endAttempt(lane);
         this.#addOutgoing(connection, lane, outcome.peer);

@@ -1,4 +1,4 @@
-// What the AMQP front-end asks of the broker, and what it hears from it. Types only: channels know the broker by these alone.
+// What the AMQP front-end asks of the broker, and what it hears from it. Types, and names that both know: channels know the broker by these alone.
 //
 // Calls with a `reply` are answered exactly once, later or at once; all others take effect in the order of the calls.
 // A channel that waits for a reply keeps its later methods until it has come, so that a client sees its methods done in order.
@@ -91,6 +91,32 @@ export interface Publication {
   route: unknown;
 }
 
+/** What a message asks for itself beside its publication. Kept by the channel and passed again as the same object while it repeats. */
+export interface Traits {
+  /** Further routing keys (CC and BCC). */
+  readonly moreKeys: readonly string[];
+  readonly priority: number;
+  /** Milliseconds; -1: none. */
+  readonly expiration: number;
+}
+
+/** What a transaction holds until it is committed. */
+export interface HeldPublish {
+  readonly publication: Publication;
+  readonly properties: Buffer;
+  /** Never changes. */
+  readonly body: readonly Buffer[];
+  readonly bodyBytes: number;
+  readonly traits: Traits | null;
+}
+/** Leases [first, first + count) of a consumer. */
+export interface HeldSettlement {
+  readonly settlement: Settlement;
+  readonly consumer: number;
+  readonly first: number;
+  readonly count: number;
+}
+
 export interface ExchangeDeclaration {
   readonly name: string;
   readonly type: ExchangeType;
@@ -128,6 +154,15 @@ export interface ConsumeRequest {
   readonly prefetch: number;
   readonly arguments: Arguments;
 }
+export interface Consuming {
+  readonly consumer: number;
+  /** The name under which replies come to it, of a consumer of `directReplyTo`. */
+  readonly replyTo?: string;
+}
+/** The pseudo-queue that a client consumes replies from, and names as reply-to; and how the real names begin. */
+export const directReplyTo = 'amq.rabbitmq.reply-to';
+export const directReplyToPrefix = `${directReplyTo}.`;
+
 export interface Got {
   readonly consumer: number;
   readonly leaseOrdinal: number;
@@ -154,6 +189,7 @@ export interface ChannelBackend {
    * Takes a whole message. `properties`: the content header's property flags and list, byte for byte. `confirmTag`: its publish sequence on
    * the channel, 0 when confirms are off. The pieces are copied before the call returns; those of a body over 64 KiB never change, and may be kept.
    * `routed`: a confirm will follow, or what else comes of it. `unroutable`: nothing will; the channel returns it if mandatory, and confirms.
+   * `traits`: null or left out: none.
    */
   publish(
     publication: Publication,
@@ -161,9 +197,17 @@ export interface ChannelBackend {
     body: readonly Buffer[],
     bodyBytes: number,
     confirmTag: number,
+    traits?: Traits | null,
   ): 'routed' | 'unroutable' | BrokerError;
+  /** Why nothing can be published so, or null: what a transaction asks before it holds a message. */
+  checkPublication(publication: Publication): BrokerError | null;
+  /**
+   * All of a transaction, or nothing. What goes to one shard, or is settled in it, enters it as one, within the bounds of a batch. Mandatory
+   * messages without a queue come back by `returned` before the reply, which comes when everything is on a majority's disks.
+   */
+  commit(publishes: readonly HeldPublish[], settlements: readonly HeldSettlement[], reply: Reply<void>): void;
   /** Replies with the consumer's number; deliveries come after the reply. */
-  consume(request: ConsumeRequest, reply: Reply<{ readonly consumer: number }>): void;
+  consume(request: ConsumeRequest, reply: Reply<Consuming>): void;
   /** After the reply nothing more is delivered. What is out stays out until it is settled or the channel ends. */
   cancel(consumer: number, reply: Reply<void>): void;
   get(queue: string, noAck: boolean, reply: Reply<Got | null>): void;

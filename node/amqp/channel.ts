@@ -9,7 +9,17 @@
 // - After the end nothing is written and the broker is not called again; late replies are dropped.
 
 import { BrokerError } from '../errors.ts';
-import type { ChannelBackend, ChannelEvents, Got, Reply, Settlement, StoredMessage } from './backend.ts';
+import {
+  type ChannelBackend,
+  type ChannelEvents,
+  type Consuming,
+  directReplyTo,
+  type Got,
+  type HeldSettlement,
+  type Reply,
+  type Settlement,
+  type StoredMessage,
+} from './backend.ts';
 import { readU32, readU64 } from './bytes.ts';
 import { Confirms } from './confirms.ts';
 import { Content } from './content.ts';
@@ -19,6 +29,7 @@ import { type Method, type MethodArguments, type MethodId, methodId, readMethod 
 import { withDeliveryCount } from './properties.ts';
 import { encodeShortString } from './table.ts';
 import { Topology, type TopologyHost, type TopologyMethod } from './topology.ts';
+import { Transaction } from './transaction.ts';
 import type { FrameWriter } from './writer.ts';
 
 /** What a channel needs of its connection. */
@@ -70,6 +81,8 @@ export class Channel implements ChannelEvents, TopologyHost {
   readonly #tags = new DeliveryTags();
   #confirms: Confirms | null = null;
   #confirmsAnnounced = false;
+  /** After tx.select: what waits for the commit. */
+  #transaction: Transaction | null = null;
   #life: Life = 'open';
   /** The method being done: errors name it. */
   #method: MethodId = 0;
@@ -86,6 +99,8 @@ export class Channel implements ChannelEvents, TopologyHost {
   readonly #consumersByTag = new Map<string, Consumer>();
   readonly #consumers = new Map<number, Consumer>();
   #lastConsumer: Consumer | undefined;
+  /** The consumer of `directReplyTo`, or the tag of the one that is being made. */
+  #replyConsumer: string | null = null;
   /** Prefetch of later consumers, and of the whole channel; 0: no limit. */
   #prefetch = 0;
   #windowMax = 0;
@@ -125,7 +140,8 @@ export class Channel implements ChannelEvents, TopologyHost {
     if (this.#life !== 'open') return;
     this.#flushSettlements();
     if (this.#content.isUnfinished) this.#content.keep();
-    if (this.#content.heldBytes !== this.#heldReported) this.#reportHeld(this.#content.heldBytes);
+    const held = this.#content.heldBytes + (this.#transaction === null ? 0 : this.#transaction.heldBytes);
+    if (held !== this.#heldReported) this.#reportHeld(held);
     this.#resumeWindow();
   }
 
@@ -202,19 +218,16 @@ export class Channel implements ChannelEvents, TopologyHost {
         this.#recover(method);
         return true;
       case 'confirm.select':
-        this.#confirms ??= new Confirms();
-        if (!method.nowait) this.send({ kind: 'confirm.select-ok' });
+        this.#confirmSelect(method.nowait);
         return true;
       case 'tx.select':
-        this.fail(
-          this.#confirms === null
-            ? new BrokerError('not-implemented', 'transactions')
-            : new BrokerError('precondition-failed', 'cannot switch from confirm to tx mode'),
-        );
+        this.#txSelect();
         return true;
       case 'tx.commit':
+        this.#commit();
+        return true;
       case 'tx.rollback':
-        this.fail(new BrokerError('precondition-failed', 'channel is not transactional'));
+        this.#rollback();
         return true;
       case 'channel.flow':
         if (method.active) this.send({ kind: 'channel.flow-ok', active: true });
@@ -292,6 +305,7 @@ export class Channel implements ChannelEvents, TopologyHost {
 
   #publish(): void {
     const content = this.#content;
+    if (this.#transaction !== null) return this.#hold(this.#transaction);
     const tag = this.#confirms === null ? 0 : this.#confirms.next();
     const result = this.#backend.publish(
       content.publication!,
@@ -299,6 +313,7 @@ export class Channel implements ChannelEvents, TopologyHost {
       content.body,
       content.bodyBytes,
       tag,
+      content.traits,
     );
     if (result !== 'routed') this.#notRouted(result, tag);
     content.reset();
@@ -314,6 +329,54 @@ export class Channel implements ChannelEvents, TopologyHost {
     if (publication!.mandatory) this.#writer.returned(this.number, publication!.key, properties, body, bodyBytes);
     if (tag > 0) this.confirmed(tag, tag, true);
   }
+
+  #confirmSelect(nowait: boolean): void {
+    if (this.#transaction !== null)
+      return this.fail(new BrokerError('precondition-failed', 'cannot switch from tx to confirm mode'));
+    this.#confirms ??= new Confirms();
+    if (!nowait) this.send({ kind: 'confirm.select-ok' });
+  }
+
+  // ---- transactions
+
+  #txSelect(): void {
+    if (this.#confirms !== null)
+      return this.fail(new BrokerError('precondition-failed', 'cannot switch from confirm to tx mode'));
+    this.#transaction ??= new Transaction();
+    this.send({ kind: 'tx.select-ok' });
+  }
+
+  #hold(transaction: Transaction): void {
+    const { publication, properties, body, bodyBytes, traits } = this.#content;
+    const error = this.#backend.checkPublication(publication!);
+    if (error === null) transaction.publish(publication!, properties, body, bodyBytes, traits);
+    else this.publishFailed(error);
+    this.#content.reset();
+  }
+
+  #commit(): void {
+    if (this.#transaction === null) return this.#notTransactional();
+    const { publishes, settled } = this.#transaction.take();
+    const settlements: HeldSettlement[] = [];
+    for (const [tag, settlement] of settled) {
+      if (!this.#tags.take(tag)) throw new Error(`delivery ${tag} was settled twice`);
+      addTo(settlements, settlement, this.#tags.takenConsumer, this.#tags.takenOrdinal);
+    }
+    const done = this.ask<void>(() => this.send({ kind: 'tx.commit-ok' }));
+    this.#backend.commit(publishes, settlements, done);
+  }
+
+  #rollback(): void {
+    if (this.#transaction === null) return this.#notTransactional();
+    this.#transaction.take();
+    this.send({ kind: 'tx.rollback-ok' });
+  }
+
+  #notTransactional(): void {
+    this.fail(new BrokerError('precondition-failed', 'channel is not transactional'));
+  }
+
+  // ---- what became of publishes
 
   returned(message: StoredMessage): void {
     if (this.#life !== 'open') return;
@@ -416,6 +479,10 @@ export class Channel implements ChannelEvents, TopologyHost {
   #forget(consumer: Consumer): void {
     this.#consumers.delete(consumer.number);
     this.#consumersByTag.delete(consumer.tag);
+    if (this.#replyConsumer === consumer.tag) {
+      this.#replyConsumer = null;
+      this.#content.replyTo = null;
+    }
     if (this.#lastConsumer === consumer) this.#lastConsumer = undefined;
   }
 
@@ -433,9 +500,16 @@ export class Channel implements ChannelEvents, TopologyHost {
       );
     const tag = method.consumerTag === '' ? this.#host.makeConsumerTag() : method.consumerTag;
     const { noAck, exclusive, arguments: args } = method;
+    if (queue === directReplyTo) {
+      if (this.#replyConsumer !== null)
+        return this.fail(new BrokerError('precondition-failed', 'reply consumer already set'));
+      if (!noAck) return this.fail(new BrokerError('precondition-failed', 'reply consumer cannot acknowledge'));
+      this.#replyConsumer = tag;
+    }
     this.#backend.consume(
       { queue, tag, noAck, exclusive, prefetch: this.#prefetch, arguments: args },
-      this.ask(({ consumer: number }) => {
+      this.ask<Consuming>(({ consumer: number, replyTo }) => {
+        if (replyTo !== undefined) this.#content.replyTo = replyTo;
         const consumer = { number, tag, tagBytes: encodeShortString(tag), noAck };
         this.#consumers.set(number, consumer);
         this.#consumersByTag.set(tag, consumer);
@@ -497,6 +571,14 @@ export class Channel implements ChannelEvents, TopologyHost {
   // ---- settling
 
   #settle(tag: number, multiple: boolean, settlement: Settlement): void {
+    if (this.#transaction !== null) {
+      if (!this.#transaction.settle(this.#tags, tag, multiple, settlement)) this.#unknownTag(tag);
+      return;
+    }
+    this.#settleNow(tag, multiple, settlement);
+  }
+
+  #settleNow(tag: number, multiple: boolean, settlement: Settlement): void {
     const tags = this.#tags;
     if (!multiple) {
       if (tags.take(tag)) this.#addSettled(settlement);
@@ -545,7 +627,9 @@ export class Channel implements ChannelEvents, TopologyHost {
 
   #recover(method: Extract<Method, { kind: 'basic.recover' | 'basic.recover-async' }>): void {
     if (!method.requeue) return this.fail(new BrokerError('not-implemented', 'requeue=false'));
-    this.#settle(0, true, 'requeue');
+    // What a transaction is to settle waits for that.
+    for (const tag of this.#tags.upTo(this.#nextDeliveryTag))
+      if (this.#transaction?.isSettled(tag) !== true) this.#settleNow(tag, false, 'requeue');
     this.#flushSettlements();
     if (method.kind === 'basic.recover') this.send({ kind: 'basic.recover-ok' });
     this.#resumeWindow();
@@ -592,6 +676,7 @@ export class Channel implements ChannelEvents, TopologyHost {
     this.flushConfirms();
     this.#life = life;
     this.#content.reset();
+    this.#transaction = null;
     this.#reportHeld(0);
     this.#backend.close();
   }
@@ -609,6 +694,14 @@ export class Channel implements ChannelEvents, TopologyHost {
 
 const countedProperties = (message: StoredMessage, count: number): Buffer =>
   withDeliveryCount(message.payload.subarray(message.propertiesStart, message.bodyStart), count);
+
+/** Adds a lease to the last run if it continues it. */
+function addTo(runs: HeldSettlement[], settlement: Settlement, consumer: number, ordinal: number): void {
+  const last = runs[runs.length - 1];
+  if (last?.settlement === settlement && last.consumer === consumer && last.first + last.count === ordinal)
+    runs[runs.length - 1] = { ...last, count: last.count + 1 };
+  else runs.push({ settlement, consumer, first: ordinal, count: 1 });
+}
 
 const isTopology = (method: Method): method is TopologyMethod =>
   method.kind.startsWith('exchange.') || method.kind.startsWith('queue.');

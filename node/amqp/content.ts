@@ -6,9 +6,16 @@
 // large body is handed over in such buffers alone.
 
 import { BrokerError } from '../errors.ts';
-import type { Publication } from './backend.ts';
+import { type ArgumentValue, directReplyTo, type Publication, type Traits } from './backend.ts';
 import { ByteReader, copyBytes, readU16, readU64, sameBytes } from './bytes.ts';
-import { contentHeaderFixedBytes, PropertyScan, parseExpiration } from './properties.ts';
+import {
+  contentHeaderFixedBytes,
+  PropertyScan,
+  parseExpiration,
+  readHeaders,
+  withHeaders,
+  withReplyTo,
+} from './properties.ts';
 
 const basicClass = 60;
 /** Publications remembered per channel; a power of two. */
@@ -45,11 +52,34 @@ for (let length = 0; length <= smallBytesMax; length++) smallBuffers.push(Buffer
 const noBytes: Buffer = Buffer.alloc(0);
 const noPieces: readonly Buffer[] = [];
 
+const noKeys: readonly string[] = [];
+/** The name of the header CC; that of BCC holds it. */
+const ccText = Buffer.from('CC');
+
 const scan = new PropertyScan();
+
+/** Is the reply-to of the scanned properties the name that stands for the channel's own? */
+const isDirectReply = (bytes: Buffer): boolean =>
+  scan.replyToEnd - scan.replyToStart === directReplyTo.length &&
+  scan.replyToStart >= 0 &&
+  bytes.toString('latin1', scan.replyToStart, scan.replyToEnd) === directReplyTo;
+
+const isList = (value: ArgumentValue): value is readonly ArgumentValue[] => Array.isArray(value);
+
+/** RabbitMQ's word for the type of a table's value. */
+function typeName(value: ArgumentValue): string {
+  if (value === null) return 'void';
+  if (typeof value === 'boolean') return 'bool';
+  if (typeof value === 'number') return Number.isInteger(value) ? 'signedint' : 'double';
+  if (typeof value === 'string') return 'longstr';
+  return 'table' in value ? 'table' : 'binary';
+}
 
 export class Content {
   publication: Publication | null = null;
+  /** As they are to be handed on: mostly as they came. */
   properties: Buffer = noBytes;
+  traits: Traits | null = null;
   /** The pieces of the body. The arrays serve for every message. */
   body: readonly Buffer[] = noPieces;
   bodyBytes = 0;
@@ -67,6 +97,10 @@ export class Content {
   #roomUsed = 0;
   #last: Known | null = null;
   #known: (Known | undefined)[] | null = null;
+  /** The properties that came last. */
+  #received: Buffer = noBytes;
+  /** What the reply-to `directReplyTo` stands for; null: there is no consumer for replies. */
+  #replyTo: string | null = null;
   readonly #user: string;
   readonly #messageBytesMax: number;
 
@@ -152,33 +186,75 @@ export class Content {
     return null;
   }
 
-  /** Properties are nearly always those of the last publish, or as long: they are checked once and kept in a buffer of their own. */
-  #takeProperties(bytes: Buffer, start: number, end: number): BrokerError | null {
-    if (sameBytes(bytes, start, end, this.properties)) return null;
-    const length = end - start;
-    if (!scan.scan(bytes, start, end)) return new BrokerError('syntax-error', 'content properties are not well formed');
-    const error = this.#judgeProperties(bytes);
-    if (error !== null) return error;
-    if (length !== this.properties.length || length > repeatedPropertiesBytesMax)
-      this.properties = Buffer.allocUnsafe(length);
-    copyBytes(this.properties, 0, bytes, start, end);
-    return null;
+  /** From now on replies to messages that ask for them come to this name; null: they are refused. */
+  set replyTo(name: string | null) {
+    this.#replyTo = name;
+    // What was found out of the last ones may not hold any more.
+    this.#received = noBytes;
   }
 
-  #judgeProperties(bytes: Buffer): BrokerError | null {
+  /** Properties are nearly always those of the last publish, or as long: they are judged once and kept in a buffer of their own. */
+  #takeProperties(bytes: Buffer, start: number, end: number): BrokerError | null {
+    if (sameBytes(bytes, start, end, this.#received)) return null;
+    const length = end - start;
+    const isReused = length === this.#received.length && length <= repeatedPropertiesBytesMax;
+    const received = isReused ? this.#received : Buffer.allocUnsafe(length);
+    this.#received = noBytes;
+    copyBytes(received, 0, bytes, start, end);
+    const error = this.#judgeProperties(received);
+    if (error === null) this.#received = received;
+    return error;
+  }
+
+  /** Sets `properties` and `traits`. */
+  #judgeProperties(received: Buffer): BrokerError | null {
+    if (!scan.scan(received, 0, received.length))
+      return new BrokerError('syntax-error', 'content properties are not well formed');
+    this.properties = received;
+    this.traits = null;
+    const { priority, headersStart } = scan;
+    let expiration = -1;
     if (scan.userIdStart >= 0) {
-      const user = bytes.toString('utf8', scan.userIdStart, scan.userIdEnd);
+      const user = received.toString('utf8', scan.userIdStart, scan.userIdEnd);
       if (user !== this.#user)
         return new BrokerError(
           'precondition-failed',
           `user_id property set to '${user}' but authenticated user was '${this.#user}'`,
         );
     }
-    if (scan.expirationStart >= 0 && parseExpiration(bytes, scan.expirationStart, scan.expirationEnd) < 0) {
-      const text = bytes.toString('utf8', scan.expirationStart, scan.expirationEnd);
-      return new BrokerError('precondition-failed', `invalid expiration '${text}'`);
+    if (scan.expirationStart >= 0) {
+      expiration = parseExpiration(received, scan.expirationStart, scan.expirationEnd);
+      const text = received.toString('utf8', scan.expirationStart, scan.expirationEnd);
+      if (expiration < 0) return new BrokerError('precondition-failed', `invalid expiration '${text}'`);
     }
+    if (isDirectReply(received)) {
+      if (this.#replyTo === null) return new BrokerError('precondition-failed', 'fast reply consumer does not exist');
+      this.properties = withReplyTo(received, scan, this.#replyTo);
+    }
+    const moreKeys = headersStart < 0 ? noKeys : this.#moreKeys(received);
+    if (moreKeys instanceof BrokerError) return moreKeys;
+    if (expiration >= 0 || priority > 0 || moreKeys.length > 0)
+      this.traits = { moreKeys, priority: Math.max(0, priority), expiration };
     return null;
+  }
+
+  /** The routing keys in the headers CC and BCC. Nobody is shown the latter. */
+  #moreKeys(received: Buffer): readonly string[] | BrokerError {
+    if (!received.includes(ccText)) return noKeys;
+    const headers = readHeaders(received);
+    const keys: string[] = [];
+    for (const name of ['CC', 'BCC']) {
+      const value = headers[name];
+      if (value === undefined) continue;
+      if (!isList(value))
+        return new BrokerError(
+          'precondition-failed',
+          `invalid message: {unacceptable_type_in_header,"${name}",${typeName(value)}}`,
+        );
+      for (const key of value) if (typeof key === 'string') keys.push(key);
+    }
+    if (headers.BCC !== undefined) this.properties = withHeaders(this.properties, ['BCC'], []);
+    return keys;
   }
 
   /** A body frame; the message may be complete with it. */

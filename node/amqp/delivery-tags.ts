@@ -56,6 +56,18 @@ export class DeliveryTags {
     return this.#find(tag) >= 0;
   }
 
+  /** The outstanding tags up to one, ascending. */
+  upTo(last: number): number[] {
+    const mask = this.#capacity - 1;
+    const tags: number[] = [];
+    for (let position = this.#head; position < this.#tail; position++) {
+      const tag = this.#tags[position & mask]!;
+      if (tag > last) break;
+      if (this.#states[position & mask] !== isFree) tags.push(tag);
+    }
+    return tags;
+  }
+
   /** Settles the lowest outstanding tag. There must be one. */
   takeOldest(): void {
     this.#takeAt(this.#head);

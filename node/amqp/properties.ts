@@ -16,6 +16,7 @@ const flag = {
   headers: 13,
   deliveryMode: 12,
   priority: 11,
+  replyTo: 9,
   expiration: 8,
   timestamp: 6,
   userId: 4,
@@ -30,7 +31,9 @@ export class PropertyScan {
   /** Of the table's length field. */
   headersStart = -1;
   headersEnd = -1;
-  /** Of the text, without its length. */
+  /** Of the texts, without their lengths. */
+  replyToStart = -1;
+  replyToEnd = -1;
   expirationStart = -1;
   expirationEnd = -1;
   userIdStart = -1;
@@ -38,7 +41,8 @@ export class PropertyScan {
 
   /** False if bytes[start, end) are no well-formed properties; the fields are then without meaning. */
   scan(bytes: Buffer, start: number, end: number): boolean {
-    this.deliveryMode = this.priority = this.headersStart = this.expirationStart = this.userIdStart = -1;
+    this.deliveryMode = this.priority = this.headersStart = -1;
+    this.replyToStart = this.expirationStart = this.userIdStart = -1;
     const reader = new ByteReader(bytes, start, end);
     const flags = reader.u16();
     // Bit 0 would announce more flags and bit 1 is not assigned: nobody sends either.
@@ -66,6 +70,9 @@ export class PropertyScan {
           if (bit === flag.expiration) {
             this.expirationStart = at;
             this.expirationEnd = at + length;
+          } else if (bit === flag.replyTo) {
+            this.replyToStart = at;
+            this.replyToEnd = at + length;
           } else if (bit === flag.userId) {
             this.userIdStart = at;
             this.userIdEnd = at + length;
@@ -101,24 +108,55 @@ export function parseExpiration(bytes: Buffer, start: number, end: number): numb
   return value;
 }
 
-const deliveryCountName = encodeShortString('x-delivery-count');
+const deliveryCountName = 'x-delivery-count';
 
 /** The properties with the header `x-delivery-count` (type l) set, other headers untouched. `properties`: well formed, as stored. */
 export function withDeliveryCount(properties: Buffer, count: number): Buffer {
-  const field = Buffer.alloc(deliveryCountName.length + 9);
-  deliveryCountName.copy(field);
-  field[deliveryCountName.length] = 'l'.charCodeAt(0);
-  field.writeBigInt64BE(BigInt(count), deliveryCountName.length + 1);
+  // A publisher may have passed a former count on.
+  return withHeaders(properties, [deliveryCountName], [longField(deliveryCountName, count)]);
+}
+
+/** A field of a table: its name, and a signed integer of 64 bits (type l). */
+export function longField(name: string, value: number): Buffer {
+  const field = Buffer.alloc(9);
+  field[0] = 'l'.charCodeAt(0);
+  field.writeBigInt64BE(BigInt(value), 1);
+  return Buffer.concat([encodeShortString(name), field]);
+}
+
+/** The properties without these headers and with those fields behind the others, whose bytes stay as they are. `properties`: well formed. */
+export function withHeaders(properties: Buffer, without: readonly string[], added: readonly Buffer[]): Buffer {
   if (!scratch.scan(properties, 0, properties.length)) return properties;
-  const fields = scratch.headersStart < 0 ? [] : otherFields(properties, scratch.headersStart + 4, scratch.headersEnd);
-  const body = Buffer.concat([...fields, field]);
+  const { headersStart, headersEnd } = scratch;
+  const names = without.map(encodeShortString);
+  const kept = headersStart < 0 ? [] : otherFields(properties, headersStart + 4, headersEnd, names);
+  const body = Buffer.concat([...kept, ...added]);
   const head = Buffer.alloc(4);
   head.writeUInt32BE(body.length);
   const flags = Buffer.alloc(2);
   flags.writeUInt16BE(properties.readUInt16BE(0) | (1 << flag.headers));
-  const start = scratch.headersStart < 0 ? headersOffset(properties) : scratch.headersStart;
-  const end = scratch.headersStart < 0 ? start : scratch.headersEnd;
+  const start = headersStart < 0 ? headersOffset(properties) : headersStart;
+  const end = headersStart < 0 ? start : headersEnd;
   return Buffer.concat([flags, properties.subarray(2, start), head, body, properties.subarray(end)]);
+}
+
+/** The properties with another reply-to than the one they have. `scan`: of just these. */
+export function withReplyTo(properties: Buffer, { replyToStart, replyToEnd }: PropertyScan, replyTo: string): Buffer {
+  return Buffer.concat([
+    properties.subarray(0, replyToStart - 1),
+    encodeShortString(replyTo),
+    properties.subarray(replyToEnd),
+  ]);
+}
+
+/** The expiration as it was set, or null, and the properties without it. `properties`: well formed. */
+export function withoutExpiration(properties: Buffer): { readonly expiration: string | null; readonly rest: Buffer } {
+  if (!scratch.scan(properties, 0, properties.length) || scratch.expirationStart < 0)
+    return { expiration: null, rest: properties };
+  const { expirationStart: start, expirationEnd: end } = scratch;
+  const rest = Buffer.concat([properties.subarray(0, start - 1), properties.subarray(end)]);
+  rest.writeUInt16BE(properties.readUInt16BE(0) & ~(1 << flag.expiration), 0);
+  return { expiration: properties.toString('utf8', start, end), rest };
 }
 
 /** Where the headers table would begin: after content-type and content-encoding. */
@@ -130,8 +168,8 @@ function headersOffset(properties: Buffer): number {
   return at;
 }
 
-/** The fields of a well-formed table body but for a former delivery count, which a publisher may have passed on. */
-function otherFields(bytes: Buffer, start: number, end: number): Buffer[] {
+/** The fields of a well-formed table body but for those with these names (as short strings). */
+function otherFields(bytes: Buffer, start: number, end: number, without: readonly Buffer[]): Buffer[] {
   const fields: Buffer[] = [];
   const reader = new ByteReader(bytes, start, end);
   while (reader.at < end) {
@@ -139,7 +177,7 @@ function otherFields(bytes: Buffer, start: number, end: number): Buffer[] {
     const name = bytes.subarray(at, at + 1 + bytes[at]!);
     reader.take(name.length);
     skipValue(reader);
-    if (!name.equals(deliveryCountName)) fields.push(bytes.subarray(at, reader.at));
+    if (!without.some((other) => other.equals(name))) fields.push(bytes.subarray(at, reader.at));
   }
   return fields;
 }

@@ -144,7 +144,10 @@ export class Broker implements AmqpBackend, Feed {
   }
 
   congestion(congested: boolean): void {
-    if (!congested) for (const connection of this.#connections) connection.resume();
+    for (const connection of this.#connections) {
+      if (congested) connection.tellAlarm();
+      else connection.resume();
+    }
   }
 
   metadataFresh(): void {
@@ -218,12 +221,20 @@ export class BrokerConnection implements ConnectionBackend {
   #pause(): void {
     this.#paused = true;
     this.events.pause();
+    this.tellAlarm();
+  }
+
+  /** A publisher that waits because a disk is low is told so, if it understands that. */
+  tellAlarm(): void {
+    const { alarm } = this.broker.cluster;
+    if (this.#paused && alarm !== null) this.events.blocked(alarm);
   }
 
   /** Also asks whether anything else holds its publishers up. */
   resume(): void {
     if (!this.#paused || !this.gate.isEmpty || this.broker.cluster.isCongested) return;
     this.#paused = false;
+    this.events.unblocked();
     this.events.resume();
   }
 

@@ -5,36 +5,41 @@
 
 import {
   ConsumeFlag,
-  PublishFlag,
   type QueueRecord,
   ResultCode,
   type Route,
   SettleOperation,
   settleFailed,
 } from '../../cluster/index.ts';
-import type {
-  Binding,
-  ChannelBackend,
-  ChannelEvents,
-  ConsumeRequest,
-  ExchangeDeclaration,
-  Got,
-  Publication,
-  QueueDeclaration,
-  QueueState,
-  Reply,
-  Settlement,
+import {
+  type Binding,
+  type ChannelBackend,
+  type ChannelEvents,
+  type ConsumeRequest,
+  type Consuming,
+  directReplyTo,
+  type ExchangeDeclaration,
+  type Got,
+  type HeldPublish,
+  type HeldSettlement,
+  type Publication,
+  type QueueDeclaration,
+  type QueueState,
+  type Reply,
+  type Settlement,
+  type Traits,
 } from '../amqp/backend.ts';
-import { readHeaders } from '../amqp/properties.ts';
 import { BrokerError } from '../errors.ts';
 import { type Broker, type BrokerConnection, dropConsumer } from './broker.ts';
 import { Confirms } from './confirms.ts';
 import type { Consumer } from './consumer.ts';
 import { Delivering } from './delivering.ts';
+import { expirationOf, flagsOf, routeTo } from './publishing.ts';
+import { declareReplyQueue } from './replies.ts';
 import * as topology from './topology.ts';
+import { commit } from './transactions.ts';
 import { Windows } from './windows.ts';
 
-const noExpiration = 0xffff_ffff;
 const noMetadata = () => ({ ok: false, error: topology.metadataUnavailable() }) as const;
 
 /** A route as remembered on a `Publication`. */
@@ -141,22 +146,21 @@ export class BrokerChannel implements ChannelBackend {
     body: readonly Buffer[],
     bodyBytes: number,
     confirmTag: number,
+    traits: Traits | null = null,
   ): 'routed' | 'unroutable' | BrokerError {
-    if (this.connection.gate.isShut) return this.#hold(publication, properties, body, confirmTag);
+    if (this.connection.gate.isShut) return this.#hold(publication, properties, body, confirmTag, traits);
     const { cluster } = this.broker;
-    let cached = publication.route as CachedRoute | null;
-    if (cached === null || cached.topologyVersion !== cluster.metadata.topologyVersion) {
-      const found = this.#route(publication, properties);
-      if (found instanceof BrokerError) return found;
-      cached = found;
-    }
-    const { shards } = cached.route;
+    const route = this.route(publication, properties, traits);
+    if (route instanceof BrokerError) return route;
+    const { shards } = route;
     if (shards.length === 0) return 'unroutable';
     this.connection.pauseIfCongested();
     const target = shards.length === 1 ? this.#confirms.one : this.#confirms.several(confirmTag, shards.length);
     // Without confirms only a mandatory message has somebody to tell.
     const told = confirmTag > 0 || publication.mandatory ? target : null;
-    const flags = publication.mandatory ? PublishFlag.mandatory : 0;
+    const flags = flagsOf(publication, traits);
+    const priority = traits === null ? 0 : traits.priority;
+    const expiration = expirationOf(traits);
     for (let i = 0; i < shards.length; i++) {
       const { shard, queues } = shards[i]!;
       const pipe = cluster.pipe(shard);
@@ -165,16 +169,33 @@ export class BrokerChannel implements ChannelBackend {
         this.#confirms.refuse(target, confirmTag);
         this.broker.channelDirty(this);
       } else
-        pipe.publish(queues, flags, 0, noExpiration, publication.key, properties, body, bodyBytes, told, confirmTag);
+        pipe.publish(
+          queues,
+          flags,
+          priority,
+          expiration,
+          publication.key,
+          properties,
+          body,
+          bodyBytes,
+          told,
+          confirmTag,
+        );
     }
     return 'routed';
   }
 
   /** This node may not route now: later, with copies of what belongs to the caller. */
-  #hold(publication: Publication, properties: Buffer, body: readonly Buffer[], confirmTag: number): 'routed' {
+  #hold(
+    publication: Publication,
+    properties: Buffer,
+    body: readonly Buffer[],
+    confirmTag: number,
+    traits: Traits | null,
+  ): 'routed' {
     const [keptProperties, keptBody] = [Buffer.from(properties), Buffer.concat(body)];
     this.connection.hold({
-      run: () => this.#publishHeld(publication, keptProperties, keptBody, confirmTag),
+      run: () => this.#publishHeld(publication, keptProperties, keptBody, confirmTag, traits),
       refuse: () => {
         if (confirmTag > 0) this.#events.confirmed(confirmTag, confirmTag, false);
         return confirmTag > 0;
@@ -184,45 +205,85 @@ export class BrokerChannel implements ChannelBackend {
   }
 
   /** What `publish` would have answered is told by events. */
-  #publishHeld(publication: Publication, properties: Buffer, body: Buffer, confirmTag: number): void {
+  #publishHeld(
+    publication: Publication,
+    properties: Buffer,
+    body: Buffer,
+    confirmTag: number,
+    traits: Traits | null,
+  ): void {
     // The channel ended by the failure of an earlier one.
     if (this.#heldFailed) return;
-    const outcome = this.publish(publication, properties, [body], body.length, confirmTag);
+    const outcome = this.publish(publication, properties, [body], body.length, confirmTag, traits);
     if (outcome === 'routed') return;
     if (outcome !== 'unroutable') {
       this.#heldFailed = true;
       this.#events.publishFailed(outcome);
       return;
     }
-    if (publication.mandatory) {
-      const propertiesStart = publication.key.length;
-      const bodyStart = propertiesStart + properties.length;
-      const payload = Buffer.concat([publication.key, properties, body]);
-      this.#events.returned({ payload, keyStart: 0, propertiesStart, bodyStart, bodyEnd: payload.length, before: [] });
-    }
+    if (publication.mandatory) this.returnUnroutable(publication, properties, [body]);
     if (confirmTag > 0) this.#events.confirmed(confirmTag, confirmTag, true);
   }
 
-  #route(publication: Publication, properties: Buffer): CachedRoute | BrokerError {
+  /** A mandatory message that found no queue goes back to its publisher. */
+  returnUnroutable({ key }: Publication, properties: Buffer, body: readonly Buffer[]): void {
+    const propertiesStart = key.length;
+    const bodyStart = propertiesStart + properties.length;
+    const payload = Buffer.concat([key, properties, ...body]);
+    this.#events.returned({ payload, keyStart: 0, propertiesStart, bodyStart, bodyEnd: payload.length, before: [] });
+  }
+
+  /** Where a message goes by the metadata here. */
+  route(publication: Publication, properties: Buffer, traits: Traits | null): Route | BrokerError {
+    const { topologyVersion } = this.broker.cluster.metadata;
+    const cached = publication.route as CachedRoute | null;
+    const hasMoreKeys = traits !== null && traits.moreKeys.length > 0;
+    if (cached !== null && cached.topologyVersion === topologyVersion && !hasMoreKeys) return cached.route;
     const { metadata } = this.broker.cluster;
     const { vhost } = this.connection;
-    const { exchange, routingKey } = publication;
-    if (exchange !== '' && metadata.exchange(vhost, exchange)?.internal === true)
-      return new BrokerError('access-refused', `cannot publish to internal exchange '${exchange}' in vhost '${vhost}'`);
-    const route = metadata.route(vhost, exchange, routingKey, () => readHeaders(properties));
-    if (route === undefined) return new BrokerError('not-found', `no exchange '${exchange}' in vhost '${vhost}'`);
-    const cached = { topologyVersion: metadata.topologyVersion, route };
-    publication.route = metadata.usesHeaders(vhost, exchange) ? null : cached;
-    return cached;
+    const error = this.checkPublication(publication);
+    if (error !== null) return error;
+    if (hasMoreKeys) return routeTo(metadata, vhost, publication, properties, traits.moreKeys);
+    const route = routeTo(metadata, vhost, publication, properties, []);
+    publication.route = metadata.usesHeaders(vhost, publication.exchange) ? null : { topologyVersion, route };
+    return route;
+  }
+
+  checkPublication({ exchange: name }: Publication): BrokerError | null {
+    if (name === '') return null;
+    const { vhost } = this.connection;
+    const exchange = this.broker.cluster.metadata.exchange(vhost, name);
+    if (exchange === undefined) return new BrokerError('not-found', `no exchange '${name}' in vhost '${vhost}'`);
+    return exchange.internal
+      ? new BrokerError('access-refused', `cannot publish to internal exchange '${name}' in vhost '${vhost}'`)
+      : null;
+  }
+
+  commit(publishes: readonly HeldPublish[], settlements: readonly HeldSettlement[], reply: Reply<void>): void {
+    this.#whenFresh(reply, () => commit(this, this.#events, publishes, settlements, reply));
   }
 
   // -- consuming ------------------------------------------------------------------------------------------------------------------
 
-  consume(request: ConsumeRequest, reply: Reply<{ readonly consumer: number }>): void {
-    this.#whenFresh(reply, () => this.#consume(request, reply));
+  consume(request: ConsumeRequest, reply: Reply<Consuming>): void {
+    this.#whenFresh(reply, () => {
+      if (request.queue === directReplyTo) this.#consumeReplies(request, reply);
+      else this.#consume(request, reply);
+    });
   }
 
-  #consume(request: ConsumeRequest, reply: Reply<{ readonly consumer: number }>): void {
+  /** From a queue of its own, whose name takes the place of the one that stands for it. It goes with its consumer. */
+  #consumeReplies(request: ConsumeRequest, reply: Reply<Consuming>): void {
+    declareReplyQueue(this.connection, (declared) => {
+      if (!declared.ok) return reply(declared);
+      const replyTo = declared.value;
+      this.#consume({ ...request, queue: replyTo }, (outcome) =>
+        reply(outcome.ok ? { ok: true, value: { ...outcome.value, replyTo } } : outcome),
+      );
+    });
+  }
+
+  #consume(request: ConsumeRequest, reply: Reply<Consuming>): void {
     const queue = topology.accessibleQueue(this.connection, request.queue);
     if (queue instanceof BrokerError) return reply({ ok: false, error: queue });
     const priority = request.arguments['x-priority'] ?? 0;
@@ -439,6 +500,11 @@ export class BrokerChannel implements ChannelBackend {
     const { shard, number, autoSettleFirst, autoSettleCount } = consumer;
     this.broker.cluster.pipe(shard).settle(SettleOperation.accept, 0, number, autoSettleFirst, autoSettleCount);
     consumer.autoSettleCount = 0;
+  }
+
+  /** The shard of a consumer of this channel; undefined: its queue was deleted. */
+  shardOf(number: number): number | undefined {
+    return this.broker.consumers.get(number)?.shard;
   }
 
   #newConsumer(queue: QueueRecord, noAck: boolean, prefetch: number, getter: boolean): Consumer {

@@ -14,6 +14,7 @@ import {
 import type { Binding, ExchangeDeclaration, QueueDeclaration, QueueState, Reply } from '../amqp/backend.ts';
 import { BrokerError } from '../errors.ts';
 import type { BrokerConnection } from './broker.ts';
+import { checkReplyName, isReplyName } from './replies.ts';
 
 const queueTypes = ['classic', 'quorum'];
 
@@ -102,6 +103,7 @@ function inequivalent({ name, existing, wanted }: Difference, what: string): Bro
 export function declareQueue(connection: BrokerConnection, wanted: QueueDeclaration, reply: Reply<QueueState>): void {
   const { cluster, random } = connection.broker;
   const { vhost } = connection;
+  if (isReplyName(wanted.name)) return checkReplyName(connection, wanted.name, reply);
   const name = wanted.name === '' ? `amq.gen-${random.bytes(16).toString('base64url')}` : wanted.name;
   const existing = cluster.metadata.queue(vhost, name);
   if (existing !== undefined) return answerDeclared(connection, existing, wanted, reply);
@@ -145,6 +147,7 @@ export function declareQueue(connection: BrokerConnection, wanted: QueueDeclarat
 }
 
 export function checkQueue(connection: BrokerConnection, name: string, reply: Reply<QueueState>): void {
+  if (isReplyName(name)) return checkReplyName(connection, name, reply);
   const queue = accessibleQueue(connection, name);
   if (queue instanceof BrokerError) fail(reply, queue);
   else answerState(connection, queue, reply);

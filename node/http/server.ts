@@ -1,4 +1,5 @@
-// The HTTP port of a node, in JSON: GET /health, GET /cluster, POST /groups/<number>/rebuild. State: its listeners, one per address.
+// The HTTP port of a node, in JSON: GET /health, GET /cluster, POST /groups/<number>/rebuild, POST /cluster/nodes/<number>/leave.
+// State: its listeners, one per address.
 // Reads the status when asked and keeps nothing. Takes no bodies; a request that brings one is answered and its connection closed. What
 // changes something is refused to web pages: a browser says where its page is from, and a page of elsewhere may send to this port too.
 
@@ -21,6 +22,8 @@ export interface HttpSources {
   formingWith(): string | null;
   /** Builds this node's replica of a group anew. Null: it has begun; else why not. */
   rebuild(group: number): Promise<string | null>;
+  /** A node of the cluster is to leave it. Null: that has begun; else why not. */
+  leave(node: number): Promise<string | null>;
   /** A request failed inside. */
   failed(path: string, error: unknown): void;
 }
@@ -86,8 +89,13 @@ function answer(request: IncomingMessage, response: ServerResponse, sources: Htt
   if (hasBody) response.setHeader('connection', 'close');
   try {
     const rebuild = rebuildPath.exec(path);
+    const leave = leavePath.exec(path);
     if (rebuild !== null) {
-      rebuildGroup(request, response, Number(rebuild[1]), sources);
+      const group = Number(rebuild[1]);
+      change(request, response, sources, () => sources.rebuild(group), { group, status: 'rebuilding' });
+    } else if (leave !== null) {
+      const node = Number(leave[1]);
+      change(request, response, sources, () => sources.leave(node), { node, status: 'leaving' });
     } else if (path !== '/health' && path !== '/cluster') {
       reply(response, 404, { error: 'not-found', paths: ['/health', '/cluster'] });
     } else if (request.method !== 'GET' && request.method !== 'HEAD') {
@@ -107,16 +115,24 @@ function answer(request: IncomingMessage, response: ServerResponse, sources: Htt
 }
 
 const rebuildPath = /^\/groups\/([0-9]{1,10})\/rebuild$/;
+const leavePath = /^\/cluster\/nodes\/([0-9]{1,10})\/leave$/;
 
-function rebuildGroup(request: IncomingMessage, response: ServerResponse, group: number, sources: HttpSources): void {
+/** `begun`: the answer if `run` has no objection. */
+function change(
+  request: IncomingMessage,
+  response: ServerResponse,
+  sources: HttpSources,
+  run: () => Promise<string | null>,
+  begun: object,
+): void {
   if (request.method !== 'POST') {
     response.setHeader('allow', 'POST');
     return reply(response, 405, { error: 'method-not-allowed' });
   }
   if (request.headers.origin !== undefined) return reply(response, 403, { error: 'not-for-web-pages' });
-  sources.rebuild(group).then(
+  run().then(
     (problem) => {
-      if (problem === null) reply(response, 202, { group, status: 'rebuilding' });
+      if (problem === null) reply(response, 202, begun);
       else reply(response, 409, { error: 'refused', reason: problem });
     },
     (error) => fail(response, request.url ?? '', error, sources),

@@ -9,6 +9,8 @@ import type {
   ConnectionBackend,
   ConnectionEvents,
   ConnectionInfo,
+  HeldPublish,
+  HeldSettlement,
   Outcome,
   Publication,
   Reply,
@@ -259,6 +261,19 @@ export class FakeChannel implements ChannelBackend {
     }
     if (confirmTag > 0 && !this.backend.holdConfirms) this.events.confirmed(confirmTag, confirmTag, true);
     return 'routed';
+  }
+
+  checkPublication({ exchange }: Publication): BrokerError | null {
+    if (exchange === '' || this.backend.exchanges.has(exchange)) return null;
+    return new BrokerError('not-found', `no exchange '${exchange}' in vhost '/'`);
+  }
+
+  commit(publishes: readonly HeldPublish[], settlements: readonly HeldSettlement[], reply: Reply<void>): void {
+    this.#record('commit', publishes.length, settlements.length);
+    for (const { settlement, consumer, first, count } of settlements) this.settle(settlement, consumer, first, count);
+    for (const { publication, properties, body, bodyBytes } of publishes)
+      this.publish(publication, properties, body, bodyBytes, 0);
+    this.backend.answer(reply, ok(undefined));
   }
 
   consume(request: Parameters<ChannelBackend['consume']>[0], reply: Reply<{ readonly consumer: number }>): void {

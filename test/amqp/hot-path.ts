@@ -25,6 +25,8 @@ const channelBackend: ChannelBackend = {
   purgeQueue: no,
   bind: no,
   unbind: no,
+  checkPublication: no,
+  commit: no,
   cancel: no,
   get: no,
   publish(_publication, properties, body, bodyBytes, confirmTag) {

@@ -2,10 +2,12 @@
 
 import process from 'node:process';
 import { compare, verdictsText } from './compare.ts';
+import { diskText, measureDisk } from './disk.ts';
 import { measureMemory, measureStall } from './failures.ts';
 import { type Options, parseOptions, usage } from './options.ts';
 import { measureReplies, repliesText } from './replies.ts';
 import { count, environment, environmentText, milliseconds, ProgressLine, tableText } from './report.ts';
+import { measureSnapshots, snapshotsText } from './snapshot.ts';
 import { measureStalls, stallsText } from './stalls.ts';
 import {
   adjusted,
@@ -85,6 +87,15 @@ async function special(suite: string, options: Options, progress: ProgressLine):
     case 'stalls': {
       const stalls = await measureStalls(options, progress);
       return { suite, result: stalls, text: stallsText(stalls) };
+    }
+    case 'snapshot': {
+      const phases = await measureSnapshots(options.messages ?? undefined, progress);
+      return { suite, result: phases, text: snapshotsText(phases) };
+    }
+    case 'disk': {
+      const { messages, size, runs } = options;
+      const results = await measureDisk(messages ?? undefined, size ?? undefined, runs, progress);
+      return { suite, result: results, text: diskText(results) };
     }
     case 'compare': {
       const verdicts = await compare(options, progress);

@@ -46,6 +46,9 @@ Suites (--suite, comma separated; default: throughput,publish,latency,fanin)
   stalls      what one queue's heavy work costs the others: purge and expiry of --n messages (default 5 million), a consumer of all of them
               without a limit, a message of 128 MiB (nodes that take such: amqp.message.bytes.max); with --http of one node also how long
               event loops stood still
+  snapshot    no broker: what taking, sending and installing a snapshot of --n ready messages (default 10 million) costs the event loop
+  disk        no broker: what a log keeps of --n messages (default 4 million) of which one in 10,000 is never settled, with compaction and
+              without
   compare     Warren beside RabbitMQ and the ceiling, line by line of the table in README.md
 
 Options

@@ -102,7 +102,16 @@ class Founders {
         redialMilliseconds: 50,
         redialMillisecondsMax: 500,
       },
-      { frame() {}, up() {}, down() {}, drained() {}, refused() {}, checkPeer: () => null },
+      {
+        frame() {},
+        up() {},
+        down() {},
+        drained() {},
+        refused() {},
+        checkPeer: () => null,
+        isGone: () => false,
+        gone() {},
+      },
     );
     this.transports.push(transport);
     await transport.start();

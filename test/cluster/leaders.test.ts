@@ -34,6 +34,9 @@ function setting(local: { leader: number; term: number } | null = null) {
       heard: [],
       connected: [],
       led: new Map(term === 0 ? [] : [[7, term]]),
+      followed: new Map(),
+      damaged: [],
+      disk: 'ok',
     });
     leaders.refresh();
   };

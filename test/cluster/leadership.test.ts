@@ -19,6 +19,7 @@ function setting(node: number, nodeCount: number, shards: number) {
     50,
   );
   const asked: string[] = [];
+  const leaving = new Set<number>();
   const groups = new Map<number, ReturnType<typeof dummy>>();
   const dummy = (id: number) => {
     const state = { halted: null as Error | null, leader: replicas(id)[0]!, transferee: 0 };
@@ -64,13 +65,13 @@ function setting(node: number, nodeCount: number, shards: number) {
     if (replicas(id).includes(node)) groups.set(id, dummy(id));
   const leadership = new Leadership({
     node,
-    nodeCount,
     limits: defaultLimits,
     clock: createMemoryClock(),
     peers,
     groups: groups as unknown as ReadonlyMap<number, Group>,
     report: () => {},
     replicas,
+    stays: (other) => !leaving.has(other),
     isUp: () => true,
     metadataVersion: () => 0,
     dirty: () => {},
@@ -89,11 +90,14 @@ function setting(node: number, nodeCount: number, shards: number) {
         heard: [],
         connected: [],
         led: new Map(),
+        followed: new Map(),
+        damaged: [],
+        disk: 'ok',
       });
       for (let i = 0; i < 30; i++) peers.tick();
     }
   };
-  return { leadership, peers, groups, asked, meet };
+  return { leadership, peers, groups, asked, leaving, meet };
 }
 
 describe('at the start', () => {
@@ -183,6 +187,26 @@ describe('balance', () => {
       leadership.balance();
       expect(asked).toEqual([]);
     }
+  });
+
+  test('a node that leaves the cluster hands over what it leads, keeps what nobody can take, and is given nothing', () => {
+    const { leadership, leaving, asked, meet } = setting(1, 3, 6);
+    meet();
+    leaving.add(1).add(2);
+    leadership.balance();
+    leadership.balance();
+    expect(asked).toEqual(['transfer 1 3', 'transfer 4 3']);
+    const other = setting(1, 3, 6);
+    other.meet(2, 3);
+    other.leaving.add(1);
+    other.leadership.balance();
+    expect(other.asked).toEqual([]);
+    const giver = setting(1, 5, 5);
+    giver.groups.get(5)!.state.leader = 1;
+    giver.meet();
+    giver.leaving.add(5);
+    giver.leadership.balance();
+    expect(giver.asked).toEqual([]);
   });
 
   test('a node whose metadata stopped gives up what it leads, once, to somebody who may lead', () => {

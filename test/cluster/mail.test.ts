@@ -13,6 +13,9 @@ import type { Transport, TransportEvents } from '../../cluster/transport-types.t
 
 const { FrameKind } = wire;
 
+/** What nothing here is about. */
+const others = { followed: new Map(), damaged: [], disk: 'ok' } as const;
+
 /** Node 1 of four, connected with 2 and 3. */
 function setting() {
   const up = new Set([2, 3]);
@@ -32,6 +35,7 @@ function setting() {
     bufferedBytes: (to) => 100 * to,
     isUp: (node) => up.has(node),
     incarnationOf: () => 1,
+    setPeers: () => {},
     close: async () => {},
   };
   const group = { id: 7, halted: null, raft: { role: 'follower', leader: 0, term: 1 }, step: () => stepped.push(7) };
@@ -47,7 +51,7 @@ function setting() {
     {
       node: 1,
       log: {} as Log,
-      limits: { electionTicks: 12, heartbeatTicks: 2 },
+      limits: { electionTicks: 12, heartbeatTicks: 2, tickMilliseconds: 50, catchUpBytesPerSecond: 1_000 },
       peers,
       groups: new Map([[7, group as unknown as Group]]),
       leaders,
@@ -59,7 +63,7 @@ function setting() {
     {
       report: (_level, event) => reported.push(event),
       schedule: () => {},
-      ownStatus: () => ({ clock: 5, metadataApplied: 3, metadataHalted: false, led: new Map([[7, 2]]) }),
+      ownStatus: () => ({ clock: 5, metadataApplied: 3, metadataHalted: false, led: new Map([[7, 2]]), ...others }),
       peerTold: () => {},
       stepped: () => {},
       replied: () => {},
@@ -73,13 +77,15 @@ function setting() {
       down: () => {},
       drained: () => {},
       checkPeer: () => null,
+      isGone: () => false,
+      gone: () => {},
     },
   );
   let sequence = 0;
   /** A peer tells whom it is connected with. */
   const tells = (node: number, connected: number[], led: [number, number][] = []) => {
     const told = { sequence: ++sequence, clock: 0, metadataApplied: 0, metadataHalted: false };
-    const status = wire.encodeStatus({ ...told, heard: connected, connected, led: new Map(led) });
+    const status = wire.encodeStatus({ ...told, heard: connected, connected, led: new Map(led), ...others });
     received.frame(node, 1, 'control', FrameKind.status, status);
   };
   for (const node of up) received.up(node, 1);

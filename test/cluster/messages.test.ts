@@ -2,20 +2,19 @@
 
 import { describe, expect, test } from 'vitest';
 import { Messages } from '../../cluster/feed/messages.ts';
-import type { Log, LogEntry } from '../../cluster/log/types.ts';
+import type { Log } from '../../cluster/log/types.ts';
 import { BatchBuilder, OriginKind } from '../../cluster/machine/commands.ts';
 import type { Machine } from '../../cluster/machine/machine.ts';
 
-function entryOf(index: number): LogEntry {
+function payloadOf(): Buffer {
   const builder = new BatchBuilder();
   builder.addPublish([7], 0, 0, 0xffff_ffff, Buffer.from([0, 0]), Buffer.alloc(2), [Buffer.from('x')], 1);
-  const payload = builder.seal({ kind: OriginKind.node, id: 1, incarnation: 1 }, 1, 1, 0);
-  return { kind: 'data', index, term: 1, bytes: payload.length, data: { payload } } as unknown as LogEntry;
+  return builder.seal({ kind: OriginKind.node, id: 1, incarnation: 1 }, 1, 1, 0);
 }
 
 describe('messages here', () => {
   test('are not read from an entry that may yet be replaced by another', () => {
-    const log = { cached: (_group: number, index: number) => entryOf(index) } as unknown as Log;
+    const log = { cachedPayload: () => payloadOf() } as unknown as Log;
     const machine = { appliedIndex: 4 } as Machine;
     const messages = new Messages({ log, machine: () => machine, damaged: () => {} });
     expect(messages.cached(1, 4)).not.toBeNull();

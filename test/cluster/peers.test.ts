@@ -13,6 +13,9 @@ const status = (sequence: number, more: Partial<NodeStatus> = {}): NodeStatus =>
   heard: [],
   connected: [],
   led: new Map(),
+  followed: new Map(),
+  damaged: [],
+  disk: 'ok',
   ...more,
 });
 

@@ -135,8 +135,39 @@ describe('pipe', () => {
     };
     pipe.flush();
     expect(state.sent).toEqual([1]);
+    state.now += 20;
     pipe.flush();
     expect(state.sent).toEqual([1, 1, 2, 3]);
+  });
+
+  test('a leader without room is left alone for a moment, also when it asks for what it refused', () => {
+    const { pipe, state, publish, answer } = harness();
+    for (let tag = 1; tag <= 3; tag++) {
+      publish(tag);
+      pipe.flush();
+    }
+    for (let i = 0; i < 3; i++) {
+      answer('full', 1);
+      answer('expected', 1);
+      answer('expected', 1);
+      pipe.flush();
+    }
+    expect(state.sent).toEqual([1, 2, 3]);
+    state.now += 20;
+    pipe.flush();
+    expect(state.sent).toEqual([1, 2, 3, 1, 2, 3]);
+  });
+
+  test('a leader without room is tried again at once when it has applied something', () => {
+    const { pipe, state, publish, answer } = harness();
+    for (let tag = 1; tag <= 3; tag++) {
+      publish(tag);
+      pipe.flush();
+    }
+    answer('full', 2);
+    pipe.applied(1);
+    pipe.flush();
+    expect(state.sent).toEqual([1, 2, 3, 2, 3]);
   });
 
   test('`expected` rewinds once, however many batches behind the gap are answered', () => {

@@ -161,6 +161,9 @@ describe('three nodes, and the link between a leader and another node', () => {
         keptBytesMax: 0,
         pressureBytes: 16_384,
         volatileWaitingBytesMax: 65_536,
+        compactionBytesPerSecond: 1_048_576,
+        compactionSlackBytes: 4096,
+        scrubBytesPerSecond: 0,
       },
     };
     const { cluster, queue, leader, other, third } = await settled(73, limits);

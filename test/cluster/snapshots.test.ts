@@ -31,7 +31,9 @@ test('a stream has every live entry up to its snapshot, whenever it is opened wh
     configurationAt: () => configuration,
     snapshotTaken: () => {},
     compacted: () => {},
-    status: () => ({ progress: [] }),
+    status: () => ({
+      progress: Array.from({ length: sent }, (_, i) => ({ id: i + 1, active: true, state: 'snapshot' })),
+    }),
     snapshotRead: (to: number, { index }: SnapshotMeta, _offset: number, bytes: Buffer) =>
       streams.push({ to, index, entries: Number(bytes.readBigUInt64LE(40)) }),
   } as unknown as Raft<EntryData>;

@@ -132,7 +132,7 @@ describe('a silent node', () => {
     const nodes = () => [{ node: 2, incarnation: 5, fencedTo: 4 }];
     const context = {
       limits: defaultLimits,
-      metadata: { appliedIndex: 0, nodes } as unknown as MetadataMachine,
+      metadata: { appliedIndex: 0, nodes, knownVersion: 1, machineVersion: 1 } as unknown as MetadataMachine,
       shards: new Map(),
       peers,
       pipe,

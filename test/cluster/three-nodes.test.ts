@@ -305,6 +305,9 @@ describe('three nodes over in-memory ports', () => {
         keptBytesMax: 0,
         pressureBytes: 16_384,
         volatileWaitingBytesMax: 65_536,
+        compactionBytesPerSecond: 1_048_576,
+        compactionSlackBytes: 4096,
+        scrubBytesPerSecond: 0,
       },
     };
     const cluster = await started(7, limits);

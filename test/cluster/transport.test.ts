@@ -24,6 +24,8 @@ interface Told {
   readonly refusals: string[];
   readonly drained: string[];
   reject: (uuid: string) => string | null;
+  /** Nodes that have left the cluster. */
+  readonly gone: Set<number>;
 }
 interface Member extends Told {
   readonly transport: Transport;
@@ -45,7 +47,7 @@ const optionsOf = (node: number, nodes: readonly number[], port: (node: number) 
 });
 
 function create(ports: Parameters<typeof createTransport>[0], options: TransportOptions): Member {
-  const told: Told = { frames: [], news: [], refusals: [], drained: [], reject: () => null };
+  const told: Told = { frames: [], news: [], refusals: [], drained: [], reject: () => null, gone: new Set() };
   const transport = createTransport(ports, options, {
     frame: (from, incarnation, lane, kind, body) => void told.frames.push({ from, incarnation, lane, kind, body }),
     up: (node, incarnation) => void told.news.push(`up ${node}.${incarnation}`),
@@ -53,6 +55,8 @@ function create(ports: Parameters<typeof createTransport>[0], options: Transport
     drained: (node, lane) => void told.drained.push(`${node} ${lane}`),
     refused: (address, reason) => void told.refusals.push(`${address.slice(0, address.lastIndexOf(':'))} ${reason}`),
     checkPeer: (_node, _name, uuid) => told.reject(uuid),
+    isGone: (node) => told.gone.has(node),
+    gone: (reason) => void told.news.push(`gone: ${reason}`),
   });
   return Object.assign(told, { transport });
 }
@@ -472,6 +476,42 @@ describe('transport: identity', () => {
     clock.advance(3_000);
     expect([alone.news, other.news, alone.frames, other.frames]).toEqual([[], [], [], []]);
     expect(alone.refusals).toEqual(['127.0.0.1 node 2 is not known here']);
+  });
+
+  it('takes peers on and lets them go while it runs, and finds one that has moved', async () => {
+    const { start, clock } = simulate([1, 2, 3]);
+    const [a, b, c] = [await start(1, { peers: [] }), await start(2), await start(3)];
+    const addressOf = (node: number) => ({ node, name: `n${node}`, address: { host: '127.0.0.1', port: 7000 + node } });
+    clock.advance(500);
+    expect(a.news).toEqual([]);
+    const elsewhere = { ...addressOf(3), address: { host: '127.0.0.1', port: 9_999 } };
+    a.transport.setPeers([addressOf(1), addressOf(2), elsewhere]);
+    clock.advance(2_000);
+    expect(a.news).toEqual(['up 2.1']);
+    a.transport.setPeers([addressOf(2), addressOf(3)]);
+    clock.advance(3_000);
+    expect(a.news).toEqual(['up 2.1', 'up 3.1']);
+    a.transport.setPeers([addressOf(3)]);
+    expect(a.transport.isUp(2)).toBe(false);
+    clock.advance(3_000);
+    expect(a.news).toEqual(['up 2.1', 'up 3.1']);
+    expect(b.news).toContain('down 1');
+    expect(c.news.filter((text) => text === 'down 1')).toEqual([]);
+    expect(a.refusals).toContain('127.0.0.1 node 2 is not known here');
+  });
+
+  it('tells a node that it has left the cluster, and believes that only from one who knows the secret', async () => {
+    const { start, clock } = simulate([1, 2]);
+    const [a, b] = [await start(1, { peers: [] }), await start(2)];
+    a.gone.add(2);
+    clock.advance(3_000);
+    expect(b.news[0]).toBe('gone: refused by the other side: node 2 (n2) has left the cluster');
+    expect(a.news).toEqual([]);
+    const other = simulate([1, 2]);
+    const [guesser, member] = [await other.start(1, { peers: [], secret: 'guess' }), await other.start(2)];
+    guesser.gone.add(2);
+    other.clock.advance(3_000);
+    expect(member.news).toEqual([]);
   });
 
   it('asks the metadata about a peer, and lets it in when that changes its mind', async () => {

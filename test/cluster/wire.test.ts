@@ -50,6 +50,9 @@ const statuses: wire.NodeStatus[] = [
     heard: [2, 3],
     connected: [3],
     led: new Map([[12, 0x1_0000_0009]]),
+    followed: new Map([[4, 6]]),
+    damaged: [9],
+    disk: 'full',
   },
   {
     sequence: 1,
@@ -59,6 +62,9 @@ const statuses: wire.NodeStatus[] = [
     heard: [],
     connected: [],
     led: new Map(),
+    followed: new Map(),
+    damaged: [],
+    disk: 'ok',
   },
 ];
 
@@ -134,11 +140,17 @@ describe('peer frames', () => {
         '0200' +
         '0100' +
         '01000000' +
+        '01000000' +
+        '0100' +
+        '0200' +
         '02000000' +
         '03000000' +
         '03000000' +
         '0c000000' +
-        '0900000001000000',
+        '0900000001000000' +
+        '04000000' +
+        '0600000000000000' +
+        '09000000',
     );
   });
 

@@ -135,5 +135,6 @@ function bound(disk: Disk): Disk {
     rename: (from, to) => disk.rename(from, to),
     remove: (path) => disk.remove(path),
     syncFolder: (path) => disk.syncFolder(path),
+    space: () => disk.space(),
   };
 }

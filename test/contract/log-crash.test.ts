@@ -3,7 +3,7 @@
 import { describe, expect, it } from 'vitest';
 import { RecordKind, readRecordHeader, viewOf } from '../../cluster/log/codec.ts';
 import type { Store } from '../../cluster/log/store.ts';
-import type { LogOptions } from '../../cluster/log/types.ts';
+import { type LogOptions, unknownIndex } from '../../cluster/log/types.ts';
 import { piecesOf } from '../../cluster/machine/snapshot-pieces.ts';
 import { createMemoryDisk, diskError, type MemoryDisk } from '../support/memory-disk.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
@@ -14,6 +14,8 @@ import {
   drain,
   entries,
   entry,
+  installed,
+  loadState,
   origin,
   read,
   rejection,
@@ -65,13 +67,14 @@ describe('torn or damaged', () => {
     }
   });
 
-  it('refuses damage below what was durable, and names the place', async () => {
+  it('counts nothing of a group with damage below what was durable, and names the place', async () => {
     for (const place of [0, 40, 90, 179]) {
       const { disk, path, offsets } = await tail();
       disk.corrupt(path, offsets[1]! + place);
-      const before = disk.paths();
-      expect(await rejection(reopen(disk))).toMatchObject({ code: 'corrupt', file: path, offset: offsets[1] });
-      expect(disk.paths()).toEqual(before);
+      const { groups } = await reopen(disk, { mayHold: { replica: 11, groups: [1] } });
+      expect(groups[0]).toMatchObject({ entries: [], repairTo: unknownIndex });
+      expect(groups[0]!.damage[0]).toContain(path);
+      expect(groups[0]!.damage[0]).toContain(` ${offsets[1]}`);
     }
   });
 
@@ -91,7 +94,7 @@ describe('torn or damaged', () => {
     }
   });
 
-  it('finds damage in sealed files when it reads them, and in footers at once', async () => {
+  it('finds damage in sealed files when it reads them, and makes a footer again that is damaged', async () => {
     const { disk, log } = await open({ cacheBytesMax: 0, fileBytesMax: 2048 });
     await append(log, write(1, { entries: entries(1, 1, 40, 1) }));
     await turns();
@@ -103,7 +106,14 @@ describe('torn or damaged', () => {
     await log.close();
     disk.corrupt(path, 700);
     disk.corrupt(path, length - 60);
-    expect(await rejection(reopen(disk))).toMatchObject({ code: 'corrupt', file: path });
+    const again = await reopen(disk);
+    expect(again.groups[0]).toMatchObject({ damage: [] });
+    expect((await read(again.log, 1, 1, 40)).length).toBe(40);
+    await again.log.close();
+    expect(disk.contents(path).length).toBe(length);
+    disk.corrupt(path, 700);
+    disk.corrupt(path, length - 60);
+    expect((await reopen(disk)).groups[0]!.damage[0]).toContain(path);
   });
 
   it('deletes nothing because of a damaged manifest or snapshot', async () => {
@@ -112,18 +122,17 @@ describe('torn or damaged', () => {
     await log.saveSnapshot(1, { index: 5, term: 1, configuration }, piecesOf([Buffer.alloc(1000, 7)]));
     await log.close();
     const before = disk.paths();
-    for (const [path, offset] of [
-      ['manifest', 3],
-      ['manifest', 100],
-      ['snapshots/1-5-1', 20],
-    ] as const) {
-      disk.corrupt(path, offset);
-      expect(await rejection(reopen(disk))).toMatchObject({ code: 'corrupt', file: path });
-      disk.corrupt(path, offset);
+    for (const offset of [3, 100]) {
+      disk.corrupt('manifest', offset);
+      disk.corrupt('manifest.copy', offset);
+      expect(await rejection(reopen(disk))).toMatchObject({ code: 'corrupt', file: 'manifest' });
+      disk.corrupt('manifest', offset);
+      disk.corrupt('manifest.copy', offset);
     }
+    expect(disk.paths()).toEqual(before);
     disk.corrupt('snapshots/1-5-1', 500);
     const again = await reopen(disk);
-    expect(await rejection(again.log.loadSnapshot(1))).toMatchObject({ code: 'corrupt', file: 'snapshots/1-5-1' });
+    expect(await rejection(loadState(again.log, 1))).toMatchObject({ code: 'corrupt', file: 'snapshots/1-5-1' });
     expect(before.length).toBeGreaterThan(2);
   });
 
@@ -285,7 +294,7 @@ describe('crashes', () => {
       );
       const staging = await target.log.createSnapshotStaging(1, meta);
       staging.write(0, bytes, () => {});
-      let installed = false;
+      let isInstalled = false;
       // The disk dies after so many operations.
       let left = cut;
       const random = createMemoryRandom(cut);
@@ -293,8 +302,8 @@ describe('crashes', () => {
         if (left-- === 0) queueMicrotask(() => target.disk.crash(random));
         return null;
       };
-      void staging.install().then(() => {
-        installed = true;
+      void installed(staging).then(() => {
+        isInstalled = true;
       });
       await turns(4);
       target.disk.fault = null;
@@ -307,11 +316,11 @@ describe('crashes', () => {
         expect([30, 35, 50].map((index) => log.has(1, index))).toEqual([true, true, true]);
         expect([31, 36, 56].map((index) => log.has(1, index))).toEqual([false, false, false]);
         expect((await read(log, 1, 50, 50))[0]!.term).toBe(4);
-        expect((await log.loadSnapshot(1))!.state.length).toBe(2000);
+        expect((await loadState(log, 1))!.state.length).toBe(2000);
         await append(log, write(1, { entries: entries(1, 56, 58, 5) }));
       } else {
         before++;
-        expect(installed).toBe(false);
+        expect(isInstalled).toBe(false);
         expect(group!.entries.map((item) => item.term)).toEqual([...Array(30).fill(2), ...Array(40).fill(3)]);
         expect(target.disk.paths().some(({ path }) => path.endsWith('.kept'))).toBe(false);
       }

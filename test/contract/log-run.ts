@@ -6,9 +6,9 @@
 // nothing may be left.
 
 import { openLog } from '../../cluster/log/index.ts';
-import type { GroupWrite, Log, LogEntry, LogOptions, RecoveredGroup } from '../../cluster/log/types.ts';
+import type { GroupWrite, Liveness, Log, LogEntry, LogOptions, RecoveredGroup } from '../../cluster/log/types.ts';
 import { piecesOf } from '../../cluster/machine/snapshot-pieces.ts';
-import type { Random } from '../../cluster/ports.ts';
+import type { Clock, Random } from '../../cluster/ports.ts';
 import { createMemoryDisk } from '../support/memory-disk.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
 import { clock, configuration, entry, options, origin, read, write } from './log-support.ts';
@@ -90,7 +90,10 @@ class Model {
     };
   }
 
-  /** Finds the point at which the recovered groups stopped, confirmed or later; throws if there is none. Goes on from there. */
+  /**
+   * Finds the point at which the recovered groups stopped, confirmed or later; throws if there is none. Goes on from there. Groups that are
+   * told to be damaged may be anything.
+   */
   adopt(recovered: readonly RecoveredGroup[], snapshots: ReadonlyMap<string, number>): void {
     const groups: Model['groups'] = new Map();
     for (let i = 0; i < this.confirmed; i++) this.apply(this.changes[i]!, groups);
@@ -115,6 +118,7 @@ function matches(
 ): boolean {
   if (groups.size !== recovered.length) return false;
   for (const found of recovered) {
+    if (found.damage.length > 0) continue;
     const group = groups.get(found.group);
     if (group === undefined || found.compacted.index > found.snapshot.index) return false;
     const { hardState, terms, bytes, repairTo } = group;
@@ -138,8 +142,15 @@ interface VolatileModel {
 
 const volatileFrom = 1000;
 
+/** Nothing seems to take any time, so nobody rests; and the end of a turn comes soon, between two steps. */
+function createRestlessClock(): Clock {
+  let wall = 1_700_000_000_000;
+  return { ...clock, now: () => 0, wall: () => ++wall, soon: (task) => queueMicrotask(task) };
+}
+
 export class Run {
   readonly random: Random;
+  readonly #clock = createRestlessClock();
   readonly disk = createMemoryDisk();
   readonly model = new Model();
   /** Indices that stay live; and the newest snapshot whose saving was confirmed. By era. */
@@ -150,6 +161,12 @@ export class Run {
   #highest = 0;
   log!: Log;
   readonly limits: Partial<LogOptions>;
+  /** Faults are injected: what fails is no news. */
+  isFaulty = false;
+  /** What the log of now ended with. */
+  failure: Error | null = null;
+  /** Groups that were found damaged. */
+  #damaged = new Set<number>();
 
   constructor(seed: number) {
     this.random = createMemoryRandom(seed);
@@ -158,16 +175,18 @@ export class Run {
       cacheBytesMax: this.random.integer(3) * 2000,
       keptBytesMax: this.random.integer(3) * 1000,
       pressureBytes: 4000 + this.random.integer(20_000),
+      compactionSlackBytes: this.random.integer(3) * 2000,
       volatileWaitingBytesMax: 500 + this.random.integer(4000),
     };
   }
 
-  async open(): Promise<void> {
+  /** Opens the log as it is found, and compares it. What was found of each group. */
+  async open(): Promise<readonly RecoveredGroup[]> {
     this.volatiles.clear();
     for (;;) {
       // Now and then the opening itself is cut short.
       const cut = this.random.integer(4) === 0 ? this.random.integer(12) : -1;
-      const opening = openLog(this.disk.mount(), clock, options(this.limits));
+      const opening = openLog(this.disk.mount(), this.#clock, options(this.limits));
       if (cut >= 0) {
         for (let i = 0; i < cut * 3; i++) await Promise.resolve();
         const early = await Promise.race([opening, Promise.resolve(null)]);
@@ -178,25 +197,32 @@ export class Run {
       }
       const { log, groups } = await opening;
       this.model.adopt(groups, this.snapshots);
+      this.#damaged = new Set(groups.filter(({ damage }) => damage.length > 0).map(({ group }) => group));
       for (const { group, snapshot } of groups)
-        this.model.committed.set(group, Math.max(snapshot.index, this.model.groups.get(group)!.hardState.commit));
+        if (!this.#damaged.has(group))
+          this.model.committed.set(group, Math.max(snapshot.index, this.model.groups.get(group)!.hardState.commit));
       if (this.disk.paths().some(({ path }) => path.endsWith('.volatile'))) throw new Error('a volatile file is left');
       this.log = log;
+      this.failure = null;
       log.onFatal = (error) => {
-        throw error;
+        if (!this.isFaulty) throw error;
+        this.failure = error;
       };
-      return;
+      return groups;
     }
   }
 
-  /** Every entry that must be there is there, with its bytes. */
-  async verify(): Promise<void> {
+  /** Every entry that must be there is there, with its bytes; `unread` is told of those that cannot be read. */
+  async verify(unread?: (error: Error) => void): Promise<void> {
     for (const [id, group] of this.model.groups) {
+      if (this.#damaged.has(id)) continue;
       const { terms, bytes } = group;
       const live = this.live.get(era(id, group))!;
       for (let index = 1; index < terms.length; index++) {
         if (live.has(index) && !this.log.has(id, index)) throw new Error(`live entry ${index} of group ${id} is gone`);
-        if (this.log.has(id, index)) await this.#verifyEntry(id, entry(id, index, terms[index]!, bytes[index]!));
+        if (!this.log.has(id, index)) continue;
+        const compared = this.#verifyEntry(id, entry(id, index, terms[index]!, bytes[index]!));
+        await (unread === undefined ? compared : compared.catch(unread));
       }
       for (let index = terms.length; index <= this.#highest; index++)
         if (this.log.has(id, index)) throw new Error(`entry ${index} of group ${id} came back`);
@@ -290,9 +316,9 @@ export class Run {
       );
       log.saveSnapshot(id, meta, piecesOf(pieces)).then(() => {
         // Of a group that was reset meanwhile nothing was saved.
-        if (log === this.log && era(id, this.model.groups.get(id)!) === now)
+        if (log === this.log && this.failure === null && era(id, this.model.groups.get(id)!) === now)
           this.snapshots.set(now, Math.max(this.snapshots.get(now) ?? 0, index));
-      }, ignoreClosed);
+      }, this.#ignore);
     }
   }
 
@@ -302,12 +328,40 @@ export class Run {
       group.applied += this.random.integer(group.bytes.length - group.applied + 1);
       this.log.volatileApplied(id, group.applied);
     }
-    void this.log.collect((id, first, last) => {
-      const group = this.model.groups.get(id);
-      const live = group === undefined ? this.volatiles.get(id)!.live : this.live.get(era(id, group))!;
-      for (const index of live) if (index >= first && index <= last) return true;
-      return false;
-    });
+    for (const live of this.live.values())
+      for (const index of live) if (this.random.integer(8) === 0) live.delete(index);
+    this.log.collect((id, first, last) => this.#count(id, first, last) > 0).catch(this.#ignore);
+    if (this.random.integer(2) === 0) this.compact();
+  }
+
+  compact(): void {
+    const isLost = this.random.integer(8) === 0;
+    const live: Liveness = {
+      count: (id, first, last) => this.#count(id, first, last),
+      references: (id) => {
+        let left: Buffer | null = Buffer.alloc(12 * this.#count(id, 1, Number.POSITIVE_INFINITY));
+        for (const [i, index] of [...this.#liveOf(id)].entries()) left.writeUInt32LE(index, 12 * i);
+        const next = () => {
+          const piece = left;
+          left = null;
+          return piece;
+        };
+        return this.random.integer(8) === 0 ? null : { next, isLost, close() {} };
+      },
+      remains: (payload) => payload,
+    };
+    this.log.compact(live).catch(this.#ignore);
+  }
+
+  #liveOf(id: number): ReadonlySet<number> {
+    const group = this.model.groups.get(id);
+    return group === undefined ? (this.volatiles.get(id)?.live ?? new Set()) : this.live.get(era(id, group))!;
+  }
+
+  #count(id: number, first: number, last: number): number {
+    let count = 0;
+    for (const index of this.#liveOf(id)) if (index >= first && index <= last) count++;
+    return count;
   }
 
   // ---- groups that are built anew ----
@@ -320,7 +374,7 @@ export class Run {
     const reset = this.log.resetGroup(id, repairTo);
     this.model.add({ kind: 'reset', group: id, repairTo });
     this.#beginEra(id);
-    reset.then(this.#confirms(), ignoreClosed);
+    reset.then(this.#confirms(), this.#ignore);
   }
 
   repair(): void {
@@ -328,7 +382,7 @@ export class Run {
       if (repairTo === 0) continue;
       const repaired = this.log.repaired(id);
       this.model.add({ kind: 'repaired', group: id });
-      repaired.then(this.#confirms(), ignoreClosed);
+      repaired.then(this.#confirms(), this.#ignore);
       return;
     }
   }
@@ -378,8 +432,8 @@ export class Run {
     this.volatiles.delete(id);
     this.log.dropVolatileGroup(id);
   }
-}
 
-function ignoreClosed(error: { code?: string }): void {
-  if (error.code !== 'closed') throw error;
+  readonly #ignore = (error: { code?: string }): void => {
+    if (error.code !== 'closed' && !this.isFaulty) throw error;
+  };
 }

@@ -4,9 +4,17 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { crc32 } from 'node:zlib';
-import type { Configuration } from 'raft-ts';
+import type { Configuration, SnapshotMeta } from 'raft-ts';
 import { openLog } from '../../cluster/log/index.ts';
-import type { GroupWrite, Log, LogEntry, LogOptions, SnapshotReader } from '../../cluster/log/types.ts';
+import type {
+  GroupWrite,
+  Log,
+  LogEntry,
+  LogOptions,
+  SnapshotReader,
+  SnapshotStaging,
+  StateSink,
+} from '../../cluster/log/types.ts';
 import { createDisk } from '../../cluster/os.ts';
 import type { Clock, Disk } from '../../cluster/ports.ts';
 import { createMemoryDisk } from '../support/memory-disk.ts';
@@ -43,6 +51,9 @@ export function options(changes: Partial<LogOptions> = {}): LogOptions {
     keptBytesMax: 0,
     pressureBytes: 1024 * 1024 * 1024,
     volatileWaitingBytesMax: 1024 * 1024,
+    compactionBytesPerSecond: 1024 * 1024 * 1024,
+    compactionSlackBytes: 0,
+    scrubBytesPerSecond: 0,
     ...changes,
   };
 }
@@ -108,6 +119,36 @@ export async function reopen(disk: Disk, changes: Partial<LogOptions> = {}) {
     throw error;
   };
   return opened;
+}
+
+/** A state that comes, gathered. */
+function gathering(): StateSink & { readonly pieces: Buffer[]; isWhole: boolean } {
+  return {
+    pieces: [],
+    isWhole: false,
+    add(bytes, isLast) {
+      this.pieces.push(bytes);
+      this.isWhole = isLast;
+    },
+    step: () => false,
+  };
+}
+
+/** The newest snapshot with its whole state. */
+export async function loadState(log: Log, group: number): Promise<{ meta: SnapshotMeta; state: Buffer } | null> {
+  const into = gathering();
+  const meta = await log.loadSnapshot(group, into);
+  if (meta === null) return null;
+  if (!into.isWhole) throw new Error('the state has no end');
+  return { meta, state: Buffer.concat(into.pieces) };
+}
+
+/** Installs a stream that was received, and gives its state. */
+export async function installed(staging: SnapshotStaging): Promise<Buffer> {
+  const into = gathering();
+  await staging.install(into);
+  if (!into.isWhole) throw new Error('the state has no end');
+  return Buffer.concat(into.pieces);
 }
 
 /** Everything a stream gives, in pieces of this size. */

@@ -11,6 +11,8 @@ import {
   drain,
   entries,
   entry,
+  installed,
+  loadState,
   origin,
   read,
   rejection,
@@ -40,7 +42,7 @@ async function transfer(
       staging.write(offset, piece, (error) => (error === null ? resolve() : reject(error)));
     });
   }
-  return staging.install();
+  return installed(staging);
 }
 
 describe.each(diskKinds)('log on disk: $name', ({ create }) => {
@@ -161,7 +163,7 @@ describe.each(diskKinds)('log on disk: $name', ({ create }) => {
     const limits = { fileBytesMax: 4 * 1024, cacheBytesMax: 0, keptBytesMax: 2000 };
     const { disk, log } = await open(limits);
     await append(log, write(1, { entries: entries(1, 1, 200, 1), hardState: { term: 1, vote: 0, commit: 200 } }));
-    expect(await log.loadSnapshot(1)).toBeNull();
+    expect(await loadState(log, 1)).toBeNull();
     const meta = { index: 150, term: 1, configuration };
     await log.saveSnapshot(1, meta, piecesOf([Buffer.from('state '), Buffer.from('at 150')]));
     const compacted = log.compactionPoint(1);
@@ -180,11 +182,11 @@ describe.each(diskKinds)('log on disk: $name', ({ create }) => {
     expect(groups[0]!.entries[0]!.index).toBe(compacted.index + 1);
     expect(groups[0]!.entries.length).toBe(200 - compacted.index);
     expect(await read(again, 1, 70, 70)).toEqual([entry(1, 70, 1)]);
-    expect(await again.loadSnapshot(1)).toEqual({ meta, state: Buffer.from('state at 150') });
+    expect(await loadState(again, 1)).toEqual({ meta, state: Buffer.from('state at 150') });
     await again.saveSnapshot(1, { index: 160, term: 1, configuration }, piecesOf([]));
-    expect((await again.loadSnapshot(1))!.state.length).toBe(0);
+    expect((await loadState(again, 1))!.state.length).toBe(0);
     await again.saveSnapshot(1, meta, piecesOf([Buffer.from('older')]));
-    expect((await again.loadSnapshot(1))!.meta.index).toBe(160);
+    expect((await loadState(again, 1))!.meta.index).toBe(160);
     await again.close();
     expect((await disk.list('snapshots')).length).toBe(1);
   });
@@ -277,7 +279,7 @@ describe.each(diskKinds)('log on disk: $name', ({ create }) => {
       expect([3, 89, 91, 95].map((index) => log.has(1, index))).toEqual([false, false, false, false]);
       expect(await read(log, 1, 1, 2)).toEqual(entries(1, 1, 2, 2));
       expect(await read(log, 1, 90, 90)).toEqual([entry(1, 90, 2)]);
-      const loaded = await log.loadSnapshot(1);
+      const loaded = await loadState(log, 1);
       expect(loaded!.meta).toEqual(meta);
       expect(loaded!.state.equals(state)).toBe(true);
     };
@@ -287,7 +289,7 @@ describe.each(diskKinds)('log on disk: $name', ({ create }) => {
     const again = await reopen(target.disk, limits);
     const { log } = again;
     expect([1, 2, 40, 88, 90, 91].map((index) => log.has(1, index))).toEqual([true, true, true, true, true, true]);
-    expect((await log.loadSnapshot(1))!.state.equals(state)).toBe(true);
+    expect((await loadState(log, 1))!.state.equals(state)).toBe(true);
     expect(again.groups[0]!).toMatchObject({ snapshot: meta, compacted: { index: 90, term: 2 } });
     expect(again.groups[0]!.entries.map((item) => item.index)).toEqual([91]);
     expect(again.log.has(1, 88)).toBe(true);
@@ -347,7 +349,7 @@ describe.each(diskKinds)('log on disk: $name', ({ create }) => {
     const attempt = async (stream: Buffer) => {
       const staging = await target.log.createSnapshotStaging(1, meta);
       await new Promise<void>((resolve) => staging.write(0, stream, () => resolve()));
-      return rejection(staging.install());
+      return rejection(installed(staging));
     };
     for (const at of [5, 30, 70, 150, 300, 2000, bytes.length - 3]) {
       const damaged = Buffer.from(bytes);
@@ -381,18 +383,19 @@ describe.each(diskKinds)('log on disk: $name', ({ create }) => {
     await log.saveSnapshot(1, { index: 20, term: 1, configuration }, piecesOf([Buffer.from('x')]));
     await log.close();
     const names = await disk.list('log');
-    const hide = async (path: string) => {
-      await disk.rename(path, 'hidden').catch(() => disk.rename(path, `${path}x`));
-      const error = await rejection(reopen(disk, { fileBytesMax: 2048 }));
-      await disk.rename('hidden', path).catch(() => disk.rename(`${path}x`, path));
-      return error;
-    };
-    expect(await hide('manifest')).toMatchObject({ code: 'corrupt', file: 'manifest' });
-    expect(await hide(`log/${names[1]}`)).toMatchObject({ code: 'corrupt' });
-    expect(await hide('snapshots/1-20-1')).toMatchObject({ code: 'corrupt' });
+    const copies = ['manifest', 'manifest.copy'];
+    for (const path of copies) await disk.rename(path, `hidden-${path}`);
+    expect(await rejection(reopen(disk, { fileBytesMax: 2048 }))).toMatchObject({ code: 'corrupt', file: 'manifest' });
     expect(await disk.list('log')).toEqual(names);
+    for (const path of copies) await disk.rename(`hidden-${path}`, path);
     const again = await reopen(disk, { fileBytesMax: 2048 });
     expect(again.groups[0]!.entries.length).toBe(50 - again.groups[0]!.compacted.index);
     await again.log.close();
+    for (const path of [`log/${names[1]}`, 'snapshots/1-20-1']) {
+      await disk.remove(path);
+      const damaged = await reopen(disk, { fileBytesMax: 2048 });
+      expect(damaged.groups[0]!.damage.join()).toContain(path);
+      await damaged.log.close();
+    }
   });
 });

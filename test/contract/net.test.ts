@@ -318,6 +318,83 @@ describe('memory network', () => {
     expect(errors).toEqual(['ETIMEDOUT', 'ECONNREFUSED', 'ECONNREFUSED']);
   });
 
+  it('takes between least and most, and changes no order', async () => {
+    const { clock, network, near, far } = await create();
+    network.setDelay('a', 'b', 10, 50);
+    const arrivals: number[] = [];
+    const text: number[] = [];
+    far.connection.onData = (chunk) => {
+      text.push(...chunk);
+      arrivals.push(clock.now() - 1);
+    };
+    for (let i = 0; i < 30; i++) near.connection.write([Buffer.from([i])]);
+    clock.advance(100);
+    expect(text).toEqual(Array.from({ length: 30 }, (_, i) => i));
+    expect(Math.min(...arrivals)).toBeGreaterThanOrEqual(10);
+    expect(Math.max(...arrivals)).toBeLessThan(50);
+    expect(new Set(arrivals).size).toBeGreaterThan(1);
+    network.calm();
+    near.connection.write([Buffer.from('x')]);
+    clock.advance(1);
+    expect(text.length).toBe(31);
+  });
+
+  it('sends lost pieces again, later, and loses none for good', async () => {
+    const { clock, network, near, far } = await create();
+    network.setLoss('a', 'b', 0.3);
+    const text = Buffer.from('abcdefghijklmnopqrstuvwxyz');
+    let slowest = 0;
+    for (const byte of text) {
+      const before = far.received().length;
+      const start = clock.now();
+      near.connection.write([Buffer.from([byte])]);
+      while (far.received().length === before) clock.advance(1);
+      slowest = Math.max(slowest, clock.now() - start);
+    }
+    expect(far.received().equals(text)).toBe(true);
+    expect(slowest).toBeGreaterThan(20);
+  });
+
+  it('lets only so many bytes through, of all connections of a link together', async () => {
+    const { clock, network, near, far, dial, connected, accepted } = await create();
+    dial();
+    clock.advance(1);
+    network.setBandwidth('a', 'b', 10);
+    for (const connection of connected) connection.connection.write([Buffer.alloc(500)]);
+    far.connection.write([Buffer.alloc(500)]);
+    const arrived = () => accepted.reduce((sum, probe) => sum + probe.received().length, 0);
+    clock.advance(1);
+    expect(near.received().length).toBe(500);
+    clock.advance(60);
+    expect(arrived()).toBeLessThan(1000);
+    clock.advance(60);
+    expect(arrived()).toBe(1000);
+  });
+
+  it('holds everything up for a while when it is clogged, one way', async () => {
+    const { clock, network, near, far } = await create();
+    network.clog('a', 'b', 500);
+    near.connection.write([Buffer.from('to')]);
+    far.connection.write([Buffer.from('from')]);
+    clock.advance(499);
+    expect([far.received().toString(), near.received().toString()]).toEqual(['', 'from']);
+    clock.advance(2);
+    expect(far.received().toString()).toBe('to');
+  });
+
+  it('refuses new connections and keeps those that are open', async () => {
+    const { clock, network, near, far, errors, dial, connected } = await create();
+    network.refuse('b', true);
+    dial();
+    near.connection.write([Buffer.from('open')]);
+    clock.advance(10);
+    expect([errors, far.received().toString()]).toEqual([['ECONNREFUSED'], 'open']);
+    network.refuse('b', false);
+    dial();
+    clock.advance(10);
+    expect(connected.length).toBe(2);
+  });
+
   it('resets with half of the bytes delivered', async () => {
     const { clock, network, near, far } = await create();
     near.connection.write([Buffer.alloc(4 * 1024 * 1024)]);

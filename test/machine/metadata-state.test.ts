@@ -14,6 +14,7 @@ import {
   declareExchange,
   declareQueue,
   deleteExchange,
+  formedOf,
   openNode,
   owner,
   unbind,
@@ -94,7 +95,7 @@ describe('snapshots', () => {
   it('tell the watcher what it missed', () => {
     const bench = richBench();
     const results: number[][] = [];
-    const copy = new MetadataMachine({ shards: 3 });
+    const copy = new MetadataMachine({ shards: 3, initial: formedOf(3) });
     const sink = { ...silent, result: (...told: number[]) => void results.push(told.slice(0, 4)) };
     copy.watch({ node: 2, incarnation: 1 }, sink);
     copy.restore(bytesOf(bench));
@@ -181,9 +182,9 @@ describe('snapshots', () => {
       expect(() => bench.machine.restore(doubled)).toThrow();
     }
     const newer = Buffer.from(bytes);
-    newer.writeUInt32LE(3, 4);
-    expect(() => bench.machine.restore(newer)).toThrow(/version 3/);
-    expect(() => new MetadataMachine({ shards: 4 }).restore(bytes)).toThrow(/3 shards/);
+    newer.writeUInt32LE(9, 4);
+    expect(() => bench.machine.restore(newer)).toThrow(/version 9/);
+    expect(() => new MetadataMachine({ shards: 4, initial: formedOf(3) }).restore(bytes)).toThrow(/3 shards/);
     expect(bench.machine.stateHash()).toBe(hash);
   });
 });
@@ -261,8 +262,8 @@ describe('the state hash', () => {
     };
     for (let round = 0; round < 16; round++) {
       // So few that some of the queues of an ended incarnation are left for later entries.
-      const one = new Bench(3, { debtItemsPerEntry: 1 });
-      const other = new Bench(3, { debtItemsPerEntry: 1 });
+      const one = new Bench(3, { versions: [{ debtItemsPerEntry: 1 }] });
+      const other = new Bench(3, { versions: [{ debtItemsPerEntry: 1 }] });
       for (let step = 0; step < 60; step++) {
         // A node of its own, which no command ends.
         const commands = Array.from({ length: 1 + random(4) }, () => command(one.machine));

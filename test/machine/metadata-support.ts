@@ -4,11 +4,23 @@ import { expect } from 'vitest';
 import { BatchBuilder, OriginKind, ResultCode } from '../../cluster/machine/commands.ts';
 import type { PipeSink } from '../../cluster/machine/machine.ts';
 import { type BindingRecord, MetadataMachine, type MetadataOptions } from '../../cluster/machine/metadata.ts';
-import type { Arguments, ConnectionId, ExchangeType, MetadataCommand } from '../../cluster/machine/metadata-types.ts';
+import type {
+  Arguments,
+  ConnectionId,
+  ExchangeType,
+  MetadataCommand,
+  OriginalFormat,
+} from '../../cluster/machine/metadata-types.ts';
 
 export function addAll(builder: BatchBuilder, commands: readonly MetadataCommand[]): void {
   for (const command of commands) builder.addMetadata(JSON.stringify(command));
 }
+
+/** A cluster that was formed of so many nodes, n1 and so on. */
+export const formedOf = (count: number, replication = 3): OriginalFormat => ({
+  nodes: Array.from({ length: count }, (_, i) => ({ node: i + 1, name: `n${i + 1}`, uuid: '' })),
+  replication,
+});
 
 export const noHeaders = (): Arguments => ({});
 export const owner = (connection: number, incarnation = 1, node = 1): ConnectionId => ({
@@ -86,10 +98,12 @@ export class Bench {
   index = 0;
   sequence = 0;
   acknowledged = 0;
+  /** Of the entries to come. */
+  version = 1;
   readonly #builder = new BatchBuilder(1024);
 
-  constructor(shards = 3, options: Omit<MetadataOptions, 'shards'> = {}) {
-    this.machine = new MetadataMachine({ shards, ...options });
+  constructor(shards = 3, options: Omit<Partial<MetadataOptions>, 'shards'> = {}) {
+    this.machine = new MetadataMachine({ shards, initial: formedOf(3), ...options });
     const { told } = this;
     const sink: PipeSink = {
       batchApplied: (sequence) => void told.applied.push(sequence),
@@ -114,7 +128,7 @@ export class Bench {
 
   entry(payload: Buffer): void {
     this.index++;
-    this.machine.apply({ index: this.index, term: 1, stamp: 0, machineVersion: 1, payload });
+    this.machine.apply({ index: this.index, term: 1, stamp: 0, machineVersion: this.version, payload });
   }
 
   /** Applies commands as one batch of the pipe. Returns what came of each, as [code, value]. */

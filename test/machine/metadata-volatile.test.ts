@@ -176,7 +176,7 @@ describe('the end of an incarnation', () => {
   });
 
   it('leaves queues to be removed that nobody sees any more', () => {
-    const bench = new Cluster(3, { debtItemsPerEntry: 4 });
+    const bench = new Cluster(3, { versions: [{ debtItemsPerEntry: 4 }] });
     bench.ask(
       declareExchange('auto', 'topic', { autoDelete: true, arguments: { 'alternate-exchange': 'amq.fanout' } }),
       declareQueue('stays'),
@@ -212,7 +212,7 @@ describe('the end of an incarnation', () => {
   });
 
   it('gives names free at once, and commands to what is gone do nothing', () => {
-    const bench = new Cluster(3, { debtItemsPerEntry: 1 });
+    const bench = new Cluster(3, { versions: [{ debtItemsPerEntry: 1 }] });
     bench.ask(declareExchange('d', 'direct'));
     for (let i = 0; i < 20; i++) bench.ask(declareQueue(`x${i}`, { exclusive: owner(1) }), bind('d', `x${i}`, 'k'));
     bench.ask(openNode(2));
@@ -251,14 +251,14 @@ describe('the end of an incarnation', () => {
   });
 
   it('is the same for a replica that starts in the middle of it', () => {
-    const bench = new Cluster(3, { debtItemsPerEntry: 3 });
+    const bench = new Cluster(3, { versions: [{ debtItemsPerEntry: 3 }] });
     // Two that end at once, the one with the greater number first; and its queues in another order than the names.
     for (let i = 0; i < 12; i++)
       bench.ask(volatile(`two ${20 - i}`, 2), volatile(`one ${i}`), bind('amq.topic', `one ${i}`, `${i % 3}`));
     bench.ask(configure(3, { a: 1 }), configure(23, { a: 1 }));
     bench.ask(fenceNode(2), fenceNode(1));
     while (bench.machine.due === 0) {
-      const copy = new Bench(3, { debtItemsPerEntry: 3 });
+      const copy = new Bench(3, { versions: [{ debtItemsPerEntry: 3 }] });
       copy.machine.restore(bench.bytes());
       copy.index = bench.index;
       expect(copy.machine.due).toBe(0);

@@ -642,7 +642,7 @@ describe('batches', () => {
     const bench = new Bench();
     bench.run(declareQueue('a'));
     expect(bench.machine.hasLiveEntries(0, 9)).toBe(false);
-    expect(bench.machine.liveEntries(0, 9)).toEqual([]);
+    expect([...bench.machine.liveEntries(0, 9)]).toEqual([]);
   });
 });
 

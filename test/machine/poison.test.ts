@@ -6,7 +6,7 @@ import { BatchBuilder, batchHeaderBytes, type Origin, OriginKind } from '../../c
 import { MetadataMachine } from '../../cluster/machine/metadata.ts';
 import type { MetadataCommand } from '../../cluster/machine/metadata-types.ts';
 import { ShardMachine } from '../../cluster/machine/shard.ts';
-import { binding, declareExchange, declareQueue, openNode } from './metadata-support.ts';
+import { binding, declareExchange, declareQueue, formedOf, openNode } from './metadata-support.ts';
 import { randomFrom } from './shard-random.ts';
 import {
   type Command,
@@ -101,7 +101,8 @@ describe('spoiled entries', () => {
 
   it('do nothing to the metadata but what replicas agree on', () => {
     const random = randomFrom(seed);
-    const replicas = [new MetadataMachine({ shards: 4 }), new MetadataMachine({ shards: 4 })];
+    const options = { shards: 4, initial: formedOf(3) };
+    const replicas = [new MetadataMachine(options), new MetadataMachine(options)];
     const builder = new BatchBuilder(1024);
     let [index, incarnation, admitted] = [0, 1, 0];
     const commands = (round: number): MetadataCommand[] => [

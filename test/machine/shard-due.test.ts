@@ -36,7 +36,7 @@ describe('messages of a queue with x-message-ttl', () => {
     script.tick(1100);
     expect(script.machine.queueStatus(7)).toMatchObject({ ready: 1, bytes: 10 });
     expect(script.machine.due).toBe(1150);
-    expect(script.machine.liveEntries(1, 99)).toEqual([3]);
+    expect([...script.machine.liveEntries(1, 99)]).toEqual([3]);
     script.tick(1150);
     expect(script.machine.due).toBe(never);
     expect(script.machine.hasLiveEntries(1, 99)).toBe(false);

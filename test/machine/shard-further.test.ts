@@ -1,10 +1,11 @@
 // Random batches with all that the slow twin knows nothing of: time, dead letters, outbox rows, transfers, parts, suspicions. One replica
 // runs along, another one is replaced by a snapshot of it now and then, a third one's snapshots are written while it goes on: all must stay
-// equal. No message may be handed out too late or expire too early, and when all is done nothing may be left alive.
+// equal. A fourth one's references are read while it goes on: they must be those that were counted. No message may be handed out too late or expire too early, and when all is done nothing may be left alive.
 
 import { describe, expect, it } from 'vitest';
+import { CommandKind, findCommand, PublishFlag, publishOffset, viewPublish } from '../../cluster/machine/commands.ts';
 import { volatileGroupOf } from '../../cluster/machine/groups.ts';
-import type { SnapshotPieces } from '../../cluster/machine/machine.ts';
+import type { References, SnapshotPieces } from '../../cluster/machine/machine.ts';
 import type { Arguments, ShardChange } from '../../cluster/machine/metadata-types.ts';
 import { storeBounds } from '../../cluster/machine/queue/store.ts';
 import { ShardMachine } from '../../cluster/machine/shard.ts';
@@ -38,9 +39,10 @@ const snapshotOf = (machine: ShardMachine) => Buffer.concat(drain(machine.snapsh
 
 class World {
   readonly random: (bound: number) => number;
-  readonly machine = new ShardMachine(3, bounds);
-  restored = new ShardMachine(3, bounds);
-  readonly slow = new ShardMachine(3, bounds);
+  readonly machine = new ShardMachine(3, [bounds]);
+  restored = new ShardMachine(3, [bounds]);
+  readonly slow = new ShardMachine(3, [bounds]);
+  readonly read = new ShardMachine(3, [bounds]);
   index = 0;
   stamp = 1000;
   version = 0;
@@ -52,6 +54,11 @@ class World {
   consumers = 0;
   #pieces: Buffer[] = [];
   #snapshot: SnapshotPieces | null = null;
+  #references: References | null = null;
+  /** By entry: references counted when the reading began, and those read. */
+  #counted: number[] = [];
+  #found: number[] = [];
+  readonly #payloads: Buffer[] = [Buffer.alloc(0)];
   #expected = Buffer.alloc(0);
 
   constructor(seed: number) {
@@ -76,7 +83,8 @@ class World {
   apply(payload: Buffer): void {
     this.stamps[++this.index] = this.stamp;
     const entry = { index: this.index, term: 1, stamp: this.stamp, machineVersion: 1, payload };
-    for (const replica of [this.machine, this.restored, this.slow]) replica.apply(entry);
+    this.#payloads.push(payload);
+    for (const replica of [this.machine, this.restored, this.slow, this.read]) replica.apply(entry);
     this.machine.validate();
     if (this.restored.stateHash() !== this.machine.stateHash()) throw new Error(`entry ${this.index}: hashes differ`);
     if (this.restored.due !== this.machine.due) throw new Error(`entry ${this.index}: due differs`);
@@ -116,6 +124,7 @@ class World {
       this.lead({ kind: 'suspect', node, incarnation: this.incarnations[node]!, suspected: random(3) === 0 });
     } else this.lead();
     this.#compare();
+    this.#readReferences();
   }
 
   #nodeStep(node: number): void {
@@ -194,7 +203,7 @@ class World {
   #compare(): void {
     if (this.#snapshot === null && this.random(10) === 0) {
       this.#expected = snapshotOf(this.machine);
-      this.restored = new ShardMachine(3, bounds);
+      this.restored = new ShardMachine(3, [bounds]);
       this.restored.restore(this.#expected);
       expect(snapshotOf(this.restored).equals(this.#expected)).toBe(true);
       this.#snapshot = this.slow.snapshot();
@@ -211,6 +220,39 @@ class World {
     }
   }
 
+  #readReferences(): void {
+    const { read } = this;
+    if (this.#references === null) {
+      this.#references = read.references()!;
+      this.#counted = this.#payloads.map((_, index) => read.countLive(index, index));
+      this.#found = this.#payloads.map(() => 0);
+      expect(read.countLive(1, this.index)).toBe(this.#counted.reduce((sum, count) => sum + count, 0));
+      return;
+    }
+    const piece = this.#references.next(1 + this.random(600));
+    for (let at = 0; piece !== null && at < piece.length; at += 12) this.#found[this.#check(piece, at)]!++;
+    if (piece !== null) return;
+    expect(this.#references.isLost).toBe(false);
+    this.#references = null;
+    expect(this.#found, `entry ${this.index}`).toEqual(this.#counted);
+  }
+
+  /** The entry of a reference, which must name a message or a part of one, and its bytes. */
+  #check(piece: Buffer, at: number): number {
+    const index = piece.readUInt32LE(at) + piece.readUInt16LE(at + 6) * 2 ** 32;
+    const payload = this.#payloads[index]!;
+    const command = findCommand(payload, piece.readUInt16LE(at + 4));
+    const bytes = piece.readUInt32LE(at + 8);
+    const kind = payload[command];
+    if (kind !== CommandKind.part) {
+      expect([CommandKind.publish, CommandKind.transfer]).toContain(kind);
+      const view = viewPublish(payload, publishOffset(payload, command));
+      const isWhole = (view.flags & PublishFlag.parts) === 0;
+      if (isWhole && bytes !== 0xffff_ffff) expect(bytes).toBe(view.bodyEnd - view.bodyStart);
+    }
+    return index;
+  }
+
   /** Everything goes: nothing is alive then. */
   finish(): void {
     for (const queue of queues) this.changes({ kind: 'delete', version: ++this.version, uid: queue });
@@ -225,7 +267,7 @@ class World {
     for (const target of machine.outbox.targets())
       this.lead({ kind: 'done', target, row: machine.outbox.rows(target, 1e6).at(-1)!.row });
     for (let ticks = 0; machine.due === 0 && ticks < 10_000; ticks++) this.lead();
-    expect([machine.due, machine.liveEntries(1, this.index)]).toEqual([Number.POSITIVE_INFINITY, []]);
+    expect([machine.due, [...machine.liveEntries(1, this.index)]]).toEqual([Number.POSITIVE_INFINITY, []]);
   }
 }
 

@@ -196,10 +196,10 @@ function run(seed: number, entries: number, bounds: StoreBounds): void {
   const twin = new Twin(watched, bounds);
   const generator = new Generator(random, twin);
   const sink = new Recorder();
-  const machine = new ShardMachine(1, bounds);
+  const machine = new ShardMachine(1, [bounds]);
   machine.watch(watched, sink);
-  const unwatched = new ShardMachine(1, bounds);
-  let restored = new ShardMachine(1, bounds);
+  const unwatched = new ShardMachine(1, [bounds]);
+  let restored = new ShardMachine(1, [bounds]);
   const slow = new SlowSnapshot(random, unwatched);
   for (let index = 1; index <= entries; index++) {
     const batch = generator.next();
@@ -217,7 +217,7 @@ function run(seed: number, entries: number, bounds: StoreBounds): void {
       twin.status(),
       hint,
     );
-    same(machine.liveEntries(1, index), twin.live(), hint);
+    same([...machine.liveEntries(1, index)], twin.live(), hint);
     same(machine.pendingRemovals(), twin.pending, hint);
     same(machine.metadataVersion, twin.metadataVersion, hint);
     same(restored.stateHash(), machine.stateHash(), hint);
@@ -231,11 +231,11 @@ function run(seed: number, entries: number, bounds: StoreBounds): void {
     same(unwatched.stateHash(), machine.stateHash(), hint);
     same(Buffer.concat(drain(restored.snapshot())).equals(state), true, hint);
     slow.begin(state);
-    restored = new ShardMachine(1, bounds);
+    restored = new ShardMachine(1, [bounds]);
     restored.restore(state);
     restored.validate();
     same(Buffer.concat(drain(restored.snapshot())).equals(state), true, hint);
-    same(restored.liveEntries(1, index), twin.live(), hint);
+    same([...restored.liveEntries(1, index)], twin.live(), hint);
   }
 }
 

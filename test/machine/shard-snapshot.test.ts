@@ -75,7 +75,7 @@ class Pair {
 
   /** A replica with the bounds of these, out of a snapshot. */
   restored(bytes: Buffer): ShardMachine {
-    const machine = new ShardMachine(3, this.#bounds);
+    const machine = new ShardMachine(3, [this.#bounds]);
     machine.restore(bytes);
     machine.validate();
     return machine;

@@ -1,7 +1,7 @@
 // The typed-array structures of the shard machine, each against plain arrays, and at the sizes at which they grow and shrink.
 
 import { describe, expect, it } from 'vitest';
-import { ByteReader, ByteWriter } from '../../cluster/machine/queue/bytes.ts';
+import { ByteReader, ByteWriter, type Steps } from '../../cluster/machine/queue/bytes.ts';
 import { ChunkPool, Fifo } from '../../cluster/machine/queue/fifo.ts';
 import { type Image, Sections } from '../../cluster/machine/queue/images.ts';
 import { Leases } from '../../cluster/machine/queue/leases.ts';
@@ -33,6 +33,11 @@ function taken(capture: (sections: Sections) => void): Sections {
 }
 
 const bytesOf = (capture: (sections: Sections) => void): Buffer => finish(taken(capture));
+
+/** Without a rest. */
+function atOnce(steps: Steps<unknown>): void {
+  while (steps.next().done !== true);
+}
 
 const written = (capture: (sections: Sections) => void): ByteReader => new ByteReader(bytesOf(capture));
 
@@ -172,9 +177,11 @@ describe('leases', () => {
     }
     expect(leases.unsettled).toBe(held.length);
     const copy = new Leases();
-    copy.restore(
-      written((sections) => leases.capture(sections)),
-      new LiveCounts(),
+    atOnce(
+      copy.restore(
+        written((sections) => leases.capture(sections)),
+        new LiveCounts(),
+      ),
     );
     expect([copy.next, copy.unsettled]).toEqual([leases.next, leases.unsettled]);
     expect(unsettled(copy)).toEqual(held.map((ordinal) => [ordinal, ordinal]));
@@ -202,7 +209,7 @@ describe('leases', () => {
       if (random(2) === 0) images.push(image(leases));
       if (random(8) === 0) {
         const copy = new Leases();
-        copy.restore(new ByteReader(bytesOf((sections) => leases.capture(sections))), new LiveCounts());
+        atOnce(copy.restore(new ByteReader(bytesOf((sections) => leases.capture(sections))), new LiveCounts()));
         leases = copy;
         held = new Map(held);
       }
@@ -228,9 +235,11 @@ describe('returned messages', () => {
       }
     }
     const copy = new Returned();
-    copy.restore(
-      written((sections) => returned.capture(sections)),
-      new LiveCounts(),
+    atOnce(
+      copy.restore(
+        written((sections) => returned.capture(sections)),
+        new LiveCounts(),
+      ),
     );
     expected.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
     for (const message of expected) {
@@ -284,7 +293,9 @@ describe('live counts', () => {
     for (let i = 0; i < 50; i++) live.add(1 + i * 1_000_000_007);
     live.add(1);
     expect(live.count(1)).toBe(2);
-    expect(live.list(0, Number.MAX_SAFE_INTEGER)).toEqual(Array.from({ length: 50 }, (_, i) => 1 + i * 1_000_000_007));
+    expect([...live.list(0, Number.MAX_SAFE_INTEGER)]).toEqual(
+      Array.from({ length: 50 }, (_, i) => 1 + i * 1_000_000_007),
+    );
     expect(live.has(2, 1_000_000_007)).toBe(false);
     expect(live.has(2, 1_000_000_008)).toBe(true);
     live.remove(1);
@@ -292,7 +303,7 @@ describe('live counts', () => {
     live.remove(1);
     expect(live.has(0, 1)).toBe(false);
     for (let i = 1; i < 50; i++) live.remove(1 + i * 1_000_000_007);
-    expect(live.list(0, Number.MAX_SAFE_INTEGER)).toEqual([]);
+    expect([...live.list(0, Number.MAX_SAFE_INTEGER)]).toEqual([]);
     expect(() => live.remove(1)).toThrow('no live message');
   });
 
@@ -303,7 +314,7 @@ describe('live counts', () => {
     for (const first of [0, 1, 2, 256, 300, 1001])
       for (const last of [0, 1, 255, 512, 999, 1000, 4999, 6000]) {
         const within = entries.filter((index) => index >= first && index <= last);
-        expect(live.list(first, last)).toEqual(within);
+        expect([...live.list(first, last)]).toEqual(within);
         expect(live.has(first, last)).toBe(within.length > 0);
       }
   });

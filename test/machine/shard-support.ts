@@ -241,11 +241,12 @@ export class Script {
   index = 0;
   /** Of the entries to come. */
   stamp = 0;
+  version = 1;
 
   #watched: PipeId;
 
-  constructor(watched: PipeId = { node: 1, incarnation: 1 }, bounds: StoreBounds = storeBounds) {
-    this.machine = new ShardMachine(3, bounds);
+  constructor(watched: PipeId = { node: 1, incarnation: 1 }, ...versions: StoreBounds[]) {
+    this.machine = new ShardMachine(3, versions.length === 0 ? [storeBounds] : versions);
     this.#watched = watched;
     this.watch(watched);
   }
@@ -257,7 +258,8 @@ export class Script {
   }
 
   applyPayload(payload: Buffer): void {
-    this.machine.apply({ index: ++this.index, term: 1, stamp: this.stamp, machineVersion: 1, payload });
+    const { stamp, version: machineVersion } = this;
+    this.machine.apply({ index: ++this.index, term: 1, stamp, machineVersion, payload });
     this.machine.validate();
   }
 

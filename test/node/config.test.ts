@@ -56,6 +56,36 @@ describe('settings', () => {
     expect(config.dataFolder).toMatch(/\/data\/n1$/);
   });
 
+  it('say where a node that joins finds the cluster, and where it is found itself', () => {
+    const secret = ['--cluster.secret', 'x'.repeat(16)];
+    const config = good({
+      flags: ['--node.name=n4', '--cluster.join', 'a:1,[::1]:2', '--cluster.replaces=n2', ...secret],
+    });
+    expect(config.join).toEqual({
+      contacts: [
+        { host: 'a', port: 1 },
+        { host: '::1', port: 2 },
+      ],
+      replaces: 'n2',
+    });
+    expect([config.node, config.nodes, config.name]).toEqual([0, [], 'n4']);
+    expect(config.address).toEqual({ host: '127.0.0.1', port: 25672 });
+    expect(good({ flags: ['--peer.address', 'outside:1'] }).address).toEqual({ host: 'outside', port: 1 });
+    const member = good({ flags: ['--node.name=n1', '--cluster.nodes', '1=n1@h:1,2=n2@h:2', ...secret] });
+    expect([member.address, member.join]).toEqual([{ host: 'h', port: 1 }, null]);
+    const joins = ['--node.name=n4', '--cluster.join=a:1'];
+    expect(error({ flags: joins })).toContain('cluster.secret');
+    expect(error({ flags: ['--cluster.join=a:1', ...secret] })).toContain('node.name');
+    expect(error({ flags: [...joins, '--node.number=4', ...secret] })).toContain('node.number');
+    expect(error({ flags: [...joins, '--cluster.nodes=4=n4@h:1', ...secret] })).toContain('cluster.join');
+    expect(error({ flags: [...joins, '--peer.host=0.0.0.0', ...secret] })).toContain('nobody can call 0.0.0.0');
+    expect(error({ flags: ['--node.name=n4', '--cluster.join=a:70000', ...secret] })).toContain(
+      'ports from 1 to 65535',
+    );
+    expect(error({ flags: ['--cluster.replaces=n2'] })).toContain('cluster.replaces');
+    expect(error({ flags: ['--peer.address=h:0'] })).toContain('peer.address');
+  });
+
   it('have defaults within their own bounds, and a variable each', () => {
     const defaults = defaultSettings();
     const names = new Set<string>();

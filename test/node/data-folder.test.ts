@@ -82,12 +82,62 @@ describe('a data folder', () => {
       committed: false,
       begun: false,
       cluster: format,
+      shards: 12,
+      replication: 3,
+      membership: null,
     };
     expect(folder.identity).toEqual(prepared);
     folder.commit(format);
     expect(readdirSync(folder.path)).toEqual(['identity', `incarnation-${number}`, 'pid']);
     folder.release();
     expect(open().identity).toEqual({ ...prepared, committed: true });
+  });
+
+  it('of a node that joins keeps the UUID that it asks with, until it is let in, and what it is told then', () => {
+    const of = config('--node.name', 'n4', '--cluster.join', 'h:1', '--cluster.secret', 'x'.repeat(16));
+    const first = open(of);
+    const uuid = first.joiningUuid();
+    expect(first.joiningUuid()).toBe(uuid);
+    first.release();
+    const second = open(of);
+    expect(second.identity).toBeNull();
+    expect(second.joiningUuid()).toBe(uuid);
+    const membership = {
+      node: 4,
+      uuid,
+      format,
+      shards: 24,
+      replication: 1,
+      contacts: [{ node: 1, name: 'n1', address: { host: 'h', port: 1 } }],
+    };
+    second.joined(membership);
+    expect(readdirSync(second.path)).not.toContain('joining');
+    expect(second.identity).toMatchObject({
+      node: 4,
+      name: 'n4',
+      committed: true,
+      shards: 24,
+      replication: 1,
+      membership,
+    });
+    second.release();
+    // Once in, it needs no address to join by.
+    for (const again of [of, config('--node.name', 'n4')]) {
+      const folder = open(again);
+      expect(folder.identity).toMatchObject({ node: 4, membership });
+      folder.release();
+    }
+    const listed = config('--node.name', 'n4', '--cluster.nodes', '4=n4@h:1');
+    expect(refusedUntouched(listed)).toContain('joined its cluster: start it without cluster.nodes');
+    expect(refusedUntouched(config('--node.name', 'n4', '--node.number', '5'))).toContain('not to node 5');
+  });
+
+  it('of a founder joins nothing, and keeps to what the cluster was formed with', () => {
+    formed().release();
+    const joins = config('--node.name', 'n1', '--cluster.join', 'h:1', '--cluster.secret', 'x'.repeat(16));
+    expect(refusedUntouched(joins)).toContain('start it without cluster.join');
+    expect(refusedUntouched(config('--shards', '13'))).toContain('formed with shards = 12, not 13');
+    expect(refusedUntouched(config('--replication', '1'))).toContain('formed with replication = 3, not 1');
   });
 
   it('never repeats an incarnation, counts up, also in a copy, and has no pid after a clean stop', () => {

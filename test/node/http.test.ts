@@ -33,6 +33,25 @@ describe('health', () => {
     expect(healthOf(phase, status)).toEqual({ status: reasons.length === 0 ? 'ok' : 'unavailable', reasons });
   });
 
+  it('names damaged files, what their group waits for, and where else there is damage', () => {
+    const waiting = { ...group('shard-1', 0, 'it is damaged: log/1.log'), waitsFor: 'nobody leads', damagedOn: [3] };
+    const elsewhere = { ...group('shard-2', 0), damagedOn: [2, 3] };
+    const building = { ...group('shard-3', 1), repairing: true };
+    const groups = [waiting, elsewhere, building, { ...group('shard-4', 1), damagedOn: [2] }];
+    expect(healthOf('running', { ready: true, groups, alarm: 'low on disk space: node 2' })).toEqual({
+      status: 'unavailable',
+      reasons: [
+        'shard-1 is halted: it is damaged: log/1.log; it is built anew by itself, but nobody leads; damaged on node 3 too',
+        'shard-2 has no leader: its replicas on node 2, 3 are damaged',
+      ],
+      warnings: [
+        'publishers wait: low on disk space: node 2',
+        'shard-3 is being built anew here',
+        'shard-4 is damaged on node 2',
+      ],
+    });
+  });
+
   it('gives a bounded number of reasons', () => {
     const groups = Array.from({ length: 1000 }, (_, at) => group(`shard-${at + 1}`, 0));
     expect(healthOf('running', { ready: true, groups }).reasons).toHaveLength(reasonsMax);
@@ -55,9 +74,17 @@ describe('the HTTP port', () => {
     return group === 0 ? 'this node leads it' : null;
   };
 
+  const left: number[] = [];
+  /** Node 1 stays. */
+  const leave = async (node: number) => {
+    left.push(node);
+    return node === 1 ? 'it is the last node' : null;
+  };
+
   async function start(status: () => StatusView | null, hosts = ['127.0.0.1']): Promise<string> {
     const port = await freeHttpPort();
-    const sources = { phase: () => 'running' as const, status, formingWith: () => null, rebuild, failed: () => {} };
+    const phase = () => 'running' as const;
+    const sources = { phase, status, formingWith: () => null, rebuild, leave, failed: () => {} };
     server = await startHttpServer({ hosts, port, connectionsMax: 10 }, sources);
     return `http://127.0.0.1:${port}`;
   }
@@ -73,6 +100,20 @@ describe('the HTTP port', () => {
     status = null;
     expect((await fetch(`${url}/health`)).status).toBe(503);
     expect((await fetch(`${url}/cluster`)).status).toBe(503);
+  });
+
+  it('lets a node leave when it is asked to, and says why not', async () => {
+    const url = await start(() => fine);
+    const post = async (path: string, headers = {}) => {
+      const response = await fetch(`${url}${path}`, { method: 'POST', headers });
+      return [response.status, await response.json()];
+    };
+    expect(await post('/cluster/nodes/3/leave')).toEqual([202, { node: 3, status: 'leaving' }]);
+    expect(await post('/cluster/nodes/1/leave')).toEqual([409, { error: 'refused', reason: 'it is the last node' }]);
+    expect((await fetch(`${url}/cluster/nodes/3/leave`)).status).toBe(405);
+    expect((await post('/cluster/nodes/3/leave', { origin: 'http://elsewhere.example' }))[0]).toBe(403);
+    expect((await post('/cluster/nodes/x/leave'))[0]).toBe(404);
+    expect(left).toEqual([3, 1]);
   });
 
   it('tells what to do about a halted replica, and builds one anew when asked by a person', async () => {
@@ -164,6 +205,7 @@ describe('the HTTP port', () => {
       status: () => fine,
       formingWith: () => null,
       rebuild,
+      leave,
       failed: () => {},
     };
     const starting = startHttpServer({ hosts: ['::1', '127.0.0.1'], port, connectionsMax: 10 }, sources);

@@ -4,9 +4,9 @@ import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type ChannelModel, type ConsumeMessage, connect } from 'amqplib';
 import { expect, test } from 'vitest';
-import { Ledger, verify } from '../../chaos/ledger.ts';
 import { Workload } from '../../chaos/workload.ts';
 import { measureStall } from '../bench/failures.ts';
+import { checkHistory, History } from '../history.ts';
 import { expectClean, useCluster } from './support.ts';
 
 const stallMillisecondsMax = 2500;
@@ -27,10 +27,10 @@ async function open(url: string) {
 test('a paused leader: others wait briefly, and it comes back harmless', async () => {
   const [witness] = cluster().nodes;
   const leader = await cluster().leader(witness);
-  const ledger = new Ledger();
+  const history = new History(() => performance.now());
   const load = { publishers: 4, consumers: 3, rate: 100, retry: true, requeueEvery: 50 };
   const queues = ['pause-1', 'pause-2', 'pause-3'];
-  const workload = await Workload.start({ urls: cluster().urls, queues, run: 'pause', ...load }, ledger);
+  const workload = await Workload.start({ urls: cluster().urls, queues, run: 'pause', ...load }, history);
   const stream = { url: witness!.url, bodyBytes: 256, queues: 24, queueType: 'quorum', seconds: 13, rate: 500 };
   const result = await measureStall(stream, async () => {
     await sleep(2000);
@@ -41,7 +41,7 @@ test('a paused leader: others wait briefly, and it comes back harmless', async (
   });
   console.log(`longest time without a confirm: ${result.longestGapMilliseconds.toFixed(0)} ms`);
   await cluster().waitHealthy();
-  expectClean({ ...(await workload.finish()), verdict: verify(ledger.events) }, 1000);
+  expectClean({ ...(await workload.finish()), verdict: checkHistory(history.events) }, 1000);
   expect(result.unanswered).toBe(0);
   expect(result.longestGapMilliseconds).toBeLessThanOrEqual(stallMillisecondsMax);
 });

@@ -2,9 +2,9 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { test } from 'vitest';
-import { Ledger, verify } from '../../chaos/ledger.ts';
 import type { LocalCluster } from '../../chaos/local-cluster.ts';
 import { Workload } from '../../chaos/workload.ts';
+import { checkHistory, History } from '../history.ts';
 import { expectClean, useCluster } from './support.ts';
 
 const cluster = useCluster();
@@ -24,10 +24,10 @@ test.each([
   ['with a growing backlog', 0, 'power-b'],
 ])('kill -9 of all nodes under load, %s, twice', async (_, consumers, run) => {
   const nodes = cluster();
-  const ledger = new Ledger();
+  const history = new History(() => performance.now());
   const queues = [`${run}-1`, `${run}-2`, `${run}-3`];
   const load = { publishers: 3, consumers, rate: 300, retry: consumers > 0, requeueEvery: 0 };
-  const workload = await Workload.start({ urls: nodes.urls, queues, run, ...load }, ledger);
+  const workload = await Workload.start({ urls: nodes.urls, queues, run, ...load }, history);
   for (let cut = 0; cut < 2; cut++) {
     await sleep(2000);
     await powerOff(nodes);
@@ -35,5 +35,5 @@ test.each([
   }
   await sleep(1000);
   const report = await workload.finish();
-  expectClean({ ...report, verdict: verify(ledger.events) }, 1500);
+  expectClean({ ...report, verdict: checkHistory(history.events) }, 1500);
 });

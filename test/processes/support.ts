@@ -1,9 +1,9 @@
 // What the tests with real processes share: a cluster that is stopped whatever happens, whose output is shown when a test fails.
 
 import { afterAll, beforeAll, beforeEach, expect } from 'vitest';
-import { explain, type Verdict } from '../../chaos/ledger.ts';
 import { LocalCluster, type LocalClusterOptions } from '../../chaos/local-cluster.ts';
 import type { DrainReport } from '../../chaos/workload.ts';
+import { explain, type Verdict } from '../history.ts';
 
 /** One cluster for all tests of a file. Call the result when it is up. */
 export function useCluster(options: LocalClusterOptions = {}): () => LocalCluster {

@@ -8,9 +8,18 @@
 //   machine safety       one entry per index is ever applied
 //   promises             a replica votes once per term, and its disk knows every term that it answered in, across restarts
 //   reads                a read point is not before what was committed when it was asked for
+//   counting             a leader commits by counting entries of its own term only
+//   leading              nobody ends a leadership by asking for votes; who hears no quorum, or was removed, does not lead on; a transfer ends
 
 import { type Entry, majority, type Raft, type ReplicaId } from 'raft-ts';
 import type { NetworkMessage, SimulatedReplica } from './replica.ts';
+
+interface Leading {
+  readonly term: number;
+  ticks: number;
+  readonly heard: Map<ReplicaId, number>;
+  transferTicks: number;
+}
 
 export class Checker {
   readonly #leaders = new Map<number, ReplicaId>();
@@ -20,6 +29,8 @@ export class Checker {
   readonly #promisedTerms = new Map<ReplicaId, number>();
   readonly #commits = new Map<ReplicaId, number>();
   readonly #reads = new Map<number, number>();
+  /** Per leader: its term, its ticks, and when in these it last heard whom; since when it hands leadership over. */
+  readonly #leading = new Map<ReplicaId, Leading>();
   #commitMax = 0;
   readonly #replicas: ReadonlyMap<ReplicaId, SimulatedReplica>;
 
@@ -43,6 +54,7 @@ export class Checker {
   observed(id: ReplicaId, raft: Raft<string>): void {
     raft.validate();
     if (raft.role === 'leader') {
+      this.#checkRemoved(id, raft);
       const leader = this.#leaders.get(raft.term);
       if (leader === undefined) {
         this.#leaders.set(raft.term, id);
@@ -50,6 +62,11 @@ export class Checker {
       } else if (leader !== id) fail(`election safety: ${leader} and ${id} lead term ${raft.term}`);
     }
     const before = this.#commits.get(id) ?? 0;
+    if (raft.commit > before && raft.role === 'leader' && this.#leading.get(id)?.term === raft.term)
+      this.#checkCounted(id, raft);
+    if (raft.role !== 'leader') this.#leading.delete(id);
+    else if (this.#leading.get(id)?.term !== raft.term)
+      this.#leading.set(id, { term: raft.term, ticks: 0, heard: new Map(), transferTicks: 0 });
     if (raft.commit < before) fail(`the commit index of ${id} fell from ${before} to ${raft.commit}`);
     this.#commits.set(id, raft.commit);
     if (raft.commit > this.#commitMax) {
@@ -80,8 +97,35 @@ export class Checker {
     this.#votes.set(key, candidate);
   }
 
+  /** A message reached a replica, which was the leader of `ledTerm` before (0: none). */
+  delivered(message: NetworkMessage, ledTerm: number, raft: Raft<string> | null): void {
+    const { kind, from, to } = message;
+    const leading = this.#leading.get(to);
+    leading?.heard.set(from, leading.ticks);
+    if (ledTerm === 0 || kind !== 'vote' || message.transfer) return;
+    if (raft?.role !== 'leader') fail(`stickiness: ${to} led term ${ledTerm} until ${from} asked for its vote`);
+  }
+
+  /** The clock of a replica ticked. */
+  ticked(id: ReplicaId, raft: Raft<string> | null, electionTicks: number): void {
+    const leading = this.#leading.get(id);
+    if (leading === undefined || raft?.role !== 'leader' || raft.term !== leading.term) return;
+    leading.ticks++;
+    const { configuration, transferee } = raft.status();
+    leading.transferTicks = transferee === 0 ? 0 : leading.transferTicks + 1;
+    if (leading.transferTicks > electionTicks)
+      fail(`transfer: ${id} has waited ${leading.transferTicks} ticks for ${transferee}`);
+    const isHeard = (other: ReplicaId) =>
+      other === id || leading.ticks - (leading.heard.get(other) ?? 0) <= 2 * electionTicks;
+    const isMajority = (half: readonly ReplicaId[]) => half.filter(isHeard).length >= majority(half.length);
+    const { voters, outgoing } = configuration;
+    if (!isMajority(voters) || (outgoing.length > 0 && !isMajority(outgoing)))
+      fail(`quorum: ${id} leads on in term ${raft.term} and has long heard no quorum`);
+  }
+
   restarted(id: ReplicaId, term: number): void {
     this.#commits.delete(id);
+    this.#leading.delete(id);
     const promised = this.#promisedTerms.get(id) ?? 0;
     if (term < promised) fail(`${id} restarted in term ${term} and had answered in ${promised}`);
   }
@@ -96,6 +140,19 @@ export class Checker {
     this.#reads.delete(context);
     if (index !== null && index < asked)
       fail(`stale read ${context}: ${index}, but ${asked} was committed when it was asked`);
+  }
+
+  #checkCounted(id: ReplicaId, raft: Raft<string>): void {
+    const term = raft.termAt(raft.commit);
+    if (term !== raft.term)
+      fail(`counting: ${id} leads term ${raft.term} and committed ${raft.commit}/${term} by counting`);
+  }
+
+  #checkRemoved(id: ReplicaId, raft: Raft<string>): void {
+    const { configuration } = raft.status();
+    if (raft.configurationAt(raft.commit) !== configuration) return;
+    if (!configuration.voters.includes(id) && !configuration.outgoing.includes(id))
+      fail(`removed: ${id} leads term ${raft.term}, and that it does not vote is committed`);
   }
 
   #checkCompleteness(id: ReplicaId, raft: Raft<string>): void {

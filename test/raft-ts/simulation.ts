@@ -87,7 +87,12 @@ export class Simulation implements World {
   /** Delivers one message; it is lost if the link is cut or the receiver is down. */
   deliver(at: number): void {
     const message = this.network.splice(at, 1)[0]!;
-    if (!this.cuts.has(`${message.from}>${message.to}`)) this.replicas.get(message.to)?.step(message);
+    if (this.cuts.has(`${message.from}>${message.to}`)) return;
+    const replica = this.replicas.get(message.to);
+    if (replica === undefined) return;
+    const ledTerm = replica.raft?.role === 'leader' ? replica.raft.term : 0;
+    replica.step(message);
+    this.checker.delivered(message, ledTerm, replica.raft);
   }
 
   /** Delivers in order until nothing is under way; finishes disk work of replicas in manual mode if `disks`. */
@@ -111,7 +116,11 @@ export class Simulation implements World {
   }
 
   tick(id: ReplicaId, count = 1): void {
-    for (let i = 0; i < count; i++) this.get(id).run((raft) => raft.tick());
+    for (let i = 0; i < count; i++) {
+      const replica = this.get(id);
+      replica.run((raft) => raft.tick());
+      this.checker.ticked(id, replica.raft, this.bounds.electionTicks);
+    }
   }
 
   /** One tick everywhere, then everything is delivered. */

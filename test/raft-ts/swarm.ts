@@ -32,6 +32,8 @@ interface Weights {
   read: number;
   snapshot: number;
   damage: number;
+  pause: number;
+  resume: number;
 }
 
 class Swarm {
@@ -40,6 +42,8 @@ class Swarm {
   readonly #weights: Weights;
   readonly #reorders: boolean;
   readonly #marks = new Map<string, number>();
+  /** They stand still: nothing reaches them, and no time passes for them. */
+  readonly #paused = new Set<ReplicaId>();
   #proposals = 0;
   #reads = 0;
   #nextId: ReplicaId;
@@ -62,6 +66,7 @@ class Swarm {
     const fault = (weight: number) => (calm ? 0 : some(weight));
     const crash = fault(6);
     const cut = fault(8);
+    const pause = fault(4);
     this.#weights = {
       deliver: 600,
       tick: 120 + draw(200),
@@ -73,13 +78,15 @@ class Swarm {
       restart: crash * 3,
       cut,
       heal: cut * 0.5,
-      change: some(15),
+      change: some(draw(3) === 0 ? 80 : 15),
       transfer: some(6),
       stepDown: some(3),
       leaderLost: some(5),
       read: 20,
       snapshot: some(20),
       damage: 0,
+      pause,
+      resume: pause * 0.7,
     };
     this.#reorders = !calm && draw(2) === 0;
     const count = [1, 2, 3, 3, 3, 5][draw(6)]!;
@@ -113,7 +120,7 @@ class Swarm {
     const { network } = world;
     switch (action) {
       case 'deliver':
-        if (network.length > 0) world.deliver(this.#reorders ? this.#draw(network.length) : this.#firstOfALink());
+        if (network.length > 0) this.#deliver(this.#reorders ? this.#draw(network.length) : this.#firstOfALink());
         return;
       case 'lose':
         if (network.length > 0) network.splice(this.#draw(network.length), 1);
@@ -122,10 +129,10 @@ class Swarm {
         if (network.length > 0 && network.length < 500) network.push(network[this.#draw(network.length)]!);
         return;
       case 'tick':
-        return this.#any().run((raft) => raft.tick());
+        return this.#tick(this.#any().id);
       case 'disk': {
         const replica = this.#any();
-        if (replica.raft === null) return;
+        if (replica.raft === null || this.#paused.has(replica.id)) return;
         if (!replica.persist(1 + this.#draw(3)) || this.#draw(2) === 0) replica.runTask();
         return replica.pump();
       }
@@ -166,11 +173,16 @@ class Swarm {
       case 'leaderLost':
         return this.#any().run((raft) => raft.leaderLost(this.#draw(4)));
       case 'read':
-        if (replica.raft === null) return;
+        if (this.#reader(replica).raft === null) return;
         world.checker.readAsked(++this.#reads);
-        return replica.run((raft) => raft.readIndex(this.#reads));
+        return this.#reader(replica).run((raft) => raft.readIndex(this.#reads));
       case 'damage':
         return this.#damage();
+      case 'pause':
+        this.#paused.add(replica.id);
+        return;
+      case 'resume':
+        return this.#paused.clear();
       case 'snapshot': {
         const one = this.#any();
         one.takeSnapshot(this.#draw(3) * 5);
@@ -179,6 +191,14 @@ class Swarm {
       default:
         throw new Error(`unknown action ${action}`);
     }
+  }
+
+  #deliver(at: number): void {
+    if (!this.#paused.has(this.#world.network[at]!.to)) this.#world.deliver(at);
+  }
+
+  #tick(id: ReplicaId): void {
+    if (!this.#paused.has(id)) this.#world.tick(id);
   }
 
   #damage(): void {
@@ -193,6 +213,12 @@ class Swarm {
   #any(): SimulatedReplica {
     const all = [...this.#world.replicas.values()];
     return all[this.#draw(all.length)]!;
+  }
+
+  /** Of several leaders the oldest: it may not know yet that it was deposed. */
+  #reader(replica: SimulatedReplica): SimulatedReplica {
+    const leaders = this.#world.leaders();
+    return leaders.length > 1 ? leaders[0]! : replica;
   }
 
   #leaderOrAny(): SimulatedReplica {
@@ -290,6 +316,7 @@ class Swarm {
   #healAndAgree(): void {
     const world = this.#world;
     world.heal();
+    this.#paused.clear();
     for (const replica of world.replicas.values()) {
       if (replica.raft === null) replica.start();
       replica.diskMode = 'auto';

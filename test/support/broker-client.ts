@@ -34,6 +34,9 @@ export class BrokerClient {
   readonly returned: string[] = [];
   readonly cancelled: number[] = [];
   shutdowns = 0;
+  paused = false;
+  /** What it was told of an alarm; null: there is none. */
+  blocked: string | null = null;
   /** Deliveries wait while this is false; call `channel.deliveriesResumed` after setting it again. */
   canDeliver = true;
   readonly #memory: MemoryCluster;
@@ -44,10 +47,18 @@ export class BrokerClient {
     const opened = broker.openConnection(
       { user: 'guest', vhost: '/', remoteAddress: '127.0.0.1', clientProperties: {} },
       {
-        pause: () => {},
-        resume: () => {},
-        blocked: () => {},
-        unblocked: () => {},
+        pause: () => {
+          this.paused = true;
+        },
+        resume: () => {
+          this.paused = false;
+        },
+        blocked: (reason) => {
+          this.blocked = reason;
+        },
+        unblocked: () => {
+          this.blocked = null;
+        },
         shutdown: () => {
           this.shutdowns++;
         },

@@ -18,10 +18,23 @@ export interface MemoryClock extends Clock {
 /** Tasks and timers that may run at one instant before it counts as an endless loop. */
 const stepsPerInstantMax = 1_000_000;
 
-interface Entry extends Timer {
+/** After so many steps the event loop gets its turn: signals, output, whatever real thing somebody waits for. */
+const stepsPerRealTurn = 64;
+
+class Entry implements Timer {
   due: number;
-  order: number;
+  readonly order: number;
   task: (() => void) | null;
+
+  constructor(due: number, order: number, task: () => void) {
+    this.due = due;
+    this.order = order;
+    this.task = task;
+  }
+
+  cancel(): void {
+    this.task = null;
+  }
 }
 
 const before = (a: Entry, b: Entry) => a.due < b.due || (a.due === b.due && a.order < b.order);
@@ -34,6 +47,7 @@ export function createMemoryClock(wallStart = Date.UTC(2030, 0, 1)): MemoryClock
   let wallOffset = wallStart;
   let order = 0;
   let steps = 0;
+  let settled = 0;
 
   function push(entry: Entry): void {
     let at = heap.length;
@@ -85,7 +99,11 @@ export function createMemoryClock(wallStart = Date.UTC(2030, 0, 1)): MemoryClock
   }
 
   /** Ends when all promises that can settle have settled. */
-  const settle = () => new Promise<void>((resolve) => setImmediate(resolve));
+  const settle = () =>
+    new Promise<void>((resolve) => {
+      if (settled++ % stepsPerRealTurn === 0) setImmediate(resolve);
+      else process.nextTick(resolve);
+    });
 
   async function runUntil(condition: () => boolean, milliseconds: number): Promise<boolean> {
     const limit = now + milliseconds;
@@ -109,14 +127,7 @@ export function createMemoryClock(wallStart = Date.UTC(2030, 0, 1)): MemoryClock
       soon.push(task);
     },
     after(milliseconds, task) {
-      const entry: Entry = {
-        due: now + Math.max(0, milliseconds),
-        order: order++,
-        task,
-        cancel() {
-          entry.task = null;
-        },
-      };
+      const entry = new Entry(now + Math.max(0, milliseconds), order++, task);
       push(entry);
       return entry;
     },

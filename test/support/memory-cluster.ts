@@ -10,6 +10,7 @@ import {
   openCluster,
 } from '../../cluster/index.ts';
 import type { QueueStatus } from '../../cluster/machine/machine.ts';
+import type { MachineVersions } from '../../cluster/machine/versions.ts';
 import type { Clock, Ports } from '../../cluster/ports.ts';
 import { createMemoryClock } from './memory-clock.ts';
 import { createMemoryDisk, type MemoryDisk } from './memory-disk.ts';
@@ -81,6 +82,8 @@ export interface MemoryNode {
   pausedAt: number;
   readonly logs: { readonly event: string; readonly details: Record<string, unknown> }[];
   fatal: Error | null;
+  /** The machine versions that its next process knows; undefined: those that there are. */
+  machineVersions?: MachineVersions;
 }
 
 /** The state of a queue, by a node that has a replica of it. */
@@ -110,31 +113,66 @@ export class MemoryCluster {
   /** Starts all nodes and waits until each may serve sessions. `wallOffsets`: of nodes whose clocks are wrong from the start. */
   async start(wallOffsets: Readonly<Record<number, number>> = {}): Promise<void> {
     for (let node = 1; node <= this.#count; node++) {
-      const run = (task: () => void) => {
-        if (row.held === null) task();
-        else row.held.push(task);
-      };
-      const disk = createMemoryDisk({ schedule: (task) => this.clock.after(0.2, () => run(task)) });
-      const unborn = null as unknown as Cluster;
-      const row: MemoryNode = {
-        node,
-        disk,
-        cluster: unborn,
-        feed: new RecordingFeed(),
-        alive: false,
-        incarnation: 0,
-        wallOffset: wallOffsets[node] ?? 0,
-        stoodStill: 0,
-        held: null,
-        pausedAt: 0,
-        logs: [],
-        fatal: null,
-      };
-      this.nodes.push(row);
+      this.nodes.push(this.#createNode(node, wallOffsets[node] ?? 0));
       await this.restart(node);
     }
     if (!(await this.until(() => this.nodes.every((row) => row.cluster.isReady), 10_000)))
       throw new Error('no cluster');
+  }
+
+  /**
+   * A new node, with an empty disk, joins: through one that is there it asks for its number, and starts. `replaces` leaves with it. Its number,
+   * or why not.
+   */
+  async join(through: number, replaces: number | null = null): Promise<number | string> {
+    const node = this.nodes.length + 1;
+    let answer: number | string | undefined;
+    const request = { name: `n${node}`, uuid: `uuid-${node}`, address: addressOf(node), replaces };
+    void this.node(through)
+      .cluster.join(request)
+      .then((told) => {
+        answer = told;
+      });
+    await this.until(() => answer !== undefined, 20_000);
+    if (answer !== node) return answer ?? 'no answer';
+    this.nodes.push(this.#createNode(node, 0));
+    await this.restart(node);
+    return node;
+  }
+
+  /** A node is to leave. Null: that has begun; else why not. */
+  async leave(through: number, node: number): Promise<string | null> {
+    let answer: string | null | undefined;
+    void this.node(through)
+      .cluster.leave(node)
+      .then((told) => {
+        answer = told;
+      });
+    await this.until(() => answer !== undefined, 20_000);
+    return answer === undefined ? 'no answer' : answer;
+  }
+
+  #createNode(node: number, wallOffset: number): MemoryNode {
+    const run = (task: () => void) => {
+      if (row.held === null) task();
+      else row.held.push(task);
+    };
+    const disk = createMemoryDisk({ schedule: (task) => this.clock.after(0.2, () => run(task)) });
+    const row: MemoryNode = {
+      node,
+      disk,
+      cluster: null as unknown as Cluster,
+      feed: new RecordingFeed(),
+      alive: false,
+      incarnation: 0,
+      wallOffset,
+      stoodStill: 0,
+      held: null,
+      pausedAt: 0,
+      logs: [],
+      fatal: null,
+    };
+    return row;
   }
 
   node(node: number): MemoryNode {
@@ -246,7 +284,7 @@ export class MemoryCluster {
   }
 
   #options(row: MemoryNode): ClusterOptions {
-    const address = (node: number) => ({ host: `n${node}`, port: 25_672 });
+    const peer = (node: number) => ({ node, name: `n${node}`, address: addressOf(node) });
     let incarnation = row.incarnation + 1;
     return {
       clusterName: 'memory',
@@ -259,15 +297,15 @@ export class MemoryCluster {
         incarnation += 1000;
         return incarnation;
       },
-      nodes: Array.from({ length: this.#count }, (_, i) => ({
-        node: i + 1,
-        name: `n${i + 1}`,
-        address: address(i + 1),
-      })),
-      peerListen: address(row.node),
+      nodes: Array.from({ length: this.#count }, (_, i) => peer(i + 1)),
+      contacts: row.node > this.#count ? this.nodes.map(({ node }) => peer(node)) : [],
+      peerListen: addressOf(row.node),
       secret: 'a secret of the test',
       readHeaders: (properties) => ({ colour: properties.toString() }),
       limits: this.#limits,
+      ...(row.machineVersions === undefined ? {} : { machineVersions: row.machineVersions }),
     };
   }
 }
+
+const addressOf = (node: number) => ({ host: `n${node}`, port: 25_672 });

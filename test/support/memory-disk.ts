@@ -1,17 +1,22 @@
-// A disk in memory that knows what is durable and what is not. State owned: files (what a reader sees, and what is on the platter), folders
-// likewise, faults to inject.
+// A disk in memory that knows what is durable and what is not. State owned: files and folders (what a reader sees, and what is on the
+// platter; `disk/inode.ts`, `disk/folder.ts`), operations that are held up, faults to inject.
 //
 // Model
-//   - a write is seen by readers when it completes and is durable when a sync that began later completes;
+//   - a write is seen by readers when it completes and is durable when a sync that began later completes; a durable write is both at once;
 //   - creating, renaming and removing are durable after `syncFolder` of the parent, and only then (harsher than most file systems);
-//   - `crash` keeps any part of what was not synced, in pieces of 512 bytes, also of writes whose completion nobody saw; lost pieces
-//     below the new end of a file are zeros or garbage. Handles and pending callbacks of before die: nothing of them is heard again;
-//   - `kill` is a process that dies: what was written stays readable, and stays not synced.
+//   - `crash` keeps any part of what was not synced, in sectors of 512 or 4,096 bytes, also of writes whose completion nobody saw; lost
+//     sectors below the new end of a file are zeros or garbage. Handles and pending callbacks of before die: nothing of them is heard again;
+//   - `kill` is a process that dies: what was written stays readable, and stays not synced;
+//   - a sync that fails loses what it was to make durable, or parts of it, and no later sync brings it back; nor does its file ever again
+//     report a successful one to whoever had it open;
+//   - what exceeds `capacity` fails with ENOSPC; a write then leaves a part of it behind, as every failed write does.
+// All faults are off by default. Damage to what is durable is in `disk/damage.ts`.
+//
 // Completions run through `schedule`, in the order in which a test or simulator runs them; the default is the microtask queue.
 
 import type { Disk, DiskFile, Random } from '../../cluster/ports.ts';
-
-const sectorBytes = 512;
+import { Folder } from './disk/folder.ts';
+import { type Flight, Inode } from './disk/inode.ts';
 
 export type DiskOperation =
   | 'write'
@@ -27,103 +32,91 @@ export type DiskOperation =
   | 'readFile';
 
 export interface MemoryDiskOptions {
-  /** Runs a completion later. `bytes`: what was moved. Default: queueMicrotask. */
-  readonly schedule?: (task: () => void, operation: DiskOperation, path: string, bytes: number) => void;
+  /**
+   * Runs a completion later, never at once. `bytes`: what was moved; `milliseconds`: how long that takes by `latency`. A durable write is one operation:
+   * `write`. Default: queueMicrotask.
+   */
+  readonly schedule?: (
+    task: () => void,
+    operation: DiskOperation,
+    path: string,
+    bytes: number,
+    milliseconds: number,
+  ) => void;
+  /** For latencies in a range, and for what a failed sync leaves. Without it: the least, nothing. */
+  readonly random?: Random;
+  /** From the start, and after `calm`. Default: 0 ms and any number of bytes. */
+  readonly latency?: DiskLatency;
 }
+
+/** How long an operation takes: from `least` to `most`, and the time for its bytes. */
+export interface DiskLatency {
+  readonly leastMilliseconds: number;
+  readonly mostMilliseconds: number;
+  readonly bytesPerMillisecond: number;
+}
+
+/** `before`: it has not begun. `after`: it took effect, and nobody was told. */
+export type OperationPhase = 'before' | 'after';
 
 export interface MemoryDisk extends Disk {
   /** Power loss: everything that is not durable is lost in part or whole. Usable again at once, by new handles. */
   crash(random: Random): void;
   /** The process dies, the machine lives on. Writes on their way were done or not, by `random`; without it none was. */
   kill(random?: Random): void;
-  /** The disk as one process sees it: dead for good after the next `crash` or `kill`, whatever its code still does. */
-  mount(): Disk;
+  /** The machine gets a new disk. Like a crash for whoever used the old one. */
+  wipe(): void;
+  /** The disk as one process sees it: dead for good after the next `crash`, `kill` or `wipe`, whatever its code still does. */
+  mount(): Disk & Pick<MemoryDisk, 'space'>;
+  /** Free bytes and all bytes; 1 TiB in all where no capacity is set. */
+  space(): Promise<{ readonly free: number; readonly total: number }>;
+
   /** Asked before every operation; an error makes it fail (a failed write leaves a part of it behind). Null: no faults. */
   fault: ((operation: DiskOperation, path: string) => Error | null) | null;
+  /** The next operations of this kind fail with this code. A durable write is asked for both of its kinds. */
+  failNext(operation: DiskOperation, code: string, times?: number): void;
+  /** Sees every operation before and after; a crash from in here hits it at this boundary. Null: nobody. */
+  watch: ((operation: DiskOperation, path: string, phase: OperationPhase) => void) | null;
   /** While true, completions of `write` and `sync` are held back; setting it to false lets them go in order. */
   stalled: boolean;
+  /** While true, nothing at all completes. */
+  hung: boolean;
+  /** From now on nothing takes effect and nobody hears of anything, until the next `crash`, `kill` or `wipe`. */
+  halt(): void;
+  latency: DiskLatency;
+  /** Bytes that all files together may have. Default: Infinity. */
+  capacity: number;
+  /** Ends all of these faults but `halt`; what is damaged or lost stays so. */
+  calm(): void;
+
   /** What a reader would see now. */
   contents(path: string): Buffer;
+  /** Bytes from the start of the file that no crash takes away. */
+  syncedBytes(path: string): number;
   /** Changes bytes in place, on the platter too: rot. */
   corrupt(path: string, offset: number, mask?: number): void;
+  /** Other bytes in this place, on the platter too, as if somebody else's write went there. They must be in the file, and synced. */
+  patch(path: string, offset: number, bytes: Buffer): void;
+  /** Reading any of these bytes fails with EIO, until they are written again. */
+  makeUnreadable(path: string, offset: number, bytes: number): void;
+  /** Gives a file these bytes, durably; null: takes the file away. */
+  put(path: string, bytes: Buffer | null): void;
   /** Names with sizes, for messages and bounds. */
   paths(): { path: string; bytes: number }[];
+  usedBytes(): number;
   readonly counts: Record<DiskOperation, number>;
 }
+
+const bytesWithoutCapacity = 2 ** 40;
+const fastest: DiskLatency = { leastMilliseconds: 0, mostMilliseconds: 0, bytesPerMillisecond: Infinity };
 
 export function diskError(code: string, path: string): NodeJS.ErrnoException {
   return Object.assign(new Error(`${code}: ${path}`), { code });
 }
 
-interface PendingWrite {
-  readonly offset: number;
-  /** Null: the file was cut to `offset`. */
-  readonly bytes: Buffer | null;
-  /** Readers see it. */
-  seen: boolean;
-}
-
-/** Bytes that grow. */
-class Image {
-  bytes = Buffer.alloc(0);
-  size = 0;
-
-  apply({ offset, bytes }: Pick<PendingWrite, 'offset' | 'bytes'>): void {
-    if (bytes === null) {
-      if (offset < this.size) this.bytes.fill(0, offset, this.size);
-      this.#reserve(offset);
-      this.size = offset;
-      return;
-    }
-    this.#reserve(offset + bytes.length);
-    bytes.copy(this.bytes, offset);
-    this.size = Math.max(this.size, offset + bytes.length);
-  }
-
-  view(): Buffer {
-    return this.bytes.subarray(0, this.size);
-  }
-
-  #reserve(size: number): void {
-    if (size <= this.bytes.length) return;
-    const larger = Buffer.alloc(Math.max(size, this.bytes.length * 2, 4096));
-    this.bytes.copy(larger, 0, 0, this.size);
-    this.bytes = larger;
-  }
-}
-
-class Inode {
-  readonly seen = new Image();
-  readonly durable = new Image();
-  /** Not durable yet, in order. */
-  pending: PendingWrite[] = [];
-}
-
-type Node = Inode | 'folder';
-
-/** One change of a folder, of names to nodes (null: the name is gone). */
-type NameChange = readonly (readonly [name: string, node: Node | null])[];
-
-class Folder {
-  readonly seen = new Map<string, Node>();
-  readonly durable = new Map<string, Node>();
-  pending: NameChange[] = [];
-
-  change(change: NameChange): void {
-    applyNames(this.seen, change);
-    this.pending.push(change);
-  }
-}
-
-function applyNames(names: Map<string, Node>, change: NameChange): void {
-  for (const [name, node] of change) {
-    if (node === null) names.delete(name);
-    else names.set(name, node);
-  }
-}
-
 const parentOf = (path: string) => (path.includes('/') ? path.slice(0, path.lastIndexOf('/')) : '');
 const nameOf = (path: string) => path.slice(path.lastIndexOf('/') + 1);
+const noBytes = Buffer.alloc(0);
 
 export function createMemoryDisk(options: MemoryDiskOptions = {}): MemoryDisk {
   return new SimulatedDisk(options);
@@ -131,6 +124,9 @@ export function createMemoryDisk(options: MemoryDiskOptions = {}): MemoryDisk {
 
 class SimulatedDisk implements MemoryDisk {
   fault: MemoryDisk['fault'] = null;
+  watch: MemoryDisk['watch'] = null;
+  capacity = Infinity;
+  latency: DiskLatency;
   readonly counts: Record<DiskOperation, number> = {
     write: 0,
     sync: 0,
@@ -146,46 +142,45 @@ class SimulatedDisk implements MemoryDisk {
   };
   /** Handles and completions of an earlier life are ignored. */
   life = 0;
-  readonly #schedule: NonNullable<MemoryDiskOptions['schedule']>;
-  readonly #folders = new Map<string, Folder>([['', new Folder()]]);
+  readonly random: Random | null;
+  readonly #options: MemoryDiskOptions;
+  #folders = new Map<string, Folder>([['', new Folder()]]);
+  readonly #failing = new Map<DiskOperation, { code: string; times: number }>();
   #stalled = false;
-  #held: (() => void)[] = [];
+  #hung = false;
+  #halted = false;
+  #held: { readonly task: () => void; readonly isWriting: boolean }[] = [];
 
   constructor(options: MemoryDiskOptions) {
-    this.#schedule = options.schedule ?? ((task) => queueMicrotask(task));
-  }
-
-  get stalled(): boolean {
-    return this.#stalled;
-  }
-  set stalled(value: boolean) {
-    this.#stalled = value;
-    if (value) return;
-    for (const task of this.#held.splice(0)) task();
+    this.#options = options;
+    this.random = options.random ?? null;
+    this.latency = options.latency ?? fastest;
   }
 
   // ---- Disk ----
 
   makeFolder(path: string): Promise<void> {
-    return this.#run('makeFolder', path, 0, () => {
+    return this.#run('makeFolder', path, () => {
       if (path === '' || this.#folders.has(path)) return;
-      this.#folder(parentOf(path)).change([[nameOf(path), 'folder']]);
+      this.#checkRoom(path);
+      this.#folder(parentOf(path)).change([nameOf(path), 'folder']);
       this.#folders.set(path, new Folder());
     });
   }
 
   list(path: string): Promise<string[]> {
-    return this.#run('list', path, 0, () => [...this.#folder(path).seen.keys()].sort());
+    return this.#run('list', path, () => [...this.#folder(path).seen.keys()].sort());
   }
 
   open(path: string, mode: 'read' | 'write' | 'create'): Promise<DiskFile> {
-    return this.#run('open', path, 0, () => {
+    return this.#run('open', path, () => {
       const folder = this.#folder(parentOf(path));
       let inode = folder.seen.get(nameOf(path));
       if (mode === 'create') {
         if (inode !== undefined) throw diskError('EEXIST', path);
+        this.#checkRoom(path);
         inode = new Inode();
-        folder.change([[nameOf(path), inode]]);
+        folder.change([nameOf(path), inode]);
       }
       if (inode === undefined) throw diskError('ENOENT', path);
       if (inode === 'folder') throw diskError('EISDIR', path);
@@ -194,47 +189,47 @@ class SimulatedDisk implements MemoryDisk {
   }
 
   readFile(path: string): Promise<Buffer | null> {
-    return this.#run('readFile', path, 0, () => {
+    return this.#run('readFile', path, () => {
       const inode = this.#folders.get(parentOf(path))?.seen.get(nameOf(path));
-      return inode instanceof Inode ? Buffer.from(inode.seen.view()) : null;
+      if (!(inode instanceof Inode)) return null;
+      if (!inode.canRead(0, inode.size)) throw diskError('EIO', path);
+      return Buffer.from(inode.view());
     });
   }
 
   rename(from: string, to: string): Promise<void> {
-    return this.#run('rename', from, 0, () => {
-      if (parentOf(from) !== parentOf(to)) throw diskError('EXDEV', to);
+    return this.#run('rename', from, () => {
       const folder = this.#folder(parentOf(from));
       const inode = folder.seen.get(nameOf(from));
       if (inode === undefined) throw diskError('ENOENT', from);
-      folder.change([
-        [nameOf(from), null],
-        [nameOf(to), inode],
-      ]);
+      if (inode === 'folder') throw diskError('EISDIR', from);
+      Folder.move(folder, nameOf(from), this.#folder(parentOf(to)), nameOf(to), inode);
     });
   }
 
   remove(path: string): Promise<void> {
-    return this.#run('remove', path, 0, () => {
+    return this.#run('remove', path, () => {
       const folder = this.#folder(parentOf(path));
       const node = folder.seen.get(nameOf(path));
       if (node === undefined) throw diskError('ENOENT', path);
       if (node === 'folder' && this.#folder(path).seen.size > 0) throw diskError('ENOTEMPTY', path);
-      folder.change([[nameOf(path), null]]);
+      folder.change([nameOf(path), null]);
       if (node === 'folder') this.#folders.delete(path);
     });
   }
 
   syncFolder(path: string): Promise<void> {
-    return this.#run('syncFolder', path, 0, () => {
-      const folder = this.#folder(path);
-      for (const change of folder.pending) applyNames(folder.durable, change);
-      folder.pending = [];
-    });
+    return this.#run('syncFolder', path, () => this.#folder(path).sync());
   }
 
-  // ---- faults ----
+  async space(): Promise<{ free: number; total: number }> {
+    const total = this.capacity === Infinity ? bytesWithoutCapacity : this.capacity;
+    return { free: Math.max(0, total - this.usedBytes()), total };
+  }
 
-  mount(): Disk {
+  // ---- a process, and how it ends ----
+
+  mount(): Disk & Pick<MemoryDisk, 'space'> {
     const { life } = this;
     const never = new Promise<never>(() => {});
     const alive = <A extends unknown[], R>(operation: (...args: A) => Promise<R>) => {
@@ -249,16 +244,14 @@ class SimulatedDisk implements MemoryDisk {
       rename: alive(this.rename),
       remove: alive(this.remove),
       syncFolder: alive(this.syncFolder),
+      space: alive(this.space),
     };
   }
 
   crash(random: Random): void {
     this.#end();
-    for (const folder of this.#folders.values()) crashFolder(folder, random);
-    const inodes = new Set<Inode>();
-    for (const folder of this.#folders.values())
-      for (const node of folder.seen.values()) if (node instanceof Inode) inodes.add(node);
-    for (const inode of inodes) crashInode(inode, random);
+    for (const folder of this.#folders.values()) folder.crash(random);
+    for (const inode of this.#inodes()) inode.crash(random);
     // A folder whose own name was lost is gone with what was in it.
     for (const path of [...this.#folders.keys()]) {
       if (path === '') continue;
@@ -274,69 +267,190 @@ class SimulatedDisk implements MemoryDisk {
 
   kill(random?: Random): void {
     this.#end();
-    for (const folder of this.#folders.values())
-      for (const inode of folder.seen.values()) {
-        if (!(inode instanceof Inode)) continue;
-        inode.pending = inode.pending.filter((change) => {
-          if (change.seen || random === undefined || random.integer(2) === 0) return change.seen;
-          inode.seen.apply(change);
-          change.seen = true;
-          return true;
-        });
-      }
+    for (const inode of this.#inodes()) inode.endFlights(random ?? null);
+  }
+
+  wipe(): void {
+    this.#end();
+    this.#folders = new Map([['', new Folder()]]);
   }
 
   #end(): void {
     this.life++;
     this.#held = [];
     this.#stalled = false;
+    this.#hung = false;
+    this.#halted = false;
   }
 
+  // ---- faults ----
+
+  get stalled(): boolean {
+    return this.#stalled;
+  }
+  set stalled(value: boolean) {
+    this.#stalled = value;
+    this.#letGo();
+  }
+  get hung(): boolean {
+    return this.#hung;
+  }
+  set hung(value: boolean) {
+    this.#hung = value;
+    this.#letGo();
+  }
+
+  halt(): void {
+    this.#halted = true;
+  }
+
+  failNext(operation: DiskOperation, code: string, times = 1): void {
+    this.#failing.set(operation, { code, times });
+  }
+
+  calm(): void {
+    this.fault = null;
+    this.watch = null;
+    this.#failing.clear();
+    this.latency = this.#options.latency ?? fastest;
+    this.capacity = Infinity;
+    this.#stalled = false;
+    this.hung = false;
+  }
+
+  /** Completions that nothing holds any more run, in order. */
+  #letGo(): void {
+    if (this.#hung) return;
+    const held = this.#held;
+    this.#held = [];
+    for (const item of held) {
+      if (this.#hung || (this.#stalled && item.isWriting)) this.#held.push(item);
+      else item.task();
+    }
+  }
+
+  // ---- what is there ----
+
   contents(path: string): Buffer {
-    return Buffer.from(this.#inode(path).seen.view());
+    return Buffer.from(this.#inode(path).view());
+  }
+
+  syncedBytes(path: string): number {
+    return this.#inode(path).syncedBytes;
   }
 
   corrupt(path: string, offset: number, mask = 0xff): void {
-    const { seen, durable } = this.#inode(path);
-    for (const image of [seen, durable]) if (offset < image.size) image.bytes[offset]! ^= mask;
+    this.#inode(path).flip(offset, mask);
+  }
+
+  patch(path: string, offset: number, bytes: Buffer): void {
+    this.#inode(path).patch(offset, bytes);
+  }
+
+  makeUnreadable(path: string, offset: number, bytes: number): void {
+    this.#inode(path).makeUnreadable(offset, offset + bytes);
+  }
+
+  put(path: string, bytes: Buffer | null): void {
+    const folder = this.#forcedFolder(parentOf(path));
+    if (bytes === null) return folder.force(nameOf(path), null);
+    const known = folder.seen.get(nameOf(path));
+    const inode = known instanceof Inode ? known : new Inode();
+    inode.put(bytes);
+    folder.force(nameOf(path), inode);
   }
 
   paths(): { path: string; bytes: number }[] {
     const found: { path: string; bytes: number }[] = [];
     for (const [path, folder] of this.#folders)
       for (const [name, node] of folder.seen)
-        if (node instanceof Inode) found.push({ path: path === '' ? name : `${path}/${name}`, bytes: node.seen.size });
+        if (node instanceof Inode) found.push({ path: path === '' ? name : `${path}/${name}`, bytes: node.size });
     return found;
   }
 
-  // ---- for handles ----
-
-  /** Counts, asks for a fault, and runs `complete` when the scheduler says so, unless the disk crashed meanwhile. */
-  begin(operation: DiskOperation, path: string, bytes: number, complete: (error: Error | null) => void): void {
-    this.counts[operation]++;
-    const error = this.fault?.(operation, path) ?? null;
-    const { life } = this;
-    const run = () => {
-      if (this.life === life) complete(error);
-    };
-    const task = () => {
-      if (this.#stalled && (operation === 'write' || operation === 'sync')) this.#held.push(run);
-      else run();
-    };
-    this.#schedule(task, operation, path, bytes);
+  usedBytes(): number {
+    let used = 0;
+    for (const inode of this.#inodes()) used += inode.size;
+    return used;
   }
 
-  #run<T>(operation: DiskOperation, path: string, bytes: number, effect: () => T): Promise<T> {
+  // ---- operations ----
+
+  /**
+   * Counts, asks for a fault, and runs `effect` and then `done` when the scheduler says so, unless the process ended meanwhile. A fault of
+   * `also`, the second half of a durable write, comes to the effect as its second argument. False: it never began.
+   */
+  begin(
+    operation: DiskOperation,
+    also: 'sync' | null,
+    path: string,
+    bytes: number,
+    effect: (error: Error | null, second: Error | null) => Error | null,
+    done: (error: Error | null) => void,
+  ): boolean {
+    const { life } = this;
+    this.counts[operation]++;
+    if (also !== null) this.counts[also]++;
+    if (this.#halted) return false;
+    this.watch?.(operation, path, 'before');
+    if (this.life !== life || this.#halted) return false;
+    const error = this.#injected(operation, path);
+    const second = also === null ? null : this.#injected(also, path);
+    const run = () => {
+      if (this.life !== life || this.#halted) return;
+      const failure = effect(error, second);
+      this.watch?.(operation, path, 'after');
+      if (this.life === life && !this.#halted) done(failure);
+    };
+    const isWriting = operation === 'write' || operation === 'sync';
+    const task = () => {
+      if (this.life !== life) return;
+      if (this.#hung || (this.#stalled && isWriting)) this.#held.push({ task: run, isWriting });
+      else run();
+    };
+    const { schedule } = this.#options;
+    if (schedule === undefined) queueMicrotask(task);
+    else schedule(task, operation, path, bytes, this.#duration(bytes));
+    return true;
+  }
+
+  #injected(operation: DiskOperation, path: string): Error | null {
+    const failing = this.#failing.get(operation);
+    if (failing === undefined) return this.fault === null ? null : this.fault(operation, path);
+    if (--failing.times === 0) this.#failing.delete(operation);
+    return diskError(failing.code, path);
+  }
+
+  #duration(bytes: number): number {
+    const { leastMilliseconds, mostMilliseconds, bytesPerMillisecond } = this.latency;
+    const spread = mostMilliseconds - leastMilliseconds;
+    const extra = spread > 0 && this.random !== null ? (this.random.integer(1024) / 1024) * spread : 0;
+    return leastMilliseconds + extra + bytes / bytesPerMillisecond;
+  }
+
+  #run<T>(operation: DiskOperation, path: string, effect: () => T): Promise<T> {
     return new Promise((resolve, reject) => {
-      this.begin(operation, path, bytes, (error) => {
-        if (error !== null) return reject(error);
+      let result: T;
+      const take = (error: Error | null) => {
+        if (error !== null) return error;
         try {
-          resolve(effect());
+          result = effect();
+          return null;
         } catch (failure) {
-          reject(failure);
+          return failure as Error;
         }
-      });
+      };
+      this.begin(operation, null, path, 0, take, (error) => (error === null ? resolve(result) : reject(error)));
     });
+  }
+
+  /** How many more bytes fit. */
+  room(): number {
+    return this.capacity === Infinity ? Infinity : Math.max(0, this.capacity - this.usedBytes());
+  }
+
+  #checkRoom(path: string): void {
+    if (this.room() === 0) throw diskError('ENOSPC', path);
   }
 
   #folder(path: string): Folder {
@@ -345,10 +459,26 @@ class SimulatedDisk implements MemoryDisk {
     return folder;
   }
 
+  #forcedFolder(path: string): Folder {
+    const known = this.#folders.get(path);
+    if (known !== undefined) return known;
+    const folder = new Folder();
+    this.#forcedFolder(parentOf(path)).force(nameOf(path), 'folder');
+    this.#folders.set(path, folder);
+    return folder;
+  }
+
   #inode(path: string): Inode {
     const node = this.#folder(parentOf(path)).seen.get(nameOf(path));
     if (!(node instanceof Inode)) throw diskError('ENOENT', path);
     return node;
+  }
+
+  #inodes(): Set<Inode> {
+    const inodes = new Set<Inode>();
+    for (const folder of this.#folders.values())
+      for (const node of folder.seen.values()) if (node instanceof Inode) inodes.add(node);
+    return inodes;
   }
 }
 
@@ -358,7 +488,9 @@ class Handle implements DiskFile {
   readonly #path: string;
   readonly #writable: boolean;
   readonly #life: number;
+  #pending = 0;
   #closed = false;
+  #whenIdle: (() => void) | null = null;
   #syncError: Error | null = null;
 
   constructor(disk: SimulatedDisk, inode: Inode, path: string, writable: boolean) {
@@ -370,77 +502,120 @@ class Handle implements DiskFile {
   }
 
   get size(): number {
-    return this.#inode.seen.size;
+    return this.#inode.size;
   }
 
   write(buffers: readonly Uint8Array[], offset: number, done: (error: Error | null) => void): void {
-    if (this.#isDead()) return;
-    const bytes = Buffer.concat(buffers);
-    const change: PendingWrite = { offset, bytes, seen: false };
-    // From now on a crash may find any part of it on the platter.
-    this.#inode.pending.push(change);
-    this.#disk.begin('write', this.#path, bytes.length, (error) => {
-      const refused = this.#refusal(true);
-      if (error !== null || refused !== null) {
-        this.#inode.pending = this.#inode.pending.filter((other) => other !== change);
-        const part = { offset, bytes: bytes.subarray(0, bytes.length >> 1), seen: true };
-        if (refused === null) {
-          this.#inode.pending.push(part);
-          this.#inode.seen.apply(part);
-        }
-        return done(error ?? refused);
-      }
-      this.#inode.seen.apply(change);
-      change.seen = true;
-      done(null);
-    });
+    this.#write(buffers, offset, null, done);
   }
 
   writeDurably(buffers: readonly Uint8Array[], offset: number, done: (error: Error | null) => void): void {
-    this.write(buffers, offset, (error) => (error === null ? this.sync(done) : done(error)));
+    this.#write(buffers, offset, 'sync', done);
+  }
+
+  #write(
+    buffers: readonly Uint8Array[],
+    offset: number,
+    also: 'sync' | null,
+    done: (error: Error | null) => void,
+  ): void {
+    const refused = this.#refusal(true);
+    const flight = { offset, buffers };
+    let bytes = 0;
+    for (const buffer of buffers) bytes += buffer.length;
+    const effect = (error: Error | null, syncError: Error | null) =>
+      refused ?? this.#landed(flight, bytes, error, also === null ? null : { error: syncError });
+    const hasBegun = this.#begin('write', also, bytes, effect, done);
+    // From now on a crash may find any part of it on the platter.
+    if (hasBegun && refused === null) this.#inode.begin(flight);
+  }
+
+  /** The write is over. `durable`: it was to be durable, and what came in between. */
+  #landed(flight: Flight, bytes: number, error: Error | null, durable: { error: Error | null } | null): Error | null {
+    const inode = this.#inode;
+    const growth = Math.max(0, flight.offset + bytes - inode.size);
+    const room = growth === 0 ? Infinity : this.#disk.room();
+    if (error !== null || growth > room) {
+      inode.land(flight, error === null ? bytes - growth + room : bytes >> 1);
+      return error ?? diskError('ENOSPC', this.#path);
+    }
+    const number = inode.land(flight);
+    if (durable === null) return null;
+    const failure = durable.error ?? this.#syncError;
+    if (failure === null) inode.syncOne(number);
+    else this.#syncFailed(failure, number);
+    return failure;
   }
 
   sync(done: (error: Error | null) => void): void {
-    if (this.#isDead()) return;
-    const covered = this.#inode.pending.filter((change) => change.seen);
-    this.#disk.begin('sync', this.#path, 0, (error) => {
-      const failure = error ?? this.#syncError ?? this.#refusal(false);
-      if (failure !== null) {
-        this.#syncError = failure;
-        return done(failure);
-      }
-      for (const change of covered) this.#inode.durable.apply(change);
-      const durable = new Set(covered);
-      this.#inode.pending = this.#inode.pending.filter((change) => !durable.has(change));
-      done(null);
-    });
+    const refused = this.#refusal(false);
+    const covered = this.#inode.lastNumber;
+    const effect = (error: Error | null) => {
+      const failure = refused ?? error ?? this.#syncError;
+      if (failure === null) this.#inode.sync(covered);
+      else if (refused === null) this.#syncFailed(failure, covered);
+      return failure;
+    };
+    this.#begin('sync', null, 0, effect, done);
+  }
+
+  #syncFailed(error: Error, upTo: number): void {
+    if (this.#syncError === null) this.#inode.lose(upTo, this.#disk.random);
+    this.#syncError ??= error;
   }
 
   read(offset: number, length: number, done: (error: Error | null, bytes: Buffer) => void): void {
-    if (this.#isDead()) return;
-    this.#disk.begin('read', this.#path, length, (error) => {
-      const failure = error ?? this.#refusal(false);
-      if (failure !== null) return done(failure, Buffer.alloc(0));
-      done(null, Buffer.from(this.#inode.seen.view().subarray(offset, offset + length)));
-    });
+    const refused = this.#refusal(false);
+    let bytes = noBytes;
+    const effect = (error: Error | null) => {
+      const failure = refused ?? error;
+      if (failure !== null) return failure;
+      if (!this.#inode.canRead(offset, offset + length)) return diskError('EIO', this.#path);
+      bytes = Buffer.from(this.#inode.view().subarray(offset, offset + length));
+      return null;
+    };
+    this.#begin('read', null, length, effect, (error) => done(error, bytes));
   }
 
   truncate(length: number): Promise<void> {
+    const refused = this.#refusal(true);
     return new Promise((resolve, reject) => {
-      if (this.#isDead()) return;
-      this.#disk.begin('truncate', this.#path, 0, (error) => {
-        const failure = error ?? this.#refusal(true);
-        if (failure !== null) return reject(failure);
-        const change = { offset: length, bytes: null, seen: true };
-        this.#inode.pending.push(change);
-        this.#inode.seen.apply(change);
-        resolve();
-      });
+      const effect = (error: Error | null) => {
+        const failure = refused ?? error;
+        if (failure === null) this.#inode.cut(length);
+        return failure;
+      };
+      this.#begin('truncate', null, 0, effect, (error) => (error === null ? resolve() : reject(error)));
     });
   }
 
-  async close(): Promise<void> {
+  /** Waits for what is under way, as the real one does. */
+  close(): Promise<void> {
     this.#closed = true;
+    if (this.#pending === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      const before = this.#whenIdle;
+      this.#whenIdle = () => {
+        before?.();
+        resolve();
+      };
+    });
+  }
+
+  #begin(
+    operation: DiskOperation,
+    also: 'sync' | null,
+    bytes: number,
+    effect: (error: Error | null, second: Error | null) => Error | null,
+    done: (error: Error | null) => void,
+  ): boolean {
+    if (this.#isDead()) return false;
+    this.#pending++;
+    return this.#disk.begin(operation, also, this.#path, bytes, effect, (error) => {
+      this.#pending--;
+      done(error);
+      if (this.#pending === 0) this.#whenIdle?.();
+    });
   }
 
   #refusal(writing: boolean): Error | null {
@@ -450,58 +625,5 @@ class Handle implements DiskFile {
 
   #isDead(): boolean {
     return this.#disk.life !== this.#life;
-  }
-}
-
-// ---- what a crash leaves ----
-
-function crashFolder(folder: Folder, random: Random): void {
-  // A journal keeps a prefix; without one any change may be there or not.
-  const keepPrefix = random.integer(2) === 0;
-  const prefix = random.integer(folder.pending.length + 1);
-  folder.pending.forEach((change, i) => {
-    if (keepPrefix ? i < prefix : random.integer(2) === 0) applyNames(folder.durable, change);
-  });
-  folder.pending = [];
-  folder.seen.clear();
-  for (const [name, node] of folder.durable) folder.seen.set(name, node);
-}
-
-function crashInode(inode: Inode, random: Random): void {
-  const { durable, seen } = inode;
-  // 0: nothing survives, 1: all, 2: a prefix, torn in its last write, 3: any sectors.
-  const mode = random.integer(4);
-  const cut = random.integer(inode.pending.length + 1);
-  const garbage = random.integer(2) === 0;
-  inode.pending.forEach((change, i) => {
-    if (mode === 0 || (mode === 2 && i > cut)) return;
-    if (change.bytes === null) {
-      if (mode !== 3 || random.integer(2) === 0) durable.apply(change);
-    } else if (mode === 1 || (mode === 2 && i < cut)) durable.apply(change);
-    else applySectors(durable, change.offset, change.bytes, mode === 2, garbage, random);
-  });
-  inode.pending = [];
-  seen.bytes = Buffer.from(durable.view());
-  seen.size = durable.size;
-}
-
-/** Keeps some sectors of a write: the first ones (`inOrder`) or any. */
-function applySectors(
-  image: Image,
-  offset: number,
-  bytes: Buffer,
-  inOrder: boolean,
-  garbage: boolean,
-  random: Random,
-): void {
-  const first = Math.floor(offset / sectorBytes);
-  const last = Math.floor((offset + bytes.length - 1) / sectorBytes);
-  const kept = random.integer(last - first + 2);
-  for (let sector = first; sector <= last; sector++) {
-    const from = Math.max(offset, sector * sectorBytes);
-    const to = Math.min(offset + bytes.length, (sector + 1) * sectorBytes);
-    const keep = inOrder ? sector - first < kept : random.integer(2) === 0;
-    if (keep) image.apply({ offset: from, bytes: bytes.subarray(from - offset, to - offset) });
-    else if (garbage && from >= image.size) image.apply({ offset: from, bytes: random.bytes(to - from) });
   }
 }

@@ -58,6 +58,7 @@ export class NodeTable {
       incarnation: command.incarnation,
       fencedTo: fenceTo ?? fencedTo,
       contact: command.contact,
+      machineVersion: command.machineVersion ?? 1,
     };
     this.put(after);
     return { ok: true, fenceTo, before, after };

@@ -9,7 +9,15 @@
 
 import { nodeNumberMax } from '../groups.ts';
 import type { PipeId } from '../machine.ts';
-import type { Arguments, ArgumentValue, ConnectionId, ExchangeType, MetadataCommand } from '../metadata-types.ts';
+import type {
+  Arguments,
+  ArgumentValue,
+  ConnectionId,
+  ExchangeType,
+  MetadataCommand,
+  NodeAddress,
+} from '../metadata-types.ts';
+import { machineVersionMax } from '../versions.ts';
 import { shareEmpty } from './arguments.ts';
 
 /** Bytes of a name or routing key: what an AMQP short string can hold. */
@@ -55,9 +63,25 @@ export function parseMetadataCommand(text: string): MetadataCommand | null {
     case 'bind':
     case 'unbind':
       return parseBinding(value, value.kind);
+    case 'raiseVersion':
+      return isVersion(value.version) ? { kind: value.kind, version: value.version } : null;
     case 'shardApplied':
       return isCount(value.shard) && isCount(value.version)
         ? { kind: value.kind, shard: value.shard, version: value.version }
+        : null;
+    case 'joinNode':
+      return parseJoinNode(value);
+    case 'leaveNode':
+    case 'memberJoined':
+    case 'memberGone':
+      return isNode(value.node) ? { kind: value.kind, node: value.node } : null;
+    case 'place':
+      return isNode(value.group) && isNodes(value.target)
+        ? { kind: value.kind, group: value.group, target: value.target }
+        : null;
+    case 'placed':
+      return isNode(value.group) && isNodes(value.voters) && isCount(value.version)
+        ? { kind: value.kind, group: value.group, voters: value.voters, version: value.version }
         : null;
     default:
       return null;
@@ -65,7 +89,7 @@ export function parseMetadataCommand(text: string): MetadataCommand | null {
 }
 
 function parseOpenNode(value: Fields): MetadataCommand | null {
-  const { node, name, uuid, incarnation } = value;
+  const { node, name, uuid, incarnation, machineVersion = 1 } = value;
   // Its volatile groups' numbers hold the node's.
   if (
     !isNode(node) ||
@@ -73,11 +97,13 @@ function parseOpenNode(value: Fields): MetadataCommand | null {
     !isFullName(name) ||
     !isFullName(uuid) ||
     !isCount(incarnation) ||
-    incarnation === 0
+    incarnation === 0 ||
+    !isVersion(machineVersion)
   )
     return null;
   const contact = isObject(value.contact) ? value.contact : {};
   const { pid, amqp, http } = contact;
+  const address = parseAddress(value.address);
   return {
     kind: 'openNode',
     node,
@@ -85,7 +111,22 @@ function parseOpenNode(value: Fields): MetadataCommand | null {
     uuid,
     incarnation,
     contact: { pid: isCount(pid) ? pid : 0, amqp: isFullName(amqp) ? amqp : '', http: isFullName(http) ? http : '' },
+    machineVersion,
+    ...(address === null ? {} : { address }),
   };
+}
+
+function parseJoinNode(value: Fields): MetadataCommand | null {
+  const { name, uuid, replaces } = value;
+  const address = parseAddress(value.address);
+  if (!isFullName(name) || !isFullName(uuid) || address === null) return null;
+  return replaces === null || isNode(replaces) ? { kind: 'joinNode', name, uuid, address, replaces } : null;
+}
+
+function parseAddress(value: unknown): NodeAddress | null {
+  if (!isObject(value)) return null;
+  const { host, port } = value;
+  return isFullName(host) && isCount(port) && port >= 1 && port <= 65_535 ? { host, port } : null;
 }
 
 function parseDeclareQueue(value: Fields): MetadataCommand | null {
@@ -186,6 +227,14 @@ function isCount(value: unknown): value is number {
 /** A node number or uid: fits 32 bits. */
 function isNode(value: unknown): value is number {
   return isCount(value) && value <= 0xffff_ffff;
+}
+
+function isNodes(value: unknown): value is number[] {
+  return Array.isArray(value) && value.length >= 1 && value.length <= nodeNumberMax && value.every(isNode);
+}
+
+function isVersion(value: unknown): value is number {
+  return isCount(value) && value >= 1 && value <= machineVersionMax;
 }
 
 function isName(value: unknown): value is string {

@@ -15,11 +15,13 @@
 
 import type { SnapshotPieces } from '../machine.ts';
 import type { Arguments, ExchangeRecord, NodeRecord, QueueRecord, ShardChange } from '../metadata-types.ts';
+import type { ByteReader, Steps } from '../queue/bytes.ts';
 import { noArguments } from './arguments.ts';
 import type { Binding, BindingRow, ExchangeNode, QueueNode } from './graph.ts';
 import { bytesHash } from './hash.ts';
+import type { MembersState } from './members.ts';
 
-export const snapshotVersion = 2;
+export const snapshotVersion = 3;
 const magic = 0x4154_454d;
 const fileHeaderBytes = 8;
 const blockHeaderBytes = 12;
@@ -34,10 +36,14 @@ type BlockKind = (typeof BlockKind)[keyof typeof BlockKind];
 /** What is not a long list. */
 export interface MetadataHead {
   readonly appliedIndex: number;
+  /** The version that the state is of, and the one that leaders write. */
+  readonly version: number;
+  readonly machineVersion: number;
   readonly shards: number;
   readonly lastUid: number;
   readonly vhosts: readonly string[];
   readonly nodes: readonly NodeRecord[];
+  readonly members: MembersState;
   /** The groups that have rows, and how far each has applied them. */
   readonly groups: readonly { readonly group: number; readonly appliedTo: number }[];
   /** The pipe table in base64. */
@@ -208,29 +214,26 @@ function bindingRow(binding: Binding, places: ReadonlyMap<ExchangeNode, number>)
 
 // Reading.
 
-/** The blocks of a snapshot, each checked before it is given; the end as well, before it returns. Throws on bytes that are damaged, cut off, or of another kind or version. */
-export function* readSnapshot(bytes: Buffer): Generator<SnapshotBlock> {
-  if (bytes.length < fileHeaderBytes || bytes.readUInt32LE(0) !== magic) throw new Error('not a metadata snapshot');
-  const version = bytes.readUInt32LE(4);
+/** Gives the blocks of a snapshot one by one, each when it was checked. Throws on bytes that are damaged, cut off, or of another kind or version. */
+export function* readSnapshot(reader: ByteReader, take: (block: SnapshotBlock) => void): Steps {
+  if (reader.u32() !== magic) throw new Error('not a metadata snapshot');
+  const version = reader.u32();
   if (version !== snapshotVersion) throw new Error(`metadata snapshot version ${version} is not known`);
-  let at = fileHeaderBytes;
   let hash: number = snapshotVersion;
   let vhosts: readonly string[] = [];
   for (;;) {
-    if (at + blockHeaderBytes > bytes.length) throw new Error('metadata snapshot ends too early');
-    const kind = bytes.readUInt32LE(at);
-    const start = at + blockHeaderBytes;
-    at = start + bytes.readUInt32LE(at + 4);
-    if (at > bytes.length) throw new Error('metadata snapshot ends too early');
-    const text = bytes.subarray(start, at);
+    if (reader.isTired) yield;
+    const [kind, bytes, expected] = [reader.u32(), reader.u32(), reader.u32()];
+    yield* reader.until(bytes);
+    const text = reader.take(bytes);
     hash = blockHash(hash, kind, text);
-    if (hash !== bytes.readUInt32LE(start - 4)) throw new Error('metadata snapshot is damaged: a hash does not fit');
+    if (hash !== expected) throw new Error('metadata snapshot is damaged: a hash does not fit');
     if (kind === BlockKind.end) break;
     const block = readBlock(kind, text, vhosts);
     if (block.kind === 'head') vhosts = block.head.vhosts;
-    yield block;
+    take(block);
   }
-  if (at !== bytes.length) throw new Error('metadata snapshot goes on behind its end');
+  yield* reader.end();
 }
 
 function readBlock(kind: number, text: Buffer, vhosts: readonly string[]): SnapshotBlock {

@@ -10,6 +10,9 @@ export function foldHash(hash: number, value: number): number {
   return (h ^ (h >>> 13)) >>> 0;
 }
 
+/** Work that goes on in steps: whoever drives it comes back, in the same turn or in a later one. */
+export type Steps<T = void> = Generator<void, T, void>;
+
 const pieceBytes = 64 * 1024;
 
 /** Gathers what is written in pieces, so that nothing is copied when it grows. (A `DataView`, because it is ten times as fast as `Buffer`'s methods.) */
@@ -105,34 +108,94 @@ export class ByteWriter {
   }
 }
 
+/** Before a step begins so much has to be there, or all that is left: no single thing that is read at once is larger, unless `until` asked for it. */
+const reserveBytes = 2 * 1024 * 1024;
+
 export class ByteReader {
-  readonly #bytes: Buffer;
-  readonly #view: DataView;
+  #bytes: Buffer;
+  #view: DataView;
   #at = 0;
+  /** What comes behind `#bytes`. */
+  readonly #waiting: Buffer[] = [];
+  #waitingBytes = 0;
+  #hasAll: boolean;
+  /** Bytes that `until` waits for. */
+  #wanted = 0;
+  /** Bytes that one step reads, and those left of it. */
+  readonly #stepBytes: number;
+  #stepLeft: number;
   /** The message that `reference` has read. */
   index = 0;
   ordinal = 0;
   bytes = 0;
 
-  constructor(bytes: Buffer) {
-    this.#bytes = bytes;
-    this.#view = viewOf(bytes);
+  /** All bytes, to be read at once; or null: they come with `add`, and are read in steps of about `stepBytes`. */
+  constructor(bytes: Buffer | null, stepBytes = Number.POSITIVE_INFINITY) {
+    this.#bytes = bytes ?? Buffer.alloc(0);
+    this.#view = viewOf(this.#bytes);
+    this.#hasAll = bytes !== null;
+    this.#stepBytes = stepBytes;
+    this.#stepLeft = stepBytes;
+  }
+
+  /** More bytes, which never change. */
+  add(bytes: Buffer, isLast: boolean): void {
+    if (this.#hasAll) throw new Error('bytes behind the last ones');
+    this.#hasAll = isLast;
+    if (bytes.length === 0) return;
+    this.#waiting.push(bytes);
+    this.#waitingBytes += bytes.length;
+  }
+
+  get #buffered(): number {
+    return this.#bytes.length - this.#at + this.#waitingBytes;
   }
 
   get atEnd(): boolean {
-    return this.#at === this.#bytes.length;
+    return this.#hasAll && this.#buffered === 0;
+  }
+
+  /** There is enough for a step. */
+  get isReady(): boolean {
+    return this.#hasAll || this.#buffered >= this.#wanted + reserveBytes;
+  }
+
+  /** Begins a step. */
+  rest(): void {
+    this.#stepLeft = this.#stepBytes;
+  }
+
+  /** So much was read in this step that it should end. Whoever reads many things asks after each. */
+  get isTired(): boolean {
+    return this.#stepLeft <= 0;
+  }
+
+  /** Waits until so many bytes can be read at once. */
+  *until(bytes: number): Steps {
+    this.#wanted = bytes;
+    while (!this.isReady) yield;
+    this.#wanted = 0;
+  }
+
+  /** Waits for the end. Throws if there is more. */
+  *end(): Steps {
+    yield;
+    if (!this.atEnd) throw new Error('snapshot is longer than its state');
   }
 
   u8(): number {
-    return this.#view.getUint8(this.#step(1));
+    const at = this.#step(1);
+    return this.#view.getUint8(at);
   }
 
   u32(): number {
-    return this.#view.getUint32(this.#step(4), true);
+    const at = this.#step(4);
+    return this.#view.getUint32(at, true);
   }
 
   i32(): number {
-    return this.#view.getInt32(this.#step(4), true);
+    const at = this.#step(4);
+    return this.#view.getInt32(at, true);
   }
 
   u64(): number {
@@ -159,11 +222,31 @@ export class ByteReader {
     this.bytes = this.#view.getUint32(at + 8, true);
   }
 
+  /** May replace the view, so it has to be called before the view is read. */
   #step(length: number): number {
+    if (this.#at + length > this.#bytes.length) this.#gather(length);
     const at = this.#at;
-    if (at + length > this.#bytes.length) throw new Error('snapshot ends too early');
     this.#at = at + length;
+    this.#stepLeft -= length;
     return at;
+  }
+
+  /** The bytes left and those behind them in one buffer, so that `length` of them can be read. */
+  #gather(length: number): void {
+    if (length > this.#buffered) throw new Error('snapshot ends too early');
+    const parts = [this.#bytes.subarray(this.#at)];
+    let gathered = parts[0]!.length;
+    let count = 0;
+    while (gathered < length) {
+      const part = this.#waiting[count++]!;
+      parts.push(part);
+      gathered += part.length;
+    }
+    this.#waiting.splice(0, count);
+    this.#waitingBytes -= gathered - parts[0]!.length;
+    this.#bytes = parts[0]!.length === 0 && count === 1 ? parts[1]! : Buffer.concat(parts, gathered);
+    this.#view = viewOf(this.#bytes);
+    this.#at = 0;
   }
 }
 

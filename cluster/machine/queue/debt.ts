@@ -3,7 +3,7 @@
 // Whatever held them is moved here as a whole, at a cost that does not depend on how much it holds. The order is that of the drops, so that
 // the state is the same on every replica, whatever was restored in between: a snapshot holds one list of messages.
 
-import type { ByteReader } from './bytes.ts';
+import type { ByteReader, Steps } from './bytes.ts';
 import { type ChunkPool, Fifo } from './fifo.ts';
 import type { Sections } from './images.ts';
 import { Leases, writeDropped } from './leases.ts';
@@ -70,6 +70,11 @@ export class Debt {
 
   capture(sections: Sections): void {
     sections.bytes.u32(this.length);
+    this.captureReferences(sections);
+  }
+
+  /** Only the messages. */
+  captureReferences(sections: Sections): void {
     for (const source of this.#sources) {
       if (source instanceof Leases) source.captureRows(sections, writeDropped);
       else if (source instanceof Fifo) source.captureRows(sections);
@@ -78,9 +83,9 @@ export class Debt {
   }
 
   /** Of an empty object. Counts each message as live. */
-  restore(reader: ByteReader, live: LiveCounts): void {
+  *restore(reader: ByteReader, live: LiveCounts): Steps {
     const fifo = new Fifo(this.#pool);
-    fifo.restore(reader, live);
+    yield* fifo.restore(reader, live);
     this.addFifo(fifo);
   }
 }

@@ -7,7 +7,7 @@
 // Words are only ever written behind those that are there, so an image may refer to a chunk as long as the chunk is not used anew: while
 // images are about, the pool takes none back.
 
-import type { ByteReader } from './bytes.ts';
+import type { ByteReader, Steps } from './bytes.ts';
 import { ChunkImage, type Rows, type Sections, type WriteRows, writtenAtOnceMax } from './images.ts';
 import type { LiveCounts } from './live.ts';
 
@@ -138,8 +138,9 @@ export class Fifo {
   }
 
   /** Appends what `capture` wrote, and counts each message as live. */
-  restore(reader: ByteReader, live: LiveCounts): void {
+  *restore(reader: ByteReader, live: LiveCounts): Steps {
     for (let count = reader.u32(); count > 0; count--) {
+      if (reader.isTired) yield;
       reader.reference();
       this.push(reader.index, reader.ordinal, reader.bytes);
       live.add(reader.index);

@@ -9,6 +9,9 @@ import type { ByteWriter } from './bytes.ts';
 /** Structures with up to this many messages are written down at once: an image of them would cost more. */
 export const writtenAtOnceMax = 128;
 
+/** In a reference: how long the message is, is known to its queues only. */
+export const unknownBytes = 0xffff_ffff;
+
 export interface Image {
   /** Goes on writing, at least something, until the writer has `bytesMax` bytes or more. True: that was all. */
   write(writer: ByteWriter, bytesMax: number): boolean;

@@ -11,7 +11,7 @@
 //
 // Reading and settling go through a cursor: `seek`, then `advance` until it says that there is no more. `push` makes it invalid.
 
-import type { ByteReader, ByteWriter } from './bytes.ts';
+import type { ByteReader, ByteWriter, Steps } from './bytes.ts';
 import { ChunkImage, type Rows, type Sections, type WriteRows, writtenAtOnceMax } from './images.ts';
 import type { LiveCounts } from './live.ts';
 
@@ -160,10 +160,11 @@ export class Leases {
   }
 
   /** Of an empty object. Counts each message as live, and returns the sum of their bytes. */
-  restore(reader: ByteReader, live: LiveCounts): number {
+  *restore(reader: ByteReader, live: LiveCounts): Steps<number> {
     const next = reader.u64();
     let bytes = 0;
     for (let count = reader.u32(); count > 0; count--) {
+      if (reader.isTired) yield;
       reader.reference();
       const history = reader.u32();
       this.next = reader.u64();

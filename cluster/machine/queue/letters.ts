@@ -7,7 +7,7 @@
 // Invariant: a policy is known here while it has letters, or rows of the outbox that were letters, or once had some and is still its
 // queue's own. By its policy whoever sends a letter on knows the exchange and the key that it goes with.
 
-import type { ByteReader } from './bytes.ts';
+import type { ByteReader, Steps } from './bytes.ts';
 import type { Sections } from './images.ts';
 import { RowFifo } from './rows.ts';
 
@@ -140,16 +140,22 @@ export class Letters {
     this.#rows.capture(sections);
   }
 
+  /** Only the messages. */
+  captureReferences(sections: Sections): void {
+    this.#rows.captureReferences(sections);
+  }
+
   /** Of an empty object. Shows each message, and each policy that is its queue's own. */
-  restore(
+  *restore(
     reader: ByteReader,
     visit: (index: number, ordinal: number) => void,
     visitCurrent: (policy: Policy) => void,
-  ): void {
+  ): Steps {
     this.routed = reader.u64();
     this.routedBy = reader.u64();
     this.#nextPolicy = reader.u32();
     for (let count = reader.u32(); count > 0; count--) {
+      if (reader.isTired) yield;
       const [id, flags, uid] = [reader.u32(), reader.u8(), reader.u32()];
       const [vhost, queueName, exchange, key] = [reader.text(), reader.text(), reader.text(), reader.text()];
       const routingKey = (flags & 2) === 0 ? null : key;
@@ -159,7 +165,7 @@ export class Letters {
       this.#policies.set(id, policy);
       if (policy.current) visitCurrent(policy);
     }
-    this.#rows.restore(reader, (index, ordinal, values) => {
+    yield* this.#rows.restore(reader, (index, ordinal, values) => {
       this.retain(values[0]!);
       visit(index, ordinal);
     });

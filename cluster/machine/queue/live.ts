@@ -44,6 +44,16 @@ export class LiveCounts {
     return this.#pages.get(Math.floor(index / pageEntries))?.counts[index & (pageEntries - 1)] ?? 0;
   }
 
+  /** Live references of entries [first, last]. */
+  sum(first: number, last: number): number {
+    if (first === last) return this.count(first);
+    let sum = 0;
+    for (const page of this.#within(first, last))
+      for (let index = start(page, first), end = stop(page, last); index <= end; index++)
+        sum += page.counts[index & (pageEntries - 1)]!;
+    return sum;
+  }
+
   /** Is an entry of [first, last] live? */
   has(first: number, last: number): boolean {
     if (first === last) return this.count(first) > 0;
@@ -53,14 +63,16 @@ export class LiveCounts {
     return false;
   }
 
-  /** Live entries of [first, last], ascending. */
-  list(first: number, last: number): number[] {
-    const pages = [...this.#within(first, last)].sort((a, b) => a.number - b.number);
-    const indices: number[] = [];
-    for (const page of pages)
+  /** Live entries of [first, last], ascending. Counts may change while it is read: what dies meanwhile may or may not come. */
+  *list(first: number, last: number): Generator<number> {
+    // Numbers, not pages: one that goes meanwhile is let go.
+    const numbers = Float64Array.from(this.#within(first, last), (page) => page.number).sort();
+    for (const number of numbers) {
+      const page = this.#pages.get(number);
+      if (page === undefined) continue;
       for (let index = start(page, first), end = stop(page, last); index <= end; index++)
-        if (page.counts[index & (pageEntries - 1)]! > 0) indices.push(index);
-    return indices;
+        if (page.counts[index & (pageEntries - 1)]! > 0) yield index;
+    }
   }
 
   clear(): void {

@@ -5,7 +5,8 @@
 // - A message made of parts is known here as long as somebody refers to it: each queue that it is in, each dead letter, each outbox row.
 // - The entry of every part is counted as live once while it waits, and once while its message is known.
 
-import type { ByteReader, ByteWriter } from './bytes.ts';
+import type { ByteReader, ByteWriter, Steps } from './bytes.ts';
+import { unknownBytes } from './images.ts';
 import type { LiveCounts } from './live.ts';
 
 /** A body of 1 GiB. */
@@ -132,13 +133,23 @@ export class Parts {
     }
   }
 
+  /** Where parts lie, each as often as it counts as live. */
+  writeReferences(writer: ByteWriter): void {
+    for (const { places } of this.#waiting.values())
+      for (const { index, ordinal } of places) writer.reference(index, ordinal, unknownBytes);
+    for (const wholes of this.#wholes.values())
+      for (const { places } of wholes)
+        for (const { index, ordinal } of places) writer.reference(index, ordinal, unknownBytes);
+  }
+
   /** Of an empty object. Counts the parts as live. */
-  restore(reader: ByteReader): void {
+  *restore(reader: ByteReader): Steps {
     for (let count = reader.u32(); count > 0; count--) {
       const [node, bytes] = [reader.u32(), reader.u64()];
       this.#waiting.set(node, { bytes, places: this.#restorePlaces(reader) });
     }
     for (let count = reader.u32(); count > 0; count--) {
+      if (reader.isTired) yield;
       const index = reader.u64();
       for (let wholes = reader.u32(); wholes > 0; wholes--) {
         const [ordinal, references] = [reader.u32(), reader.u32()];

@@ -7,7 +7,7 @@
 // Invariants: no chunk is empty. Of a chunk that an image holds (`shared`) only slots behind its end at that time are written; all else
 // goes to a copy.
 
-import type { ByteReader, ByteWriter } from './bytes.ts';
+import type { ByteReader, ByteWriter, Steps } from './bytes.ts';
 import { ChunkImage, type Rows, type Sections, type WriteRows, writtenAtOnceMax } from './images.ts';
 import type { LiveCounts } from './live.ts';
 
@@ -114,8 +114,9 @@ export class Returned {
   }
 
   /** Of an empty object. Counts each message as live. */
-  restore(reader: ByteReader, live: LiveCounts): void {
+  *restore(reader: ByteReader, live: LiveCounts): Steps {
     for (let count = reader.u32(); count > 0; count--) {
+      if (reader.isTired) yield;
       reader.reference();
       this.push(reader.index, reader.ordinal, reader.bytes, reader.u32());
       live.add(reader.index);

@@ -5,8 +5,8 @@
 //
 // Words once written never change, and a chunk is never used again: an image stays true by itself.
 
-import type { ByteReader, ByteWriter } from './bytes.ts';
-import { ChunkImage, type Rows, type Sections, writtenAtOnceMax } from './images.ts';
+import type { ByteReader, ByteWriter, Steps } from './bytes.ts';
+import { ChunkImage, type Rows, type Sections, unknownBytes, type WriteRows, writtenAtOnceMax } from './images.ts';
 
 /** Words per chunk: of the first one, and of all others. A row that needs more gets a chunk of its own. */
 const firstChunkWords = 64;
@@ -89,17 +89,18 @@ export class RowFifo {
   /** The bytes do not depend on how the rows lie in chunks. */
   capture(sections: Sections): void {
     sections.bytes.u32(this.length);
-    const image = this.length > writtenAtOnceMax ? new ChunkImage(writeWords) : null;
-    for (let chunk = this.#head; chunk !== null; chunk = chunk.next) {
-      if (image !== null) image.add(chunk, chunk.start, chunk.end);
-      else writeWords(sections.bytes, chunk, chunk.start, chunk.end);
-    }
-    if (image !== null) sections.add(image);
+    this.#captureRows(sections, writeWords);
+  }
+
+  /** Only the messages, without their bytes, which are not known here. */
+  captureReferences(sections: Sections): void {
+    this.#captureRows(sections, writeReferences);
   }
 
   /** Appends what `capture` wrote, and shows each row. */
-  restore(reader: ByteReader, visit: (index: number, ordinal: number, values: readonly number[]) => void): void {
+  *restore(reader: ByteReader, visit: (index: number, ordinal: number, values: readonly number[]) => void): Steps {
     for (let rows = reader.u32(); rows > 0; rows--) {
+      if (reader.isTired) yield;
       const low = reader.u32();
       const high = reader.u32();
       const values: number[] = [];
@@ -108,6 +109,15 @@ export class RowFifo {
       this.push(index, high & 0xffff, values);
       visit(index, high & 0xffff, values);
     }
+  }
+
+  #captureRows(sections: Sections, writeRows: WriteRows): void {
+    const image = this.length > writtenAtOnceMax ? new ChunkImage(writeRows) : null;
+    for (let chunk = this.#head; chunk !== null; chunk = chunk.next) {
+      if (image !== null) image.add(chunk, chunk.start, chunk.end);
+      else writeRows(sections.bytes, chunk, chunk.start, chunk.end);
+    }
+    if (image !== null) sections.add(image);
   }
 
   #grow(count: number): Chunk {
@@ -124,5 +134,10 @@ export class RowFifo {
 function writeWords(writer: ByteWriter, { words }: Rows, from: number, to: number): void {
   for (let at = from; at < to; at++) writer.u32(words[at]!);
 }
+
+const writeReferences: WriteRows = (writer, { words }, from, to) => {
+  for (let at = from; at < to; at += headWords + words[at + 2]!)
+    writer.reference(indexAt(words, at), words[at + 1]! & 0xffff, unknownBytes);
+};
 
 const indexAt = (words: Uint32Array, at: number): number => words[at]! + (words[at + 1]! >>> 16) * 0x1_0000_0000;

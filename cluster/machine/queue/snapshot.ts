@@ -10,8 +10,8 @@
 // A queue is captured (its small values written down, its large structures as images) when its turn comes, or before it is touched for the
 // first time, whichever is first. Everything else is captured at the beginning.
 
-import type { PipeSink, SnapshotPieces } from '../machine.ts';
-import { type ByteReader, ByteWriter } from './bytes.ts';
+import type { SnapshotPieces } from '../machine.ts';
+import { type ByteReader, ByteWriter, type Steps } from './bytes.ts';
 import { Stamps } from './due.ts';
 import { type QueueImage, Sections, writtenAtOnceMax } from './images.ts';
 import { Leases, writeReturning } from './leases.ts';
@@ -129,29 +129,29 @@ export class StoreSnapshot implements SnapshotPieces {
   }
 }
 
-/** Whom an owner's leases are to be told from now on. */
-export type SinkOf = (node: number, incarnation: number) => PipeSink | null;
-
-/** Fills an empty store. */
-export function restoreStore(reader: ByteReader, store: QueueStore, sinkOf: SinkOf): void {
+/** Fills an empty store. Its owners tell nobody yet. */
+export function* restoreStore(reader: ByteReader, store: QueueStore): Steps {
   store.suspicions.restore(reader);
   const texts: string[] = [];
-  for (let count = reader.u32(); count > 0; count--) restoreQueue(reader, store, texts, sinkOf);
+  for (let count = reader.u32(); count > 0; count--) {
+    if (reader.isTired) yield;
+    yield* restoreQueue(reader, store, texts);
+  }
   for (let count = reader.u32(); count > 0; count--) store.pendingRemovals.add(reader.u32());
   store.restoreWork(restoreUids(reader), restoreUids(reader));
-  store.debt.restore(reader, store.live);
+  yield* store.debt.restore(reader, store.live);
   const countLive = (index: number) => store.live.add(index);
-  store.letters.restore(reader, countLive, (policy) => {
+  yield* store.letters.restore(reader, countLive, (policy) => {
     const queue = store.queues.get(policy.terms.uid);
     if (queue === undefined) throw new Error(`dead letters of queue ${policy.terms.uid}, which is not there`);
     queue.policy = policy;
   });
-  store.outbox.restore(reader, (index, _ordinal, mark) => {
+  yield* store.outbox.restore(reader, (index, _ordinal, mark) => {
     countLive(index);
     store.letters.retain(mark);
   });
   store.inbox.restore(reader);
-  store.parts.restore(reader);
+  yield* store.parts.restore(reader);
   store.expiry.now = reader.u64();
 }
 
@@ -230,7 +230,7 @@ function captureConsumer(sections: Sections, consumer: Consumer): void {
   consumer.leases.capture(sections);
 }
 
-function restoreQueue(reader: ByteReader, store: QueueStore, texts: string[], sinkOf: SinkOf): void {
+function* restoreQueue(reader: ByteReader, store: QueueStore, texts: string[]): Steps {
   const uid = reader.u32();
   const text = reader.u32();
   if (text === texts.length) texts.push(reader.text());
@@ -245,24 +245,28 @@ function restoreQueue(reader: ByteReader, store: QueueStore, texts: string[], si
     queue.stamps = new Stamps();
     queue.stamps.restore(reader);
   }
-  queue.fifo.restore(reader, store.live);
+  yield* queue.fifo.restore(reader, store.live);
   const returned = new Returned();
-  returned.restore(reader, store.live);
+  yield* returned.restore(reader, store.live);
   queue.bytes = queue.fifo.totalBytes + returned.totalBytes;
   if (returned.length > 0) queue.returned = returned;
-  restoreLeaving(reader, store, queue);
+  yield* restoreLeaving(reader, store, queue);
   const attached = reader.u32();
   if (attached === 0) return;
   const consumers: Consumer[] = [];
-  for (let i = 0; i < attached; i++) consumers.push(restoreConsumer(reader, store, queue, sinkOf));
+  for (let i = 0; i < attached; i++) {
+    if (reader.isTired) yield;
+    consumers.push(yield* restoreConsumer(reader, store, queue));
+  }
   for (let count = reader.u32(); count > 0; count--) queue.wait(consumers[reader.u32()]!);
 }
 
-function restoreLeaving(reader: ByteReader, store: QueueStore, queue: Queue): void {
+function* restoreLeaving(reader: ByteReader, store: QueueStore, queue: Queue): Steps {
   const count = reader.u32();
   if (count === 0) return;
   const leases = new Leases();
   for (let left = count; left > 0; left--) {
+    if (reader.isTired) yield;
     reader.reference();
     leases.push(reader.index, reader.ordinal, reader.bytes, reader.u32());
     store.live.add(reader.index);
@@ -272,7 +276,7 @@ function restoreLeaving(reader: ByteReader, store: QueueStore, queue: Queue): vo
   queue.unsettled += count;
 }
 
-function restoreConsumer(reader: ByteReader, store: QueueStore, queue: Queue, sinkOf: SinkOf): Consumer {
+function* restoreConsumer(reader: ByteReader, store: QueueStore, queue: Queue): Steps<Consumer> {
   const node = reader.u32();
   const incarnation = reader.u64();
   const number = reader.u32();
@@ -283,11 +287,12 @@ function restoreConsumer(reader: ByteReader, store: QueueStore, queue: Queue, si
   const unsettledMax = reader.u32();
   const grantedTo = reader.u64();
   const tag = reader.text();
-  const owner = store.owner(node, incarnation, sinkOf(node, incarnation));
+  const owner = store.owner(node, incarnation, null);
   const consumer = store.place(owner, queue, { number, mode, priority, flags, tag, unsettledMax, grantedTo });
   if (exclusive) queue.exclusive = consumer;
   if (mode === ConsumerMode.active) queue.consumers++;
-  queue.bytes += consumer.leases.restore(reader, store.live);
+  const leased = yield* consumer.leases.restore(reader, store.live);
+  queue.bytes += leased;
   queue.unsettled += consumer.leases.unsettled;
   return consumer;
 }

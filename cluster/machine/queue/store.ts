@@ -22,7 +22,7 @@ import { Parts } from './parts.ts';
 import { Consumer, ConsumerMode, type ConsumerOptions, type Owner, Queue, type QueueIdentity } from './queue.ts';
 import { Suspicions } from './suspicions.ts';
 
-/** What one entry may do. Part of the machine's version: all replicas must agree. */
+/** What one entry may do. Part of the machine's version (`versions.ts`): all replicas must agree. */
 export interface StoreBounds {
   /** Dropped messages worked off with each entry. */
   readonly debtPerEntryMax: number;
@@ -42,7 +42,7 @@ export const storeBounds: StoreBounds = {
 };
 
 /** A snapshot under way, as far as the store knows it. */
-interface QueueCapture {
+export interface QueueCapture {
   /** The queue is about to change, for the first time since the snapshot began. */
   capture(queue: Queue): QueueImage;
   close(): void;
@@ -72,15 +72,16 @@ export class QueueStore {
   /** What the entry being applied may still return and assign. */
   #returnsLeft = 0;
   #assignmentsLeft = 0;
-  readonly #bounds: StoreBounds;
+  /** Those of the version that the state is of. */
+  bounds: StoreBounds;
   /** Number of the last snapshot begun, and the one under way. */
   epoch = 0;
   #snapshot: QueueCapture | null = null;
 
   constructor(bounds: StoreBounds) {
-    this.#bounds = bounds;
+    this.bounds = bounds;
     this.debt = new Debt(this.#pool);
-    this.expiry = new Expiry(this, bounds.duePerEntryMax);
+    this.expiry = new Expiry(this);
   }
 
   /** What this entry did, for the state hash. */
@@ -168,16 +169,16 @@ export class QueueStore {
 
   /** An entry with this stamp begins: what one entry may do at once may be done again, and what has fallen due is done. */
   begin(stamp: number): void {
-    this.#returnsLeft = this.#bounds.returnsPerEntryMax;
-    this.#assignmentsLeft = this.#bounds.assignmentsPerEntryMax;
+    this.#returnsLeft = this.bounds.returnsPerEntryMax;
+    this.#assignmentsLeft = this.bounds.assignmentsPerEntryMax;
     this.expiry.advance(stamp);
   }
 
   /** Goes on with work that was left, as far as one entry may. */
   workOff(): void {
     this.#returnLeaving();
-    this.debt.workOff(this.#bounds.debtPerEntryMax, this);
-    this.outbox.workOff(this.#bounds.debtPerEntryMax, this, this.letters);
+    this.debt.workOff(this.bounds.debtPerEntryMax, this);
+    this.outbox.workOff(this.bounds.debtPerEntryMax, this, this.letters);
     this.assign();
   }
 
@@ -386,6 +387,11 @@ export class QueueStore {
   /** Before anything of a queue, its consumers or their leases changes: a snapshot under way must have it as it was. */
   touch(queue: Queue): void {
     if (queue.epoch !== this.epoch) this.#capture(queue);
+  }
+
+  /** Somebody is to hear of queues before they change. */
+  get isCaptured(): boolean {
+    return this.#snapshot !== null;
   }
 
   /** From now on the snapshot hears of queues before they change. Another one hears no more. */

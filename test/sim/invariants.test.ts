@@ -1,0 +1,244 @@
+// Each invariant against replicas that were made up: what breaks it is found, what does not is let pass.
+
+import { type Configuration, initialConfiguration } from 'raft-ts';
+import { describe, expect, test } from 'vitest';
+import type { LogEntry } from '../../cluster/log/types.ts';
+import type { WatchedReplica } from '../../cluster/options.ts';
+import { InvariantError, Invariants, quorumsMeet } from './invariants.ts';
+import { Marks } from './marks.ts';
+
+const configuration = initialConfiguration([1, 2, 3]);
+
+/** One replica of group 1, as its cores and machine would show themselves. */
+class Fake {
+  readonly id = 1;
+  /** Terms of the entries from index 1 on, and their contents. */
+  terms: number[] = [];
+  contents: number[] = [];
+  term = 1;
+  role = 'follower';
+  commit = 0;
+  persistedIndex = 0;
+  appliedIndex = 0;
+  hash = 0;
+  repairing = false;
+  halted: Error | null = null;
+
+  append(term: number, content: number, durable = true): this {
+    this.terms.push(term);
+    this.contents.push(content);
+    if (durable) this.persistedIndex = this.terms.length;
+    return this;
+  }
+
+  /** Its present state, under another identity: a process that was started again. */
+  again(): Fake {
+    const copy = Object.assign(new Fake(), this);
+    copy.terms = this.terms.slice(0, this.persistedIndex);
+    copy.contents = this.contents.slice(0, this.persistedIndex);
+    copy.role = 'follower';
+    return copy;
+  }
+
+  get replica(): WatchedReplica {
+    const fake = this;
+    const raft = {
+      get term() {
+        return fake.term;
+      },
+      get role() {
+        return fake.role;
+      },
+      get commit() {
+        return fake.commit;
+      },
+      get lastIndex() {
+        return fake.terms.length;
+      },
+      get persistedIndex() {
+        return fake.persistedIndex;
+      },
+      termAt: (index: number) => (index === 0 ? 0 : fake.terms[index - 1]),
+      configurationAt: () => configuration,
+      status: () => ({ configuration, repairing: fake.repairing }),
+    };
+    const machine = { stateHash: () => fake.hash };
+    return Object.defineProperties({ id: 1, raft, machine } as unknown as WatchedReplica, {
+      appliedIndex: { get: () => fake.appliedIndex },
+      halted: { get: () => fake.halted },
+    });
+  }
+
+  cached(index: number): LogEntry | undefined {
+    const term = this.terms[index - 1];
+    if (term === undefined) return undefined;
+    const checksum = this.contents[index - 1]!;
+    return { kind: 'data', index, term, bytes: 1, data: { checksum } } as unknown as LogEntry;
+  }
+}
+
+class Stage {
+  readonly marks = new Marks();
+  readonly invariants = new Invariants(this.marks);
+  readonly fakes = new Map<number, Fake>();
+
+  constructor(nodes = 3) {
+    for (let node = 1; node <= nodes; node++) this.open(node, new Fake());
+  }
+  open(node: number, fake: Fake): void {
+    this.fakes.set(node, fake);
+    const log = { cached: (_group: number, index: number) => fake.cached(index) };
+    this.invariants.opened(node, new Map([[1, fake.replica]]), log);
+  }
+  at(node: number): Fake {
+    return this.fakes.get(node)!;
+  }
+  /** The name of what is broken, or null. */
+  broken(): string | null {
+    try {
+      this.invariants.check();
+      return null;
+    } catch (error) {
+      if (error instanceof InvariantError) return error.invariant;
+      throw error;
+    }
+  }
+}
+
+describe('the invariants', () => {
+  test('R1 one leader per term', () => {
+    const stage = new Stage();
+    stage.at(1).role = 'leader';
+    expect(stage.broken()).toBeNull();
+    Object.assign(stage.at(2), { role: 'leader', term: 2 });
+    expect(stage.broken()).toBeNull();
+    expect(stage.marks.count('two leaders at once')).toBe(1);
+    stage.at(3).role = 'leader';
+    expect(stage.broken()).toBe('R1');
+  });
+
+  test('R2 equal entries, equal pasts', () => {
+    const stage = new Stage();
+    stage.at(1).append(1, 7);
+    stage.at(2).append(2, 8);
+    expect(stage.broken()).toBeNull();
+    stage.at(3).append(1, 9);
+    expect(stage.broken()).toBe('R2');
+    const past = new Stage();
+    past.at(1).append(1, 7).append(3, 1);
+    past.at(2).append(2, 8).append(3, 1);
+    expect(past.broken()).toBe('R2');
+  });
+
+  test('R2 also of what replaced something, to the same length', () => {
+    const stage = new Stage();
+    stage.at(1).append(1, 7);
+    stage.at(2).append(2, 8);
+    expect(stage.broken()).toBeNull();
+    stage.at(1).terms = [2];
+    stage.at(1).contents = [9];
+    expect(stage.broken()).toBe('R2');
+    expect(stage.marks.count('log truncated')).toBe(1);
+  });
+
+  test('R3 a new leader has all that was committed, an old one need not', () => {
+    for (const [term, broken] of [
+      [3, 'R3'],
+      [1, null],
+    ] as const) {
+      const stage = new Stage();
+      for (const node of [1, 2]) Object.assign(stage.at(node).append(2, 7), { term: 2 });
+      stage.at(1).commit = 1;
+      expect(stage.broken()).toBeNull();
+      Object.assign(stage.at(3), { role: 'leader', term });
+      expect(stage.broken()).toBe(broken);
+    }
+  });
+
+  test('R4 one entry per index is applied, R7 and makes the same state', () => {
+    for (const [content, hash, broken] of [
+      [7, 5, null],
+      [7, 6, 'R7'],
+      [8, 5, 'R4'],
+    ] as const) {
+      const stage = new Stage();
+      stage.at(1).append(1, 7);
+      stage.at(2).append(1, 7);
+      stage.at(3).append(2, content);
+      if (content === 7) stage.at(3).terms = [1];
+      Object.assign(stage.at(1), { commit: 1, appliedIndex: 1, hash: 5 });
+      expect(stage.broken()).toBeNull();
+      Object.assign(stage.at(3), { term: 2, commit: 1, appliedIndex: 1, hash });
+      expect(stage.broken()).toBe(broken);
+    }
+  });
+
+  test('R5 neither term nor commit falls', () => {
+    for (const change of [{ term: 0 }, { commit: 0 }]) {
+      const stage = new Stage();
+      for (const node of [1, 2]) stage.at(node).append(1, 7);
+      stage.at(1).commit = 1;
+      expect(stage.broken()).toBeNull();
+      Object.assign(stage.at(1), change);
+      expect(stage.broken()).toBe('R5');
+    }
+  });
+
+  test('R6 what is committed is on a quorum of disks, those of the dead included', () => {
+    const stage = new Stage();
+    stage.at(1).append(1, 7).commit = 1;
+    stage.at(2).append(1, 7, false);
+    expect(stage.broken()).toBe('R6');
+    const dead = new Stage();
+    dead.at(2).append(1, 7);
+    dead.invariants.ended(2);
+    dead.at(1).append(1, 7).commit = 1;
+    expect(dead.broken()).toBeNull();
+    const wiped = new Stage();
+    wiped.at(2).append(1, 7);
+    wiped.invariants.ended(2);
+    wiped.invariants.diskLost(2);
+    wiped.at(1).append(1, 7).commit = 1;
+    expect(wiped.broken()).toBe('R6');
+  });
+
+  test('R6 what was durable is there again, unless the replica says itself that it is not', () => {
+    const restarted = (change: Partial<Fake>) => {
+      const stage = new Stage();
+      stage.at(1).append(1, 7).append(1, 8).append(1, 9, false);
+      stage.invariants.ended(1);
+      const fake = Object.assign(stage.at(1).again(), change);
+      stage.open(1, fake);
+      return stage.broken();
+    };
+    expect(restarted({})).toBeNull();
+    expect(restarted({ terms: [1] })).toBe('R6');
+    expect(restarted({ terms: [1, 2] })).toBe('R6');
+    expect(restarted({ terms: [1], repairing: true })).toBeNull();
+    expect(restarted({ terms: [1], halted: new Error('damaged') })).toBeNull();
+  });
+
+  test('R5 the term of a leader, and of what is durable, is known after a restart', () => {
+    const stage = new Stage();
+    Object.assign(stage.at(1), { term: 4, role: 'leader' });
+    stage.invariants.ended(1);
+    stage.open(1, Object.assign(new Fake(), { term: 3 }));
+    expect(stage.broken()).toBe('R5');
+  });
+});
+
+test('R8 quorums of neighbouring configurations meet', () => {
+  const of = (...voters: number[]) => initialConfiguration(voters);
+  const joint = (outgoing: number[], voters: number[]): Configuration => ({
+    ...of(...voters),
+    outgoing,
+    autoLeave: true,
+  });
+  expect(quorumsMeet(of(1, 2, 3), joint([1, 2, 3], [3, 4, 5]))).toBe(true);
+  expect(quorumsMeet(joint([1, 2, 3], [3, 4, 5]), of(3, 4, 5))).toBe(true);
+  expect(quorumsMeet(of(1, 2, 3), of(1, 2, 3, 4))).toBe(true);
+  expect(quorumsMeet(of(1, 2, 3), of(3, 4, 5))).toBe(false);
+  expect(quorumsMeet(of(1, 2), of(2, 3))).toBe(true);
+  expect(quorumsMeet(of(1), of(1, 2))).toBe(true);
+  expect(quorumsMeet(of(1), of(2))).toBe(false);
+});

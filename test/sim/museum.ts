@@ -1,0 +1,169 @@
+// The bug museum: every known mistake that our code could have, put back in one at a time, and hunted by the simulator. A mistake that is not found
+// within its seeds means that the simulator is too weak.
+//
+// State owned: the children that hunt. Each has one mistake in its code (`museum/`), the mistakes are in `mutants/`. The code as it is runs
+// first, and every seed that caught a mutant: what it shows itself is no mutant's.
+
+import { spawn } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Hunt, Seen } from './museum/hunt.ts';
+import { applyEdit, compiledPath, type Mutant, type NoMutant, type Prey } from './museum/mutant.ts';
+import { mutants as all, noMutants } from './mutants/all.ts';
+
+export interface MuseumOptions {
+  /** Parts of names, or pitfalls: only these mutants. None: all. */
+  readonly only: readonly string[];
+  readonly firstSeed: number;
+  /** Children at a time. */
+  readonly jobs: number;
+  readonly print: (line: string) => void;
+  /** Default: all that there are. For tests, like `controlSeeds`. */
+  readonly mutants?: readonly Mutant[];
+  /** How many seeds of the code as it is run before. */
+  readonly controlSeeds?: number;
+}
+
+export interface Hunted {
+  readonly mutant: Mutant;
+  /** Null: it survived. */
+  readonly invariant: string | null;
+  readonly text: string;
+  /** How many seeds it took. */
+  readonly seeds: number;
+  readonly seed: number;
+  readonly milliseconds: number;
+}
+
+/** Longer than any seed takes: what a mutant hangs in. */
+const silentMillisecondsMax = 120_000;
+const controlSeeds: Record<Prey, number> = { raft: 40, cluster: 4 };
+
+const root = fileURLToPath(new URL(import.meta.url.includes('/dist/') ? '../../../' : '../../', import.meta.url));
+
+/** True if every mutant was caught, and nothing was found in the code as it is. */
+export async function runMuseum(options: MuseumOptions): Promise<boolean> {
+  const { print, only, jobs } = options;
+  const chosen = (options.mutants ?? all).filter(
+    ({ name, pitfall }) => only.length === 0 || only.some((part) => name.includes(part) || pitfall === part),
+  );
+  if (chosen.length === 0) {
+    print(`no mutant is called ${only.join(' or ')}`);
+    return false;
+  }
+  for (const mutant of chosen) checkEdit(mutant);
+  for (const prey of new Set(chosen.map((mutant) => mutant.prey))) {
+    const seeds = options.controlSeeds ?? controlSeeds[prey];
+    const control = await huntWith({ ...orderOf(null, options.firstSeed), prey, seeds });
+    if (control.invariant !== null) {
+      print(`the code as it is fails (${prey}, seed ${control.seed}): ${control.invariant}: ${control.text}`);
+      return false;
+    }
+    print(`the code as it is: ${seeds} seeds clean (${prey})`);
+  }
+  const hunted: Hunted[] = [];
+  const clean = new Map<string, Promise<Seen>>();
+  /** What the code as it is shows under the seed that caught a mutant. */
+  const controlOf = (mutant: Mutant, seed: number): Promise<Seen> => {
+    const key = `${mutant.prey} ${mutant.profile ?? 'all'} ${seed}`;
+    const known = clean.get(key);
+    if (known !== undefined) return known;
+    const control = huntWith({ ...orderOf(mutant, seed), mutant: null, seeds: 1 });
+    clean.set(key, control);
+    return control;
+  };
+  let isClean = true;
+  const waiting = [...chosen];
+  const worker = async () => {
+    for (let mutant = waiting.shift(); mutant !== undefined; mutant = waiting.shift()) {
+      const begun = performance.now();
+      const found = await huntWith(orderOf(mutant, options.firstSeed));
+      const control = found.invariant === null ? found : await controlOf(mutant, found.seed);
+      if (control.invariant !== null) {
+        isClean = false;
+        print(`the code as it is fails (${mutant.prey}, seed ${found.seed}): ${control.invariant}: ${control.text}`);
+      }
+      const seeds = found.seed - options.firstSeed + 1;
+      const row = { mutant, ...found, seeds, milliseconds: performance.now() - begun };
+      hunted.push(row);
+      print(`${String(hunted.length).padStart(3)}/${chosen.length} ${rowOf(row)}`);
+    }
+  };
+  await Promise.all(Array.from({ length: jobs }, worker));
+  hunted.sort((left, right) => chosen.indexOf(left.mutant) - chosen.indexOf(right.mutant));
+  for (const line of tableOf(hunted, only.length === 0 ? noMutants : [])) print(line);
+  return isClean && hunted.every(({ invariant }) => invariant !== null);
+}
+
+/** Throws if the code has changed under a mutant. */
+export function checkEdit(mutant: Mutant): void {
+  const path = join(root, compiledPath(mutant.file));
+  if (!existsSync(path)) throw new Error(`mutant '${mutant.name}': there is no ${path}; build first`);
+  applyEdit(readFileSync(path, 'utf8'), mutant);
+}
+
+function orderOf(mutant: Mutant | null, first: number): Hunt {
+  return {
+    mutant,
+    path: mutant === null ? '' : join(root, compiledPath(mutant.file)),
+    prey: mutant?.prey ?? 'raft',
+    profile: mutant?.profile ?? 'all',
+    first,
+    seeds: mutant?.seedsMax ?? 1,
+  };
+}
+
+function huntWith(order: Hunt): Promise<Seen> {
+  return new Promise((resolve, reject) => {
+    const script = join(root, 'dist/test/sim/museum/hunt.js');
+    const child = spawn(process.execPath, [script, JSON.stringify(order)], { stdio: ['ignore', 'pipe', 'pipe'] });
+    let last: Seen = { seed: order.first - 1, invariant: null, text: '' };
+    let [text, errors] = ['', ''];
+    const hangs = () => {
+      last = { seed: last.seed + 1, invariant: 'hang', text: 'the run does not end' };
+      child.kill('SIGKILL');
+    };
+    let timer = setTimeout(hangs, silentMillisecondsMax);
+    child.stdout.on('data', (chunk: Buffer) => {
+      clearTimeout(timer);
+      timer = setTimeout(hangs, silentMillisecondsMax);
+      text += chunk.toString();
+      const lines = text.split('\n');
+      text = lines.pop()!;
+      for (const line of lines) if (line.startsWith('{')) last = JSON.parse(line) as Seen;
+    });
+    child.stderr.on('data', (chunk: Buffer) => {
+      errors += chunk.toString();
+    });
+    child.on('error', reject);
+    child.on('close', (code) => {
+      clearTimeout(timer);
+      // A mistake that ends the whole process, before its seed was over, is found as well.
+      if (code !== 0 && last.invariant === null)
+        last = { seed: last.seed + 1, invariant: 'crash', text: errors.slice(0, 2000) };
+      resolve(last);
+    });
+  });
+}
+
+function rowOf({ mutant, invariant, seeds, milliseconds }: Hunted): string {
+  const found = invariant === null ? `SURVIVED ${seeds} seeds` : `${String(seeds).padStart(4)} seeds  ${invariant}`;
+  return `${mutant.pitfall.padStart(4)}  ${mutant.name.padEnd(44)} ${found} (${(milliseconds / 1000).toFixed(1)} s)`;
+}
+
+function tableOf(hunted: readonly Hunted[], none: readonly NoMutant[]): string[] {
+  const survivors = hunted.filter(({ invariant }) => invariant === null);
+  return [
+    '',
+    '| pitfall | mutant | seeds needed | caught by |',
+    '|---|---|---|---|',
+    ...hunted.map(
+      ({ mutant: { pitfall, mistake }, invariant, seeds, seed }) =>
+        `| ${pitfall} | ${mistake} | ${invariant === null ? `**none of ${seeds}**` : `${seeds} (seed ${seed})`} | ${invariant ?? '**survived**'} |`,
+    ),
+    ...none.map(({ pitfall, mistake, why }) => `| ${pitfall} | ${mistake} | – | no mutant: ${why} |`),
+    '',
+    `${hunted.length} mutants, ${hunted.length - survivors.length} caught${survivors.length === 0 ? '' : `; NOT CAUGHT: ${survivors.map(({ mutant }) => mutant.name).join(', ')}`}`,
+  ];
+}

@@ -1,0 +1,65 @@
+// What a mutant is: one exact edit of compiled production code, which puts a known mistake back in. Production itself has no switch for any of it.
+//
+// The edit is applied in memory while a child process loads the file (`loader.ts`). `find` is written as in the source, without types, and must
+// occur exactly once; layout does not matter, nor do the kinds of quotes.
+
+/** `raft`: one group of cores, nothing else: a hundred times as many elections a second. `cluster`: the whole of it. */
+export type Prey = 'raft' | 'cluster';
+
+export interface Mutant {
+  readonly name: string;
+  /** The number of the pitfall in the project's list (1 to 37), or the row of a scenario (A1 to C5). */
+  readonly pitfall: string;
+  /** The mistake, in a few words. */
+  readonly mistake: string;
+  /** From the root of the repository, as in the source: `cluster/raft-ts/src/core.ts`. */
+  readonly file: string;
+  readonly find: string;
+  readonly replace: string;
+  readonly prey: Prey;
+  /** Within so many seeds it has to be caught. */
+  readonly seedsMax: number;
+  /** What the seeds are drawn with; default: all faults. */
+  readonly profile?: 'network' | 'disk' | 'membership' | 'all';
+}
+
+/** A pitfall that is no mutant, and why. */
+export interface NoMutant {
+  readonly pitfall: string;
+  readonly mistake: string;
+  readonly why: string;
+}
+
+/** Where the compiler puts a source file. */
+export function compiledPath(file: string): string {
+  const raft = 'cluster/raft-ts/src/';
+  const compiled = file.replace(/\.ts$/, '.js');
+  return compiled.startsWith(raft) ? `cluster/raft-ts/dist/${compiled.slice(raft.length)}` : `dist/${compiled}`;
+}
+
+/** The source with the mistake in it. Throws unless what is looked for is there exactly once. */
+export function applyEdit(source: string, { name, file, find, replace }: Mutant): string {
+  const found = [...source.matchAll(patternOf(find))];
+  if (found.length !== 1)
+    throw new Error(`mutant '${name}': ${file} has ${found.length} places like this, not one: ${find}`);
+  const [match] = found;
+  const at = match!.index;
+  return source.slice(0, at) + replace + source.slice(at + match![0].length);
+}
+
+const isWord = (token: string): boolean => /^[\w$#]/.test(token);
+
+function patternOf(find: string): RegExp {
+  const tokens = find.match(/'[^']*'|[\w$#]+|[^\s\w$#']/g)!;
+  const parts = tokens.map((token, i) => {
+    const quoted = token.startsWith("'") ? `['"]${escaped(token.slice(1, -1))}['"]` : escaped(token);
+    const next = tokens[i + 1];
+    if (next === undefined) return quoted;
+    if (isWord(token) && isWord(next)) return `${quoted}\\s+`;
+    // A list that is laid out line by line may end with a comma.
+    return /[)\]}]/.test(next) && token !== ',' ? `${quoted}\\s*,?\\s*` : `${quoted}\\s*`;
+  });
+  return new RegExp(parts.join(''), 'g');
+}
+
+const escaped = (text: string): string => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');

@@ -1,0 +1,8 @@
+// All mutants of the museum, and the pitfalls that are none.
+
+import type { Mutant, NoMutant } from '../museum/mutant.ts';
+import { clusterMutants, clusterNoMutants } from './cluster.ts';
+import { raftMutants, raftNoMutants } from './raft.ts';
+
+export const mutants: readonly Mutant[] = [...raftMutants, ...clusterMutants];
+export const noMutants: readonly NoMutant[] = [...raftNoMutants, ...clusterNoMutants];

@@ -1,0 +1,87 @@
+// What a seed decides before anything runs: how many nodes, with which bounds, under which load, for how long.
+//
+// Bounds are small, so that a short run sees many log files, snapshots, truncations and replicas that are far behind.
+
+import { type ClusterLimits, defaultLimits } from '../../cluster/index.ts';
+import { createMemoryRandom } from '../support/memory-random.ts';
+import type { Profile } from './faults/target.ts';
+import type { Workload } from './workload.ts';
+import { workloads } from './workloads/all.ts';
+
+export interface SeedOptions {
+  readonly seed: number;
+  readonly profile: Profile;
+  /** Null: by the seed. */
+  readonly nodes: number | null;
+  /** Kinds of faults that the run must not have. */
+  readonly without?: readonly string[];
+}
+
+export interface Plan {
+  readonly seed: number;
+  readonly profile: Profile;
+  readonly without: readonly string[];
+  readonly nodes: number;
+  /** Not by the seed. */
+  readonly fixedNodes: boolean;
+  readonly limits: ClusterLimits;
+  readonly workloads: readonly Workload[];
+  /** How long faults are injected. */
+  readonly busyMilliseconds: number;
+}
+
+const kib = 1024;
+
+export function planOf(options: SeedOptions): Plan {
+  const random = createMemoryRandom(options.seed);
+  const pick = <T>(...from: readonly T[]): T => from[random.integer(from.length)]!;
+  const nodes = options.nodes ?? pick(3, 3, 3, 3, 3, 3, 5, 1);
+  const shards = pick(1, 2, 3);
+  const limits = limitsOf(pick, shards);
+  const mix = [...workloads].sort((a, b) => (a.name < b.name ? -1 : 1));
+  const chosen: Workload[] = [];
+  for (let left = 2 + random.integer(2); left > 0; left--) chosen.push(mix.splice(random.integer(mix.length), 1)[0]!);
+  return {
+    seed: options.seed,
+    profile: options.profile,
+    without: options.without ?? [],
+    nodes,
+    fixedNodes: options.nodes !== null,
+    limits,
+    workloads: chosen,
+    busyMilliseconds: 20_000 + random.integer(30_000),
+  };
+}
+
+function limitsOf(pick: <T>(...from: readonly T[]) => T, shards: number): ClusterLimits {
+  return {
+    ...defaultLimits,
+    shards,
+    tickMilliseconds: pick(50, 100, 100),
+    electionTicks: pick(8, 12),
+    appendBytesMax: pick(64 * kib, 1024 * kib),
+    inflightMessagesMax: pick(4, 256),
+    snapshotChunkBytes: pick(2 * kib, 256 * kib),
+    snapshotEveryBytes: pick(32 * kib, 128 * kib, 1024 * kib),
+    snapshotEveryEntries: pick(50, 300, 5_000),
+    parkedBatchesMax: pick(3, 1_000),
+    pipe: { ...defaultLimits.pipe, batchesInFlightMax: pick(1, 3), deadlineMilliseconds: pick(5_000, 15_000) },
+    log: {
+      ...defaultLimits.log,
+      fileBytesMax: pick(32 * kib, 128 * kib, 1024 * kib),
+      cacheBytesMax: pick(8 * kib, 256 * kib, 4096 * kib),
+      keptBytesMax: pick(8 * kib, 64 * kib, 1024 * kib),
+      pressureBytes: pick(512 * kib, 8192 * kib),
+    },
+  };
+}
+
+/** For people: what a seed runs with. */
+export function describePlan({ nodes, limits, workloads: chosen, busyMilliseconds, profile }: Plan): string {
+  const { shards, log, snapshotEveryEntries, snapshotEveryBytes } = limits;
+  const names = chosen.map(({ name }) => name).join(' ');
+  return (
+    `${nodes} nodes, ${shards} shards, profile ${profile}, ${(busyMilliseconds / 1000).toFixed(1)} s, workloads: ${names}; ` +
+    `files of ${log.fileBytesMax / kib} KiB, snapshots every ${snapshotEveryEntries} entries or ${snapshotEveryBytes / kib} KiB`
+  );
+}

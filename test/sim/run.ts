@@ -1,0 +1,317 @@
+// One seed is one run: a world, clients and faults by the seed, some time of all of them, then peace, in which everything has to come right.
+//
+// State owned: how far the run is, and what it found wrong first. A run ends at its first violation.
+// Nothing here decides by anything but the seed and the simulated time; `step` counts tasks and timers that ran.
+
+import { checkHistory, type HistoryEvent } from '../history.ts';
+import { drain } from './drain.ts';
+import { createFaults, type Faults } from './faults.ts';
+import { InvariantError } from './invariants.ts';
+import { markHistory } from './marks.ts';
+import { describePlan, type Plan } from './plan.ts';
+import type { Trace } from './trace.ts';
+import { type RunningWorkload, WorkloadContext } from './workload.ts';
+import { World } from './world.ts';
+
+export interface Violation {
+  /** The rule that was broken. */
+  readonly invariant: string;
+  readonly text: string;
+  readonly step: number;
+  /** Simulated time. */
+  readonly milliseconds: number;
+}
+
+export interface RunResult {
+  readonly seed: number;
+  readonly violation: Violation | null;
+  readonly hash: string;
+  readonly simulatedMilliseconds: number;
+  readonly steps: number;
+  /** By kind. */
+  readonly faults: Readonly<Record<string, number>>;
+  /** Interesting situations that it met. */
+  readonly marks: Readonly<Record<string, number>>;
+  readonly operations: number;
+  readonly events: number;
+}
+
+const stepsPerCheck = 256;
+const startMilliseconds = 20_000;
+/** Longer than a pipe's deadline: by then every publish has its outcome. */
+const idleMilliseconds = 20_000;
+const drainMilliseconds = 30_000;
+/** After the last fault: nodes that were declared gone have heard of it, and ended their sessions. */
+const calmMilliseconds = 8_000;
+
+/** What faults report that take something away that was durable. */
+const damages = ['damage', 'damage-at-rest', 'put-back'];
+/** What a process may end with by itself: its disk fails. An error without a code is a bug, whatever else is wrong. */
+const diskErrors = ['EIO', 'ENOSPC', 'failed'];
+
+class ViolationError extends Error {
+  readonly invariant: string;
+  constructor(invariant: string, text: string) {
+    super(text);
+    this.invariant = invariant;
+  }
+}
+
+export async function runSeed(plan: Plan, trace: Trace): Promise<RunResult> {
+  const run = new Run(plan, trace);
+  const violation = await run.go();
+  return run.result(violation);
+}
+
+class Run {
+  readonly #plan: Plan;
+  readonly #trace: Trace;
+  readonly #world: World;
+  readonly #contexts: WorkloadContext[] = [];
+  readonly #running: RunningWorkload[] = [];
+  readonly #faults: Faults;
+  /** Nodes whose durable bytes were damaged: they may stop, or replicas of them, until they have come right again. */
+  readonly #damaged = new Set<number>();
+  #steps = 0;
+  #traced = 0;
+  /** What was noticed where nothing may be thrown: the first of it. */
+  #noticed: Error | null = null;
+
+  constructor(plan: Plan, trace: Trace) {
+    this.#plan = plan;
+    this.#trace = trace;
+    this.#world = new World({
+      seed: plan.seed,
+      nodes: plan.nodes,
+      limits: plan.limits,
+      trace,
+      watcher: {
+        logged: (node, event, details) => this.#logged(node, event, details),
+        exited: (node, error) => this.#exited(node, error),
+      },
+    });
+    this.#faults = createFaults({
+      seed: plan.seed,
+      profile: plan.profile,
+      without: plan.without,
+      target: this.#world,
+      report: (kind, details) => {
+        trace.line('faults', `${kind} ${JSON.stringify(details)}`);
+        if (damages.includes(kind)) this.#damaged.add(Number(details.node));
+      },
+    });
+  }
+
+  async go(): Promise<Violation | null> {
+    const rejected = (reason: unknown) => {
+      this.#noticed ??= reason instanceof Error ? reason : new Error(String(reason));
+    };
+    process.on('unhandledRejection', rejected);
+    try {
+      this.#trace.line('sim', describePlan(this.#plan));
+      await this.#begin();
+      await this.#busy();
+      await this.#calm();
+      await this.#end();
+      return null;
+    } catch (error) {
+      return this.#violation(error instanceof Error ? error : new Error(String(error)));
+    } finally {
+      this.#world.end();
+      process.off('unhandledRejection', rejected);
+    }
+  }
+
+  result(violation: Violation | null): RunResult {
+    const { marks, history } = this.#world;
+    markHistory(marks, history.events);
+    return {
+      seed: this.#plan.seed,
+      violation,
+      hash: this.#trace.hash,
+      simulatedMilliseconds: this.#world.clock.now(),
+      steps: this.#steps,
+      faults: { ...this.#faults.counts },
+      marks: marks.all(),
+      operations: this.#contexts.reduce((sum, { operations }) => sum + operations, 0),
+      events: this.#world.history.events.length,
+    };
+  }
+
+  // ---- phases ----
+
+  async #begin(): Promise<void> {
+    this.#world.startAll();
+    await this.#untilOr(
+      () => this.#allServe(),
+      startMilliseconds,
+      'liveness',
+      () => 'the cluster does not begin',
+    );
+    for (const workload of this.#plan.workloads) {
+      const context = new WorkloadContext(this.#world, workload.name, this.#world.stream(workload.name));
+      this.#contexts.push(context);
+      this.#running.push(workload.start(context));
+    }
+  }
+
+  async #busy(): Promise<void> {
+    this.#faults.start();
+    await this.#until(() => false, this.#plan.busyMilliseconds);
+  }
+
+  async #calm(): Promise<void> {
+    const world = this.#world;
+    this.#faults.heal();
+    world.startAll();
+    const election = world.electionMilliseconds;
+    await this.#untilOr(
+      () => this.#allLed(),
+      10 * election,
+      'liveness',
+      () => `no leaders: ${this.#describeGroups()}`,
+    );
+    await this.#untilOr(
+      () => this.#allServe(),
+      10 * election,
+      'liveness',
+      () => `nodes do not serve: ${this.#describeGroups()}`,
+    );
+    await this.#until(() => false, calmMilliseconds);
+    world.history.calm();
+  }
+
+  async #end(): Promise<void> {
+    const world = this.#world;
+    for (const workload of this.#running) workload.pause();
+    await this.#untilOr(
+      () => this.#running.every(({ isIdle }) => isIdle),
+      idleMilliseconds,
+      'liveness',
+      () => 'publishes have no outcome',
+    );
+    for (const workload of this.#running) workload.stop();
+    await this.#until(() => false, 500);
+    const queues = this.#running.flatMap((workload) => workload.queues());
+    const failure = await drain(world, queues, (condition, ms) => this.#until(condition, ms), drainMilliseconds);
+    if (failure !== null) throw new ViolationError('drain', failure);
+    await this.#untilOr(
+      () => this.#allCaughtUp(),
+      10 * world.electionMilliseconds,
+      'liveness',
+      () => `replicas do not catch up: ${this.#describeGroups()}`,
+    );
+    world.invariants.check();
+    const verdict = checkHistory(world.history.events);
+    const [fault] = verdict.faults;
+    if (fault !== undefined) throw new ViolationError(`history: ${fault.kind}`, `${fault.subject}: ${fault.text}`);
+  }
+
+  // ---- conditions ----
+
+  #allServe(): boolean {
+    for (const { process } of this.#world.machines()) if (process === null || !process.isServing) return false;
+    return true;
+  }
+
+  /** Every node knows the same leader of each group that it has a working replica of. */
+  #allLed(): boolean {
+    const leaders = new Map<number, number>();
+    for (const { process } of this.#world.machines()) {
+      if (!process?.cluster) return false;
+      for (const { group, leader, halted } of process.cluster.status().groups) {
+        if (halted !== null) continue;
+        if (leader === 0 || (leaders.get(group) ?? leader) !== leader) return false;
+        leaders.set(group, leader);
+      }
+    }
+    return leaders.size === this.#world.groups().length;
+  }
+
+  #allCaughtUp(): boolean {
+    const applied = new Map<number, number>();
+    for (const { process } of this.#world.machines()) {
+      if (!process?.cluster) return false;
+      for (const status of process.cluster.status().groups) {
+        if (status.halted !== null || status.applied < status.commit) return false;
+        if ((applied.get(status.group) ?? status.applied) !== status.applied) return false;
+        applied.set(status.group, status.applied);
+      }
+    }
+    return true;
+  }
+
+  #describeGroups(): string {
+    const nodes: string[] = [];
+    for (const { node, process } of this.#world.machines()) {
+      const groups = process?.cluster?.status().groups ?? [];
+      const each = groups.map(
+        ({ group, role, leader, term, commit, applied, halted }) =>
+          `${group}:${role}<${leader} t${term} c${commit} a${applied}${halted === null ? '' : ` halted (${halted})`}`,
+      );
+      nodes.push(
+        `n${node} ${process === null ? 'down' : process.isServing ? 'serves' : 'starts'} [${each.join(', ')}]`,
+      );
+    }
+    return nodes.join('; ');
+  }
+
+  // ---- time ----
+
+  async #untilOr(condition: () => boolean, milliseconds: number, invariant: string, text: () => string): Promise<void> {
+    if (!(await this.#until(condition, milliseconds))) throw new ViolationError(invariant, text());
+  }
+
+  #until(condition: () => boolean, milliseconds: number): Promise<boolean> {
+    return this.#world.clock.runUntil(() => {
+      this.#stepped();
+      return condition();
+    }, milliseconds);
+  }
+
+  #stepped(): void {
+    this.#steps++;
+    const { events } = this.#world.history;
+    while (this.#traced < events.length) this.#trace.line('client', describe(this.#traced, events[this.#traced++]!));
+    if (this.#noticed !== null) throw this.#noticed;
+    if (this.#steps % stepsPerCheck === 0) this.#check();
+  }
+
+  #check(): void {
+    this.#trace.number(this.#world.clock.now());
+    this.#world.invariants.check();
+  }
+
+  // ---- what nodes tell ----
+
+  #logged(node: number, event: string, { group, error, stack }: Readonly<Record<string, unknown>>): void {
+    if (event === 'group' && stack !== undefined && !this.#damaged.has(node))
+      this.#noticed ??= new ViolationError('halt', `node ${node} halted group ${group}: ${error}\n${stack}`);
+  }
+
+  #exited(node: number, error: Error): void {
+    this.#world.marks.hit('process ended itself');
+    if (error instanceof InvariantError) this.#noticed ??= error;
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== undefined && (diskErrors.includes(code) || this.#damaged.has(node))) return;
+    this.#noticed ??= new ViolationError('exit', `node ${node} ended itself: ${error.stack}`);
+  }
+
+  #violation(error: Error): Violation {
+    const isRule = error instanceof ViolationError || error instanceof InvariantError;
+    const violation = {
+      invariant: isRule ? error.invariant : 'exception',
+      text: isRule ? error.message : (error.stack ?? error.message),
+      step: this.#steps,
+      milliseconds: this.#world.clock.now(),
+    };
+    this.#trace.line('sim', `VIOLATION ${violation.invariant}: ${error.message}`);
+    return violation;
+  }
+}
+
+/** The place first, as other events name it. */
+function describe(place: number, event: HistoryEvent): string {
+  const { at: _, kind, ...rest } = event;
+  return `${place} ${kind} ${JSON.stringify(rest)}`;
+}

@@ -1,0 +1,92 @@
+// One exchange, several queues: what is published reaches each queue that is bound, while bindings come and go.
+
+import type { Actor } from '../actor.ts';
+import { Consumer } from '../consumer.ts';
+import { Publisher } from '../publisher.ts';
+import type { Session } from '../session.ts';
+import type { RunningWorkload, Workload } from '../workload.ts';
+
+export const fanout: Workload = {
+  name: 'fanout',
+  start(context): RunningWorkload {
+    const exchange = `${context.name}-x`;
+    const type = context.pick(['fanout', 'direct', 'topic']);
+    const key = type === 'topic' ? 'a.b' : 'a';
+    const pattern = type === 'topic' ? 'a.#' : 'a';
+    const queues = Array.from({ length: context.between(2, 4) }, (_, i) => `${context.name}-q${i + 1}`);
+    const targets = queues.map((queue) => ({ queue, binding: `${exchange}/${queue}` }));
+    /** This one's binding comes and goes. */
+    const loose = queues.at(-1)!;
+    let isPaused = false;
+    const sessions = new Set<Session>();
+
+    const prepare = (session: Session, go: () => void) => {
+      session.declareExchange(exchange, type);
+      for (const queue of queues) session.declare(queue);
+      let missing = queues.length;
+      for (const { queue, binding } of targets)
+        session.bind(binding, queue, exchange, pattern, (answer) => {
+          if (answer === 'ok' && --missing === 0) go();
+        });
+    };
+    const publishers = Array.from({ length: context.between(1, 2) }, () => {
+      const mandatory = context.oneIn(3);
+      return new Publisher(context, {
+        prepare,
+        next: () => ({ exchange, routingKey: key, targets, mandatory }),
+        everyMilliseconds: 1_000,
+        burstMax: 4,
+      });
+    });
+    const consumers = queues.slice(1).map(
+      (queue) =>
+        new Consumer(context, {
+          queue,
+          prefetch: 20,
+          prepare: (session, go) => session.declare(queue, {}, {}, (answer) => answer === 'ok' && go()),
+        }),
+    );
+    const begin = (actor: Actor) => {
+      const session = actor.openSession({
+        ended: () => {
+          sessions.delete(session);
+          actor.after(100, () => begin(actor));
+        },
+      });
+      sessions.add(session);
+      prepare(session, () => {});
+      context.repeat(
+        () => (session.isOpen && !isPaused ? context.between(200, 4_000) : null),
+        () => {
+          if (isPaused || !session.isOpen) return;
+          const binding = `${exchange}/${loose}`;
+          context.operations++;
+          if (context.oneIn(2)) session.unbind(binding, loose, exchange, pattern);
+          else session.bind(binding, loose, exchange, pattern);
+        },
+      );
+    };
+    context.actor('b', {
+      opened: (actor) => {
+        if (!isPaused) begin(actor);
+      },
+    });
+
+    const all = [...publishers, ...consumers];
+    return {
+      pause() {
+        isPaused = true;
+        for (const one of all) one.pause();
+      },
+      get isIdle() {
+        return publishers.every((one) => one.isIdle);
+      },
+      stop() {
+        for (const one of all) one.stop();
+        for (const session of sessions) session.close();
+        context.stopActors();
+      },
+      queues: () => queues,
+    };
+  },
+};
