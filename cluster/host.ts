@@ -250,6 +250,8 @@ export class Host {
       pipe: (group) => this.origin.pipe(group),
       read: (group, entry, ordinals, isWanted, done) => feeds.read(group, entry, ordinals, isWanted, done),
       readHeaders: options.readHeaders ?? noHeaders,
+      withDeath: options.withDeath ?? ((properties) => properties),
+      wall: () => ports.clock.wall(),
       schedule,
     });
     this.#rebuilds = new Rebuilds({

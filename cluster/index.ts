@@ -5,6 +5,7 @@ export { openCluster } from './cluster.ts';
 export type { MessageViews } from './feed/messages.ts';
 export { type Format, type Formation, FormationError, formCluster, parseFormat } from './formation.ts';
 export { type Joining, joinCluster, type Membership, parseMembership } from './joining.ts';
+export type { Death } from './leading/deaths.ts';
 export type { MessageView } from './machine/commands.ts';
 export {
   CancelFlag,

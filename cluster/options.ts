@@ -2,6 +2,7 @@
 // milliseconds unless the name says ticks.
 
 import type { Raft } from 'raft-ts';
+import type { Death } from './leading/deaths.ts';
 import type { LeaseOptions } from './lease/lease-holder.ts';
 import type { EntryData, Log, LogOptions } from './log/types.ts';
 import type { Machine } from './machine/machine.ts';
@@ -36,6 +37,8 @@ export interface ClusterOptions {
   readonly secret: string;
   /** The headers of a message, out of its properties as they came: dead letters may go through a headers exchange. Default: none. */
   readonly readHeaders?: (properties: Buffer) => Arguments;
+  /** The properties of a message that died, for its next queues. Default: as they were. */
+  readonly withDeath?: (properties: Buffer, death: Death) => Buffer;
   readonly limits: ClusterLimits;
   /** The versions of the machines that this code knows. Others than the default are for tests. */
   readonly machineVersions?: MachineVersions;
@@ -61,6 +64,8 @@ export interface WatchedReplica {
   readonly raft: Raft<EntryData>;
   readonly machine: Machine;
   readonly appliedIndex: number;
+  /** Nothing beyond this index was ever acknowledged, by what it had before it was damaged either. */
+  readonly acknowledgedTo: number;
   readonly halted: Error | null;
 }
 

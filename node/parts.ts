@@ -11,6 +11,7 @@ import {
   joinCluster,
   openCluster,
 } from '../cluster/index.ts';
+import { withDeath } from './amqp/deaths.ts';
 import { readHeaders } from './amqp/properties.ts';
 import { type AmqpServer, createAmqpServer } from './amqp/server.ts';
 import { Broker } from './broker/broker.ts';
@@ -121,6 +122,7 @@ class Parts implements NodeParts {
         address: config.address,
         secret: settings['cluster.secret'],
         readHeaders,
+        withDeath,
       },
       ports,
       { log: (level, event, details) => log[level](details, event), fatal },

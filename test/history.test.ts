@@ -221,6 +221,18 @@ describe('a confirmed message', () => {
     expect(told.kinds()).toEqual(['duplicate']);
   });
 
+  test('that was published and rejected twice is two dead letters, also if the first came before the second was sent', () => {
+    const told = new Story('dead').declare('q', { deadLetterTo: 'dead' }).consume('c');
+    for (let time = 0; time < 2; time++) {
+      told.publish('a');
+      told.history.settle(told.deliver('a'), 'discard');
+      told.take('a', { queue: 'dead', consumer: 'd' });
+    }
+    expect(told.kinds()).toEqual([]);
+    told.take('a', { queue: 'dead', consumer: 'd' });
+    expect(told.kinds()).toEqual(['duplicate']);
+  });
+
   test('that expired reaches the queue of dead letters, if that was there all the time', () => {
     const told = new Story('dead').declare('q', { drops: true, deadLetterTo: 'dead' });
     told.publish('a');

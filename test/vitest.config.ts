@@ -24,6 +24,7 @@ export default defineConfig({
           'test/golden/**/*.test.ts',
           'test/sim/faults.test.ts',
           'test/sim/invariants.test.ts',
+          'test/sim/membership.test.ts',
           'test/sim/museum.test.ts',
           'test/amqp/**/*.test.ts',
           'test/cluster/**/*.test.ts',

@@ -125,7 +125,7 @@ export class Rebuilds {
   /**
    * A term that this replica cannot have seen, if nobody knows any more which ones it had seen. It heard of each from another replica, which
    * had made it durable before: so it is beyond all of theirs. In it this replica has not voted, and hears no leader of a term that it forgot;
-   * and as all that it may have acknowledged is with whoever is elected in a later one, it is whole again once it has an entry of that.
+   * and as all that it may have acknowledged is with whoever is elected in it or later, it is whole again once it has an entry of such a term.
    */
   #unseenTerm(id: number, known: number): number {
     const { node, replicas, termOf } = this.#context;
@@ -149,7 +149,9 @@ export class Rebuilds {
     await log.resetGroup(id, repairTo);
     machine.restore(Buffer.concat(drain(this.#context.createMachine(id).snapshot())));
     const snapshot = this.#context.beginning(id);
-    const restored = { ...emptyReplica(snapshot), hardState: { term, vote, commit: 0 }, repairTo };
+    // A leader of the unseen term itself was elected without this replica, and has all that it may have acknowledged before.
+    const repairTerm = isUnknown ? term - 1 : term;
+    const restored = { ...emptyReplica(snapshot), hardState: { term, vote, commit: 0 }, repairTo, repairTerm };
     const rebuilt = new Group(id, machine, restored, groupHost, isUnknown ? unknownIndex : old.seenTo);
     groups.set(id, rebuilt);
     groupHost.dirty(rebuilt);

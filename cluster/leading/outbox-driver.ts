@@ -28,6 +28,7 @@ import type { Letter } from '../machine/queue/letters.ts';
 import type { ShardMachine } from '../machine/shard.ts';
 import type { OutboxOptions } from '../options.ts';
 import type { Pipe } from '../origin/pipe.ts';
+import { type Death, forbiddenQueues, furtherKeys } from './deaths.ts';
 import type { LeaderBatches } from './leader-batches.ts';
 
 export interface OutboxContext {
@@ -49,6 +50,10 @@ export interface OutboxContext {
   ): void;
   /** The headers of a message with these properties. */
   readHeaders(properties: Buffer): Arguments;
+  /** The properties that it goes on with when it has died. */
+  withDeath(properties: Buffer, death: Death): Buffer;
+  /** Milliseconds since 1970. */
+  wall(): number;
   /** Asks for `flush` at the end of this turn. */
   schedule(): void;
 }
@@ -189,14 +194,25 @@ export class OutboxDriver {
   }
 
   #destinations(letter: Letter, view: MessageView): Destination[] {
-    const { metadata, readHeaders } = this.#context;
-    const key = letter.routingKey ?? routingKeyOf(view);
-    const headers = () => readHeaders(view.payload.subarray(view.propertiesStart, view.bodyStart));
-    const shards = metadata.route(letter.vhost, letter.exchange, key, headers)?.shards ?? [];
-    // What expired would expire again in the queue that it comes from, in a circle that nobody stops: there it ends, as in RabbitMQ.
-    const isOpen = (uid: number) => letter.reason !== 'expired' || uid !== letter.uid;
-    const destinations = shards.map(({ shard, queues }): Destination => [shard, queues.filter(isOpen)]);
-    return destinations.filter(([, uids]) => uids.length > 0);
+    const { metadata } = this.#context;
+    const { vhost, exchange, uid, queueName, reason } = letter;
+    const headers = this.#headersOf(view);
+    const uids = new Map<number, Set<number>>();
+    for (const key of letter.routingKey === null ? keysOf(view, headers) : [letter.routingKey])
+      for (const { shard, queues } of metadata.route(vhost, exchange, key, () => headers)?.shards ?? [])
+        uids.set(shard, new Set([...(uids.get(shard) ?? []), ...queues]));
+    const forbidden = forbiddenQueues(queueName, reason, headers);
+    const isOpen = (to: number) => {
+      if (forbidden.size === 0) return true;
+      if (to === uid || forbidden.size === 1) return to !== uid;
+      return !forbidden.has(metadata.queueByUid(to)?.name ?? '');
+    };
+    const destinations = Array.from(uids, ([shard, queues]): Destination => [shard, [...queues].filter(isOpen)]);
+    return destinations.filter(([, queues]) => queues.length > 0);
+  }
+
+  #headersOf(view: MessageView): Arguments {
+    return this.#context.readHeaders(view.payload.subarray(view.propertiesStart, view.bodyStart));
   }
 
   // ---- rows ----
@@ -248,7 +264,16 @@ export class OutboxDriver {
 
   #transfer(group: Group, shard: ShardMachine, target: number, flow: Flow, row: OutboxRow, view: MessageView): void {
     const { payload, keyStart, propertiesStart, bodyStart, bodyEnd, before } = view;
-    const { exchange, routingKey } = shard.letterTerms(row.mark);
+    const { exchange, routingKey, queueName } = shard.letterTerms(row.mark);
+    const death: Death = {
+      queue: queueName,
+      reason: shard.letterReason(row.mark),
+      exchange: exchangeOf(view),
+      routingKeys: keysOf(view, this.#headersOf(view)),
+      time: Math.floor(this.#context.wall() / 1000),
+      isRekeyed: routingKey !== null,
+    };
+    const properties = this.#context.withDeath(payload.subarray(propertiesStart, bodyStart), death);
     const at = publishOffset(payload, commandOffset(payload, row.ordinal));
     const { attempt } = flow;
     let bytes = bodyEnd - keyStart;
@@ -265,7 +290,7 @@ export class OutboxDriver {
       priority: payload[at + publishLayout.priority]!,
       expiration: noExpiration,
       key: keyOf(exchange, routingKey ?? routingKeyOf(view)),
-      properties: payload.subarray(propertiesStart, bodyStart),
+      properties,
       body: [...before, payload.subarray(bodyStart, bodyEnd)],
     };
     this.#context.pipe(target).transfer(transfer, (result) => {
@@ -303,6 +328,12 @@ function routingKeyOf({ payload, keyStart, propertiesStart }: MessageView): stri
   const at = keyStart + 1 + payload[keyStart]!;
   return payload.toString('utf8', at + 1, propertiesStart);
 }
+
+function exchangeOf({ payload, keyStart }: MessageView): string {
+  return payload.toString('utf8', keyStart + 1, keyStart + 1 + payload[keyStart]!);
+}
+
+const keysOf = (view: MessageView, headers: Arguments): string[] => [routingKeyOf(view), ...furtherKeys(headers)];
 
 /** Does each in its turn, now or later, and then `done`. Not by recursion: most are done at once. */
 function inOrder<T>(items: readonly T[], done: () => void, act: (item: T, next: () => void) => void): void {

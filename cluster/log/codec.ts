@@ -252,6 +252,30 @@ export function writeRecordHeader(
   view.setUint32(at, shortChecksum(bytes, at + 4, at + recordHeaderBytes, salt), true);
 }
 
+/** Writes the header of an entry that is kept beside the log, or on its way to a peer, at the beginning of `bytes`. */
+export function writeKeptHeader(bytes: Uint8Array, salt: number, replica: number, header: RecordHeader): void {
+  const { entryKind, group, index, term, stamp, stateHash, machineVersion, payloadBytes, payloadChecksum } = header;
+  writeRecordHeader(
+    bytes,
+    viewOf(bytes),
+    0,
+    salt,
+    RecordKind.kept,
+    entryKind,
+    group,
+    replica,
+    index,
+    term,
+    0,
+    stamp,
+    stateHash,
+    machineVersion,
+    payloadBytes,
+    payloadChecksum,
+    0,
+  );
+}
+
 /** Quick look without the checksum: may a record header start here? Keeps a search for headers fast. */
 export function looksLikeRecord(bytes: Uint8Array, at: number): boolean {
   const kind = bytes[at + 5]!;

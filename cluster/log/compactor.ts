@@ -25,6 +25,7 @@ import type { KeptKind, KeptWriter } from './kept-writer.ts';
 import type { Location, RawEntry, Reads } from './reads.ts';
 import { type Appraisal, appraise, Examination, type KeptEntry, type Steps } from './survey.ts';
 import type { Liveness, LogOptions } from './types.ts';
+import { nextTurn } from './whole-files.ts';
 
 /** References looked at in one round, beyond those of the first file; and files. */
 const referencesMax = 262_144;
@@ -315,7 +316,7 @@ export class Compactor {
   /** Lets others have their turn. */
   async #step(): Promise<void> {
     this.#endStep();
-    await new Promise<void>((resolve) => this.#clock.soon(resolve));
+    await nextTurn(this.#clock);
     this.#stepBegan = this.#clock.now();
   }
 

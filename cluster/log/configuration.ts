@@ -4,6 +4,15 @@ import { type Configuration, decodeConfiguration as decode, encodeConfiguration 
 import { readU64, viewOf, writeU64 } from './codec.ts';
 import { LogError } from './errors.ts';
 
+/** Of a group of which nothing is known, or that has none. */
+export const noConfiguration: Configuration = {
+  voters: [],
+  outgoing: [],
+  learners: [],
+  learnersNext: [],
+  autoLeave: false,
+};
+
 export function encodeConfiguration(configuration: Configuration): Buffer {
   const bytes = encode(configuration);
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);

@@ -1,12 +1,13 @@
 // The door of the log: one append-only store for all groups of a node. What it promises is in types.ts, how its bytes lie in codec.ts.
 //
-//   store.ts      the whole: order of effects, snapshots, manifest
-//   records.ts    writes into records                   recovery.ts, scan.ts, damage.ts   opening, torn or damaged
+//   store.ts      the whole, put together               recovery.ts, scan.ts, damage.ts   opening, torn or damaged
+//   records.ts    writes into records                   folder.ts              the files: how they come, which count, how they go
 //   writer.ts     gather, write, sync, rotate           collector.ts           which files can go
-//   group.ts      one group: where its entries are      covered.ts             what the manifest says
-//   compactor.ts, survey.ts   files of which little lives, rewritten
-//   cache.ts      what leaves memory next               staging.ts, snapshot-*.ts, kept-writer.ts   snapshots: saved, sent, installed
-//   reads.ts      reading back, checked
+//   group.ts      one group: where its entries are      manifest-keeper.ts, covered.ts   what the manifest says, and when
+//   reads.ts      reading back, checked                 compactor.ts, survey.ts   files of which little lives, rewritten
+//   cache.ts      what leaves memory next               snapshots.ts, staging.ts, snapshot-*.ts   saved, sent, installed
+//   life.ts       open, closed or failed                kept-writer.ts         what lives on, in files of its own
+//   scrub.ts      rot, found in time                    volatile-groups.ts     what nobody waits for, and nobody syncs
 
 import type { Clock, Disk } from '../ports.ts';
 import { describeGroup, recover } from './recovery.ts';

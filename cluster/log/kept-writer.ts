@@ -3,7 +3,7 @@
 // removes. Those of volatile groups are volatile files: never synced, without a footer, named by nobody.
 
 import type { Clock, Disk, DiskFile } from '../ports.ts';
-import { FileKind, RecordKind, recordHeaderBytes, viewOf, writeRecordHeader } from './codec.ts';
+import { EntryKind, FileKind, recordHeaderBytes, writeKeptHeader } from './codec.ts';
 import { decodeConfiguration } from './configuration.ts';
 import { type LogFile, logFolder, sealFile } from './files.ts';
 import type { RawEntry } from './reads.ts';
@@ -60,27 +60,9 @@ export class KeptWriter {
     const file = this.files[this.files.length - 1]!;
     const { index, term } = header;
     const head = Buffer.allocUnsafe(recordHeaderBytes);
-    writeRecordHeader(
-      head,
-      viewOf(head),
-      0,
-      file.salt,
-      RecordKind.kept,
-      header.entryKind,
-      group,
-      replica,
-      index,
-      term,
-      0,
-      header.stamp,
-      header.stateHash,
-      header.machineVersion,
-      payload.length,
-      header.payloadChecksum,
-      0,
-    );
+    writeKeptHeader(head, file.salt, replica, header);
     file.index.add(group, replica, index, term, 0, file.bytes, payload.length, true);
-    if (header.entryKind === 3)
+    if (header.entryKind === EntryKind.configuration)
       file.index.group(group, replica).configurations.set(index, decodeConfiguration(payload));
     file.bytes += bytes;
     this.bytes += bytes;

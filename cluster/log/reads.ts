@@ -1,6 +1,8 @@
-// Reading entries back from log files: neighbouring records in one read, at most two reads on their way per node, every byte checked.
+// Reading entries back, from memory and from log files: neighbouring records in one read, at most two reads on their way per node, every byte
+// checked.
 //
-// State owned: the reads waiting and on their way. A file is pinned from the planning of a read to its end.
+// State owned: the reads waiting and on their way.
+// Invariants: a file is pinned from the planning of a read to its end; an entry that was truncated meanwhile is not given.
 
 import { crc32 } from 'node:zlib';
 import { EntryKind, type RecordHeader, readRecordHeader, recordHeaderBytes, viewOf } from './codec.ts';
@@ -8,6 +10,7 @@ import { decodeConfiguration } from './configuration.ts';
 import { isDamage, LogError } from './errors.ts';
 import { type Run, recordBytes } from './file-index.ts';
 import type { LogFile, OpenFiles } from './files.ts';
+import type { GroupLog } from './group.ts';
 import type { LogEntry } from './types.ts';
 
 /** Reads on their way at once: the thread pool has four threads, and two belong to writing. */
@@ -45,6 +48,58 @@ export class Reads {
 
   constructor(files: OpenFiles) {
     this.#files = files;
+  }
+
+  /** Entries [first, last] of a group, whole: see `Log.read`. */
+  entries(
+    group: GroupLog,
+    first: number,
+    last: number,
+    bytesMax: number,
+    done: (error: Error | null, entries: LogEntry[]) => void,
+  ): void {
+    const id = group.group;
+    const entries: LogEntry[] = [];
+    const locations: Location[] = [];
+    let bytes = 0;
+    for (let index = first, place = 0; index <= last && (place === 0 || bytes < bytesMax); index++, place++) {
+      const entry = group.cached(index);
+      if (entry !== undefined) {
+        if (place > 0 && bytes + entry.bytes > bytesMax) break;
+        bytes += entry.bytes;
+        entries[place] = entry;
+        continue;
+      }
+      const run = group.find(index);
+      if (run === null) return done(new LogError('missing', `entry ${index} of group ${id} is not here`), []);
+      const slot = run.slot(index);
+      if (place > 0 && bytes + run.lengths[slot]! > bytesMax) break;
+      bytes += run.lengths[slot]!;
+      locations.push({ place, index, run, slot });
+    }
+    if (locations.length === 0) return done(null, entries);
+    const { epoch } = group;
+    const take = (place: number, raw: RawEntry) => {
+      entries[place] = toEntry(raw);
+    };
+    this.readAll(id, locations, take, (error) => {
+      if (error !== null) return done(error, []);
+      if (entries.some((entry) => entry.kind === 'data' && entry.data.remains === true))
+        return done(new LogError('missing', `entries of group ${id} are not here as a whole`), []);
+      if (group.epoch !== epoch && !isCurrent(group, entries))
+        return done(new LogError('missing', `entries of group ${id} were truncated while they were read`), []);
+      done(null, entries);
+    });
+  }
+
+  /** The entry in this place of a run, also if it is only what is left of it. */
+  remains(group: number, run: Run, index: number, done: (error: Error | null, entry: LogEntry | null) => void): void {
+    let entry: LogEntry | null = null;
+    const take = (_place: number, raw: RawEntry) => {
+      entry = toEntry(raw);
+    };
+    const location = { place: 0, index, run, slot: run.slot(index) };
+    this.readAll(group, [location], take, (error) => done(error, error === null ? entry : null));
   }
 
   /** Reads all these records of one group. `take` is called for each, `done` once after the last or with the first error. */
@@ -96,6 +151,11 @@ export class Reads {
       handle!.read(segment.offset, segment.end - segment.offset, ended);
     });
   }
+}
+
+/** True if these entries are still the group's: none was replaced by a truncation. */
+function isCurrent(group: GroupLog, entries: readonly LogEntry[]): boolean {
+  return entries.every(({ index, term }) => group.find(index)?.term === term);
 }
 
 /** Groups locations, which ascend, into as few reads as is sensible. */
@@ -152,7 +212,7 @@ function takeAll(
 }
 
 /** The entry in a record. */
-export function toEntry({ header, payload }: RawEntry): LogEntry {
+function toEntry({ header, payload }: RawEntry): LogEntry {
   const { index, term } = header;
   switch (header.entryKind) {
     case EntryKind.noop:

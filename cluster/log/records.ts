@@ -1,13 +1,14 @@
-// Turns what a group writes into records: gathered by the writer of one stream of files, noted in the file's index, the group and the cache.
-// State owned: none of its own.
+// Turns what a group writes into records: gathered by the writer of one stream of files, noted in the file's index, the group and the cache, in
+// one turn. State owned: none of its own.
 
 import { crc32 } from 'node:zlib';
-import type { HardState } from 'raft-ts';
+import type { HardState, SnapshotMeta } from 'raft-ts';
 import type { CacheOrder } from './cache.ts';
 import { EntryKind, RecordKind } from './codec.ts';
-import { encodeConfiguration } from './configuration.ts';
+import { encodeCheckpoint, encodeConfiguration } from './configuration.ts';
 import { assert } from './errors.ts';
-import type { GroupLog } from './group.ts';
+import type { LogFile } from './files.ts';
+import { GroupLog } from './group.ts';
 import type { LogEntry } from './types.ts';
 import type { Writer } from './writer.ts';
 
@@ -68,7 +69,7 @@ export class Recorder {
   }
 
   truncate(group: GroupLog, from: number): void {
-    this.control(RecordKind.truncation, group.group, group.replica, from, 0, 0, null);
+    this.#control(RecordKind.truncation, group.group, group.replica, from, 0, 0, null);
     const { active } = this.writer;
     active.index.truncate(group.group, group.replica, from);
     const before = group.cachedBytes;
@@ -81,12 +82,60 @@ export class Recorder {
     const sameVote = hardState.term > old.term || old.vote === 0 || hardState.vote === old.vote;
     assert(hardState.term >= old.term && sameVote, `hard state of group ${group.group} goes back`);
     const { term, vote, commit } = hardState;
-    this.control(RecordKind.hardState, group.group, group.replica, commit, term, vote, null);
+    this.#control(RecordKind.hardState, group.group, group.replica, commit, term, vote, null);
     this.writer.active.index.group(group.group, group.replica).hardState = hardState;
     group.hardState = hardState;
   }
 
-  control(
+  /** The group begins, or another replica of it, at this position. */
+  create(id: number, replica: number, snapshot: SnapshotMeta): GroupLog {
+    const { configuration, index, term } = snapshot;
+    const payload = encodeCheckpoint({ configuration, truncateFrom: 0, keptFiles: [] });
+    this.#control(RecordKind.checkpoint, id, replica, index, term, 0, payload);
+    this.writer.active.index.create(id, replica, snapshot);
+    return new GroupLog(id, replica, snapshot);
+  }
+
+  /** The group begins anew, under this name: returns what takes its place, with nothing but its term and vote. */
+  reset(group: GroupLog, repairTo: number, keptFrom: number): GroupLog {
+    const { group: id, replica, hardState, snapshot, truncations } = group;
+    const { configuration } = snapshot;
+    this.#control(RecordKind.reset, id, replica, repairTo, keptFrom, 0, encodeConfiguration(configuration));
+    const { active } = this.writer;
+    active.index.reset(id, replica, repairTo, { configuration, keptFrom });
+    group.kill(1, active.sequence);
+    const anew = new GroupLog(id, replica, { index: 0, term: 0, configuration });
+    anew.hardState = hardState;
+    anew.truncations = truncations;
+    anew.repairTo = repairTo;
+    anew.restart({ configuration, keptFrom });
+    anew.settle();
+    return anew;
+  }
+
+  repaired(group: GroupLog): void {
+    this.#control(RecordKind.repaired, group.group, group.replica, 0, 0, 0, null);
+    this.writer.active.index.group(group.group, group.replica).repairTo = 0;
+    group.repairTo = 0;
+  }
+
+  /** The group goes on behind a snapshot from elsewhere, whose live entries are in `kept`. `truncateFrom` 0: what follows it stays. */
+  install(group: GroupLog, meta: SnapshotMeta, truncateFrom: number, kept: readonly LogFile[]): void {
+    const { group: id, replica } = group;
+    const { configuration, index, term } = meta;
+    const keptFiles = kept.map(({ sequence }) => sequence);
+    const payload = encodeCheckpoint({ configuration, truncateFrom, keptFiles });
+    this.#control(RecordKind.checkpoint, id, replica, index, term, 1, payload);
+    const { active } = this.writer;
+    active.index.install(id, replica, { index, term, configuration, keptFiles }, truncateFrom);
+    for (const file of kept) file.committedIn = active.sequence;
+    const runs = kept.flatMap((file) => file.index.groups.get(id)?.runs ?? []);
+    const before = group.cachedBytes;
+    group.installed(meta, truncateFrom, active.sequence, runs);
+    this.#cache.bytes += group.cachedBytes - before;
+  }
+
+  #control(
     kind: RecordKind,
     group: number,
     replica: number,

@@ -10,9 +10,9 @@
 // The bytes of entries in sealed files are not read here: time goes with the number of entries, not with their size.
 
 import { crc32 } from 'node:zlib';
-import type { Configuration } from 'raft-ts';
 import type { Disk, DiskFile } from '../ports.ts';
 import { decodeFileHeader, decodeTrailer, type FileHeader, FileKind, fileHeaderBytes, trailerBytes } from './codec.ts';
+import { noConfiguration } from './configuration.ts';
 import { Damage, findingsMax, isSetAside } from './damage.ts';
 import { type LogEnd, laterEnd, readEndMark } from './end-mark.ts';
 import { assert, isDamage, LogError } from './errors.ts';
@@ -35,7 +35,6 @@ import { readBytes, syncFile } from './whole-files.ts';
 import type { Identity } from './writer.ts';
 
 const headerBytesMax = 4096;
-const noConfiguration: Configuration = { voters: [], outgoing: [], learners: [], learnersNext: [], autoLeave: false };
 
 export interface Recovered {
   /** Log and kept files, all sealed. */

@@ -18,7 +18,7 @@ import {
   recordHeaderBytes,
   shortChecksum,
   viewOf,
-  writeRecordHeader,
+  writeKeptHeader,
   writeU64,
 } from './codec.ts';
 import { LogError } from './errors.ts';
@@ -240,25 +240,7 @@ export class StreamReader implements SnapshotReader {
 function encodeKept({ header, payload }: RawEntry): Buffer {
   const bytes = Buffer.allocUnsafe(recordHeaderBytes + payload.length);
   payload.copy(bytes, recordHeaderBytes);
-  writeRecordHeader(
-    bytes,
-    viewOf(bytes),
-    0,
-    0,
-    RecordKind.kept,
-    header.entryKind,
-    header.group,
-    0,
-    header.index,
-    header.term,
-    0,
-    header.stamp,
-    header.stateHash,
-    header.machineVersion,
-    payload.length,
-    header.payloadChecksum,
-    0,
-  );
+  writeKeptHeader(bytes, 0, 0, header);
   return bytes;
 }
 

@@ -1,6 +1,6 @@
-// The disk's callbacks as promises, for everything that is not on the hot path.
+// The callbacks of disk and clock as promises, for everything that is not on the hot path.
 
-import type { Disk, DiskFile } from '../ports.ts';
+import type { Clock, Disk, DiskFile } from '../ports.ts';
 
 export function writeAll(handle: DiskFile, buffers: readonly Uint8Array[], offset: number): Promise<void> {
   return new Promise((resolve, reject) => {
@@ -24,6 +24,11 @@ export function readBytes(handle: DiskFile, offset: number, length: number): Pro
   return new Promise((resolve, reject) => {
     handle.read(offset, length, (error, bytes) => (error === null ? resolve(bytes) : reject(error)));
   });
+}
+
+/** Resolves in a later turn of the event loop. */
+export function nextTurn(clock: Clock): Promise<void> {
+  return new Promise((resolve) => clock.soon(resolve));
 }
 
 export async function removeIfPresent(disk: Disk, path: string): Promise<void> {

@@ -88,7 +88,7 @@ export const ResultCode = {
   empty: 5,
   /** Get: `value` is the lease's ordinal, `extra` the messages still ready. */
   leased: 6,
-  /** Publish refused by a limit of the queue. Reserved. */
+  /** Publish refused by a limit of a queue; others that it was for have it. */
   rejected: 7,
   /** The command is not known to this machine version, or makes no sense here. */
   refused: 8,

@@ -176,16 +176,20 @@ function publish({ store, header, index, payload, ordinal }: NodeCommand, at: nu
   const isInParts = (payload[at + publishLayout.flags]! & PublishFlag.parts) !== 0;
   const before = isInParts ? store.parts.join(header.id, index, ordinal) : 0;
   if (before < 0) return ResultCode.refused;
+  const expires = (payload[at + publishLayout.flags]! & PublishFlag.expiration) !== 0;
+  const expiration = expires ? payload.readUInt32LE(at + publishLayout.expiration) : -1;
   let routed = 0;
+  let isRefused = false;
   const end = at + publishLayout.queues + 4 * payload.readUInt16LE(at + publishLayout.queueCount);
   for (let uidAt = at + publishLayout.queues; uidAt < end; uidAt += 4) {
     const queue = openQueue(store, payload.readUInt32LE(uidAt));
     if (queue === undefined) continue;
-    store.enqueue(queue, index, ordinal, before + own);
+    if (!store.enqueue(queue, index, ordinal, before + own, expiration)) isRefused = true;
     routed++;
   }
   // From here on only those that have it refer to the message.
   if (isInParts) store.parts.release(index, ordinal);
+  if (isRefused) return ResultCode.rejected;
   return routed > 0 ? ResultCode.ok : ResultCode.noQueue;
 }
 

@@ -41,7 +41,7 @@ import type { OutboxView } from './outbox.ts';
 import { PipeTable } from './pipes.ts';
 import { ByteReader, ByteWriter, foldHash, type Steps } from './queue/bytes.ts';
 import { deliveryCountMax, redeliveredBit } from './queue/leases.ts';
-import type { Letter, LetterPolicy } from './queue/letters.ts';
+import type { Letter, LetterPolicy, LetterReason } from './queue/letters.ts';
 import type { PartPlace } from './queue/parts.ts';
 import type { Consumer, Queue } from './queue/queue.ts';
 import { StoreReferences } from './queue/references.ts';
@@ -194,6 +194,11 @@ export class ShardMachine implements Machine {
   /** How a row of the outbox goes on that was a letter with this mark. */
   letterTerms(mark: number): LetterPolicy {
     return this.#store.letters.terms(mark);
+  }
+
+  /** Why it left its queue. */
+  letterReason(mark: number): LetterReason {
+    return this.#store.letters.reason(mark);
   }
 
   /** Dead letters routed so far. */
@@ -386,16 +391,19 @@ export class ShardMachine implements Machine {
       }
       const count = view.getUint16(at + publishLayout.queueCount, true);
       const bytes = view.getUint32(at + publishLayout.bodyBytes, true);
+      const expires = (view.getUint8(at + publishLayout.flags) & PublishFlag.expiration) !== 0;
+      const expiration = expires ? view.getUint32(at + publishLayout.expiration, true) : -1;
       let routed = 0;
+      let isRefused = false;
       for (let q = 0, uidAt = at + publishLayout.queues; q < count; q++, uidAt += 4) {
         const uid = view.getUint32(uidAt, true);
         if (queue === undefined || queue.uid !== uid || queue.sealed) queue = store.queues.get(uid);
         if (queue === undefined || queue.sealed) continue;
-        store.enqueue(queue, index, ordinal, bytes);
+        if (!store.enqueue(queue, index, ordinal, bytes, expiration)) isRefused = true;
         routed++;
       }
-      if (routed > 0) continue;
-      this.#result(header, ordinal, ResultCode.noQueue, 0, 0, sink);
+      if (isRefused) this.#result(header, ordinal, ResultCode.rejected, 0, 0, sink);
+      else if (routed === 0) this.#result(header, ordinal, ResultCode.noQueue, 0, 0, sink);
     }
     sink?.batchApplied(header.sequence);
   }

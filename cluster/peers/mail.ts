@@ -241,7 +241,11 @@ export class Mail {
     const { heard, connected } = this.#routes;
     const sequence = ++this.#statusSequence;
     const status = wire.encodeStatus({ ...this.#events.ownStatus(), sequence, heard, connected });
-    for (const { node } of this.#peers.all()) this.post(node, 'control', wire.FrameKind.status, [status]);
+    for (const { node } of this.#peers.all()) {
+      this.post(node, 'control', wire.FrameKind.status, [status]);
+      // Beside the way over a relay: if nobody sent anything directly, nobody would find out that the direct way works again.
+      if (this.#routes.via(node) !== node) this.#transport.send(node, 'control', wire.FrameKind.status, [status]);
+    }
   }
 
   #reroute(): void {
@@ -404,13 +408,14 @@ export class Mail {
       case wire.FrameKind.applied: {
         const version = wire.decodeApplied(body);
         if (version === null) return false;
-        if (this.#peers.applied(node, version, isDirect)) this.#events.hears(node);
+        this.#peers.applied(node, version);
+        if (isDirect) this.#reached(node);
         this.#events.peerApplied(node);
         return true;
       }
       case wire.FrameKind.status: {
         const status = wire.decodeStatus(body);
-        return status !== null && this.#told(node, status);
+        return status !== null && this.#told(node, status, isDirect);
       }
       case wire.FrameKind.leaving:
         this.#peers.leaving(node);
@@ -426,15 +431,22 @@ export class Mail {
     }
   }
 
-  #told(node: number, status: wire.NodeStatus): true {
+  /** What a peer first says of itself may come by a relay, because it knows of no better way yet: whatever it says directly later counts too. */
+  #reached(node: number): void {
+    if (this.#peers.reached(node)) this.#events.hears(node);
+  }
+
+  #told(node: number, status: wire.NodeStatus, isDirect: boolean): true {
     const news = this.#peers.told(node, status);
-    if (news === 'stale') return true;
     if (news === 'changed') {
       this.#reroute();
       this.#leaders.refresh();
     }
-    this.#events.peerTold(node, status);
-    this.#events.peerApplied(node);
+    if (news !== 'stale') {
+      this.#events.peerTold(node, status);
+      this.#events.peerApplied(node);
+    }
+    if (isDirect) this.#reached(node);
     return true;
   }
 

@@ -18,7 +18,7 @@ export interface Peer {
   readonly directSilentTicks: number;
   /** Ticks since the connection came up; 0 while it is down. */
   readonly upTicks: number;
-  /** It said something that it says as soon as it can reach us: from now on what we ask is answered. */
+  /** It spoke of itself over its own connection, as it does as soon as it can reach us: from now on what we ask is answered. */
   readonly hears: boolean;
   /** It is about to stop. */
   readonly leaving: boolean;
@@ -121,13 +121,18 @@ export class Peers {
     return true;
   }
 
-  /** It said how far its metadata has come. If directly, it reaches us; true: the first time since its connection came up. */
-  applied(node: number, version: number, isDirect: boolean): boolean {
+  /** It spoke of itself over its own connection, so it reaches us; true: the first time since the connection came up. */
+  reached(node: number): boolean {
     const row = this.#rows.get(node)!;
-    const isFirst = isDirect && !row.hears;
-    if (isDirect) row.hears = true;
-    row.metadataApplied = Math.max(row.metadataApplied, version);
+    const isFirst = !row.hears;
+    row.hears = true;
     return isFirst;
+  }
+
+  /** It said how far its metadata has come. */
+  applied(node: number, version: number): void {
+    const row = this.#rows.get(node)!;
+    row.metadataApplied = Math.max(row.metadataApplied, version);
   }
 
   /** It told of itself. `stale`: it has told something newer; `changed`: whom it hears, what it leads, or whether it can lead. */

@@ -1,4 +1,4 @@
-// What the AMQP front-end asks of the broker, and what it hears from it. Types, and names that both know: channels know the broker by these alone.
+// What the AMQP front-end asks of the broker, and what it hears from it. Types only: channels know the broker by these alone.
 //
 // Calls with a `reply` are answered exactly once, later or at once; all others take effect in the order of the calls.
 // A channel that waits for a reply keeps its later methods until it has come, so that a client sees its methods done in order.
@@ -156,13 +156,9 @@ export interface ConsumeRequest {
 }
 export interface Consuming {
   readonly consumer: number;
-  /** The name under which replies come to it, of a consumer of `directReplyTo`. */
+  /** The name under which replies come to it, of a consumer of `directReplyTo` (`properties.ts`). */
   readonly replyTo?: string;
 }
-/** The pseudo-queue that a client consumes replies from, and names as reply-to; and how the real names begin. */
-export const directReplyTo = 'amq.rabbitmq.reply-to';
-export const directReplyToPrefix = `${directReplyTo}.`;
-
 export interface Got {
   readonly consumer: number;
   readonly leaseOrdinal: number;

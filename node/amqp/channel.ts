@@ -9,16 +9,15 @@
 // - After the end nothing is written and the broker is not called again; late replies are dropped.
 
 import { BrokerError } from '../errors.ts';
-import {
-  type ChannelBackend,
-  type ChannelEvents,
-  type Consuming,
-  directReplyTo,
-  type Got,
-  type HeldSettlement,
-  type Reply,
-  type Settlement,
-  type StoredMessage,
+import type {
+  ChannelBackend,
+  ChannelEvents,
+  Consuming,
+  Got,
+  HeldSettlement,
+  Reply,
+  Settlement,
+  StoredMessage,
 } from './backend.ts';
 import { readU32, readU64 } from './bytes.ts';
 import { Confirms } from './confirms.ts';
@@ -26,7 +25,7 @@ import { Content } from './content.ts';
 import { DeliveryTags } from './delivery-tags.ts';
 import { FrameType } from './frames.ts';
 import { type Method, type MethodArguments, type MethodId, methodId, readMethod } from './methods.ts';
-import { withDeliveryCount } from './properties.ts';
+import { directReplyTo, withDeliveryCount } from './properties.ts';
 import { encodeShortString } from './table.ts';
 import { Topology, type TopologyHost, type TopologyMethod } from './topology.ts';
 import { Transaction } from './transaction.ts';

@@ -6,10 +6,11 @@
 // large body is handed over in such buffers alone.
 
 import { BrokerError } from '../errors.ts';
-import { type ArgumentValue, directReplyTo, type Publication, type Traits } from './backend.ts';
+import type { ArgumentValue, Publication, Traits } from './backend.ts';
 import { ByteReader, copyBytes, readU16, readU64, sameBytes } from './bytes.ts';
 import {
   contentHeaderFixedBytes,
+  directReplyTo,
   PropertyScan,
   parseExpiration,
   readHeaders,
@@ -225,7 +226,14 @@ export class Content {
     if (scan.expirationStart >= 0) {
       expiration = parseExpiration(received, scan.expirationStart, scan.expirationEnd);
       const text = received.toString('utf8', scan.expirationStart, scan.expirationEnd);
-      if (expiration < 0) return new BrokerError('precondition-failed', `invalid expiration '${text}'`);
+      if (expiration < 0) {
+        const problem = /^-\d+$/.test(text)
+          ? `{value_negative,${text}}`
+          : /^\d+$/.test(text)
+            ? `{value_too_big,${text}}`
+            : 'no_integer';
+        return new BrokerError('precondition-failed', `invalid expiration '${text}': ${problem}`);
+      }
     }
     if (isDirectReply(received)) {
       if (this.#replyTo === null) return new BrokerError('precondition-failed', 'fast reply consumer does not exist');

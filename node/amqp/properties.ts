@@ -12,6 +12,10 @@ import { encodeShortString, readTable, skipTable, skipValue } from './table.ts';
 
 export const contentHeaderFixedBytes = 12;
 
+/** The pseudo-queue that a client consumes replies from, and names as reply-to; and how the real names begin. */
+export const directReplyTo = 'amq.rabbitmq.reply-to';
+export const directReplyToPrefix = `${directReplyTo}.`;
+
 const flag = {
   headers: 13,
   deliveryMode: 12,

@@ -2,7 +2,7 @@
 //
 //   table = u32 bytes, *(name value)      name = short string
 //   array = u32 bytes, *value             value = one type octet and what it says:
-//   t boolean   b i8   B u8   s i16   u u16   I i32   i u32   l i64   f f32   d f64   D u8 scale, i32
+//   t boolean   b i8   B u8   s i16   u u16   I i32   i u32   l, L i64   f f32   d f64   D u8 scale, i32
 //   S u32 bytes, text   x u32 bytes, octets   T u64 seconds   A array   F table   V nothing
 //
 // PURE. Tables come from outside: depth is bounded, every length is checked against what encloses it, and reading is linear in the bytes.
@@ -78,7 +78,9 @@ function readValue(reader: ByteReader, depth: number): ArgumentValue {
       return reader.u32() | 0;
     case 'i':
       return reader.u32();
-    case 'l': {
+    // Python's clients write L, which RabbitMQ takes for the same.
+    case 'l':
+    case 'L': {
       const value = reader.i64();
       const number = Number(value);
       return Number.isSafeInteger(number) ? number : { int64: value.toString() };
@@ -125,6 +127,7 @@ const fixedBytes: Record<string, number> = {
   I: 4,
   i: 4,
   l: 8,
+  L: 8,
   f: 4,
   d: 8,
   D: 5,

@@ -11,25 +11,26 @@ import {
   SettleOperation,
   settleFailed,
 } from '../../cluster/index.ts';
-import {
-  type Binding,
-  type ChannelBackend,
-  type ChannelEvents,
-  type ConsumeRequest,
-  type Consuming,
-  directReplyTo,
-  type ExchangeDeclaration,
-  type Got,
-  type HeldPublish,
-  type HeldSettlement,
-  type Publication,
-  type QueueDeclaration,
-  type QueueState,
-  type Reply,
-  type Settlement,
-  type Traits,
+import type {
+  Binding,
+  ChannelBackend,
+  ChannelEvents,
+  ConsumeRequest,
+  Consuming,
+  ExchangeDeclaration,
+  Got,
+  HeldPublish,
+  HeldSettlement,
+  Publication,
+  QueueDeclaration,
+  QueueState,
+  Reply,
+  Settlement,
+  Traits,
 } from '../amqp/backend.ts';
+import { directReplyTo } from '../amqp/properties.ts';
 import { BrokerError } from '../errors.ts';
+import { noInteger } from './arguments.ts';
 import { type Broker, type BrokerConnection, dropConsumer } from './broker.ts';
 import { Confirms } from './confirms.ts';
 import type { Consumer } from './consumer.ts';
@@ -291,7 +292,10 @@ export class BrokerChannel implements ChannelBackend {
     if (typeof priority !== 'number' || priority !== (priority | 0))
       return reply({
         ok: false,
-        error: new BrokerError('precondition-failed', `invalid arg 'x-priority' for queue '${queue.name}'`),
+        error: new BrokerError(
+          'precondition-failed',
+          `invalid arg 'x-priority' for queue '${queue.name}' in vhost '${queue.vhost}': ${noInteger(priority)}`,
+        ),
       });
     const consumer = this.#newConsumer(queue, request.noAck, request.noAck ? 0 : request.prefetch, false);
     const flags = (request.noAck ? ConsumeFlag.noAck : 0) | (request.exclusive ? ConsumeFlag.exclusive : 0);

@@ -5,7 +5,8 @@
 // delivered like any other message, and one that finds nobody any more is unroutable.
 
 import { ResultCode } from '../../cluster/index.ts';
-import { directReplyTo, directReplyToPrefix, type QueueState, type Reply } from '../amqp/backend.ts';
+import type { QueueState, Reply } from '../amqp/backend.ts';
+import { directReplyTo, directReplyToPrefix } from '../amqp/properties.ts';
 import { BrokerError } from '../errors.ts';
 import type { BrokerConnection } from './broker.ts';
 import { metadataUnavailable } from './topology.ts';

@@ -13,10 +13,9 @@ import {
 } from '../../cluster/index.ts';
 import type { Binding, ExchangeDeclaration, QueueDeclaration, QueueState, Reply } from '../amqp/backend.ts';
 import { BrokerError } from '../errors.ts';
+import { invalidArgument, invalidMatch, invalidProperty, notExchange } from './arguments.ts';
 import type { BrokerConnection } from './broker.ts';
 import { checkReplyName, isReplyName } from './replies.ts';
-
-const queueTypes = ['classic', 'quorum'];
 
 export const noQueue = (vhost: string, name: string) =>
   new BrokerError('not-found', `no queue '${name}' in vhost '${vhost}'`);
@@ -109,15 +108,8 @@ export function declareQueue(connection: BrokerConnection, wanted: QueueDeclarat
   if (existing !== undefined) return answerDeclared(connection, existing, wanted, reply);
   if (wanted.name.startsWith('amq.'))
     return fail(reply, new BrokerError('access-refused', `queue name '${name}' contains reserved prefix 'amq.*'`));
-  const type = wanted.arguments['x-queue-type'];
-  if (type !== undefined && !queueTypes.includes(String(type)))
-    return fail(
-      reply,
-      new BrokerError(
-        'precondition-failed',
-        `invalid arg 'x-queue-type' for queue '${name}' in vhost '${vhost}': "${type}"`,
-      ),
-    );
+  const invalid = invalidArgument(vhost, name, wanted.arguments) ?? invalidProperty(vhost, name, wanted);
+  if (invalid !== null) return fail(reply, invalid);
   const exclusive = wanted.exclusive ? connection.id : null;
   if (wanted.exclusive) connection.ownsQueues = true;
   const { durable, autoDelete, arguments: args } = wanted;
@@ -212,6 +204,8 @@ export function declareExchange(connection: BrokerConnection, wanted: ExchangeDe
   if (existing !== undefined) return answerExchange(existing, wanted, reply);
   if (name.startsWith('amq.'))
     return fail(reply, new BrokerError('access-refused', `exchange name '${name}' contains reserved prefix 'amq.*'`));
+  const misnamed = notExchange(args, 'alternate-exchange', `exchange '${name}' in vhost '${vhost}'`);
+  if (misnamed !== null) return fail(reply, misnamed);
   cluster.changeMetadata(
     { kind: 'declareExchange', vhost, name, type, durable, autoDelete, internal, arguments: args },
     (result) => {
@@ -282,12 +276,10 @@ function changeBinding(
     if (result === null) fail(reply, metadataUnavailable());
     else if (result.code === ResultCode.notFound)
       fail(reply, missingEnd(connection, binding) ?? noExchange(vhost, source));
-    else if (result.code === ResultCode.refused)
-      fail(
-        reply,
-        new BrokerError('precondition-failed', `binding of '${destination.name}' to exchange '${source}' was refused`),
-      );
-    else succeed(reply);
+    else if (result.code === ResultCode.refused) {
+      const text = `binding of '${destination.name}' to exchange '${source}' was refused`;
+      fail(reply, invalidMatch(args) ?? new BrokerError('precondition-failed', text));
+    } else succeed(reply);
   });
 }
 

@@ -173,7 +173,6 @@ describe('connection errors', () => {
     ['540 prefetch-size', '01 0001 0000000b 003c000a 00000001 0000 00 ce', 540, /prefetch_size!=0 \(1\)/, [60, 10]],
     ['540 flow off', '01 0001 00000005 00140014 00 ce', 540, /active=false/, [20, 20]],
     ['540 recover without requeue', '01 0001 00000005 003c006e 00 ce', 540, /requeue=false/, [60, 110]],
-    ['540 transactions', '01 0001 00000004 005a000a ce', 540, /^NOT_IMPLEMENTED/, [90, 10]],
     ['540 immediate', '01 0001 00000009 003c0028 0000 00 00 02 ce', 540, /immediate=true/, [60, 40]],
   ] as const)('%s', (_, bytes, replyCode, text, method) => {
     client.bytes(hex(bytes));
@@ -300,7 +299,9 @@ describe('channel errors', () => {
     expect(client.methods()).toEqual([close(406, text, 60, 40)]);
     client.channels(2);
     client.bytes(publishFrames(2, '', 'q', Buffer.from('x'), { properties: hex('0100 02 2d31') }));
-    expect(client.methods()).toEqual([close(406, "PRECONDITION_FAILED - invalid expiration '-1'", 60, 40)]);
+    expect(client.methods()).toEqual([
+      close(406, "PRECONDITION_FAILED - invalid expiration '-1': {value_negative,-1}", 60, 40),
+    ]);
   });
 
   it('406 too large a message, whose bodies are then ignored', async () => {
@@ -318,6 +319,10 @@ describe('channel errors', () => {
     expect(client.methods()).toEqual([
       close(406, 'PRECONDITION_FAILED - cannot switch from confirm to tx mode', 90, 10),
     ]);
+    client.channels(3).send(3, { kind: 'tx.select' }, { kind: 'confirm.select', nowait: false });
+    expect(client.methods().at(-1)).toEqual(
+      close(406, 'PRECONDITION_FAILED - cannot switch from tx to confirm mode', 85, 10),
+    );
     client.channels(2).send(2, { kind: 'tx.commit' });
     expect(client.methods()).toEqual([close(406, 'PRECONDITION_FAILED - channel is not transactional', 90, 20)]);
   });

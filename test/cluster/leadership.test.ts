@@ -81,7 +81,8 @@ function setting(node: number, nodeCount: number, shards: number) {
     for (const other of nodes) {
       if (other === node) continue;
       peers.up(other, 1);
-      peers.applied(other, 0, true);
+      peers.applied(other, 0);
+      peers.reached(other);
       peers.told(other, {
         sequence: 1,
         clock: 0,
@@ -105,13 +106,15 @@ describe('at the start', () => {
     const { leadership, groups, peers, asked } = setting(1, 5, 5);
     for (const { state } of groups.values()) state.leader = 0;
     peers.up(5, 1);
-    peers.applied(5, 0, true);
+    peers.applied(5, 0);
+    peers.reached(5);
     leadership.campaignWhereNobodyLeads();
     expect(asked).toEqual([]);
     peers.up(2, 1);
     leadership.campaignWhereNobodyLeads();
     expect(asked).toEqual([]);
-    peers.applied(2, 0, true);
+    peers.applied(2, 0);
+    peers.reached(2);
     leadership.campaignWhereNobodyLeads();
     expect(asked).toEqual(['campaign 1']);
   });
@@ -123,7 +126,8 @@ describe('at the start', () => {
       leadership.campaignWhereNobodyLeads();
       expect(asked).toEqual([]);
       peers.up(other, 1);
-      peers.applied(other, 0, true);
+      peers.applied(other, 0);
+      peers.reached(other);
     }
     leadership.campaignWhereNobodyLeads();
     expect(asked).toEqual(['campaign 0']);

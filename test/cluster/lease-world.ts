@@ -248,7 +248,8 @@ export class LeaseNode {
 
   heardApplied(from: LeaseNode, applied: number): void {
     if (this.peers.heard(from.node, from.incarnation, true) === undefined) return;
-    this.peers.applied(from.node, applied, true);
+    this.peers.applied(from.node, applied);
+    this.peers.reached(from.node);
     this.lease.peerApplied();
   }
 

@@ -128,6 +128,19 @@ describe('a relay', () => {
   });
 });
 
+describe('a peer whose first words of itself came by a relay', () => {
+  test('is known to hear us as soon as it speaks of itself directly, with whatever it says then', () => {
+    const { received, peers, tells, up } = setting();
+    up.add(4);
+    received().up(4, 1);
+    received().frame(3, 1, 'control', FrameKind.relayed, fromFour(1, FrameKind.applied, wire.encodeApplied(7)));
+    expect(peers.get(4)!.metadataApplied).toBe(7);
+    expect(peers.answers(4)).toBe(false);
+    tells(4, [1, 3]);
+    expect(peers.answers(4)).toBe(true);
+  });
+});
+
 describe('a node that another one cannot reach', () => {
   test('sends by the relay, and asks for its buffer', () => {
     const { mail, sent, tells } = setting();
@@ -168,6 +181,25 @@ describe('a node that another one cannot reach', () => {
     expect(peers.get(4)!.leaving).toBe(false);
     received().frame(3, 1, 'bulk', FrameKind.relayed, fromFour(6, FrameKind.query, Buffer.from('q')));
     expect(otherFrames).toEqual([{ node: 4, kind: FrameKind.query, body: Buffer.from('q') }]);
+  });
+});
+
+describe('a peer that both sides reach by a relay only', () => {
+  test('is told of us directly too: else nobody would find out that the direct way works again', () => {
+    const { received, sent, tells, mail, up } = setting();
+    up.add(4);
+    received().up(4, 1);
+    tells(3, [1, 4]);
+    tells(4, [3]);
+    expect([mail.isUp(4), mail.via(4)]).toEqual([true, 3]);
+    sent.length = 0;
+    mail.statusChanged();
+    mail.flush();
+    const ways = sent.map(({ to, kind }) => [to, kind]);
+    expect(ways).toContainEqual([4, FrameKind.status]);
+    expect(ways.filter(([to, kind]) => to === 3 && kind === FrameKind.relay)).toHaveLength(1);
+    tells(4, [1, 3]);
+    expect(mail.via(4)).toBe(4);
   });
 });
 

@@ -99,6 +99,8 @@ class World {
         else this.held.push(done);
       },
       readHeaders: () => ({}),
+      withDeath: (properties) => properties,
+      wall: () => 0,
       schedule: () => {},
     });
     return this.driver;

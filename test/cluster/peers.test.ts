@@ -77,10 +77,10 @@ describe('peers', () => {
   test('an answer by a relay does not show that the connection works', () => {
     const peers = new Peers([2], 50);
     peers.up(2, 1);
-    expect(peers.applied(2, 5, false)).toBe(false);
+    peers.applied(2, 5);
     expect(peers.answers(2)).toBe(false);
-    expect(peers.applied(2, 5, true)).toBe(true);
-    expect(peers.applied(2, 6, true)).toBe(false);
+    expect(peers.reached(2)).toBe(true);
+    expect(peers.reached(2)).toBe(false);
     expect(peers.answers(2)).toBe(true);
     peers.down(2);
     expect(peers.answers(2)).toBe(false);

@@ -2,15 +2,17 @@
 
 import { describe, expect, test } from 'vitest';
 import { storeBounds } from '../../cluster/machine/queue/store.ts';
-import { type MachineVersions, machineVersions, metadataVersions } from '../../cluster/machine/versions.ts';
+import type { MachineVersions } from '../../cluster/machine/versions.ts';
+import type { ClusterLimits } from '../../cluster/options.ts';
 import { groupOf, machineOf } from '../support/machines.ts';
 import { MemoryCluster, type MemoryNode, statusOf } from '../support/memory-cluster.ts';
 import { declareQueue, Publisher } from '../support/messages.ts';
 
+const one: MachineVersions = { shard: [storeBounds], metadata: [{ debtItemsPerEntry: 4_096 }] };
 /** The second one works less debt off with an entry. */
 const both: MachineVersions = {
-  shard: [storeBounds, { ...storeBounds, debtPerEntryMax: 5 }],
-  metadata: [...metadataVersions, { debtItemsPerEntry: 5 }],
+  shard: [...one.shard, { ...storeBounds, debtPerEntryMax: 5 }],
+  metadata: [...one.metadata, { debtItemsPerEntry: 5 }],
 };
 
 const shards = [1, 2];
@@ -22,6 +24,12 @@ const halted = (cluster: MemoryCluster) =>
   cluster.nodes
     .flatMap((row) => [0, ...shards].map((group) => groupOf(row, group).halted))
     .filter((why) => why !== null);
+
+function begin(seed: number, further: Partial<ClusterLimits> = {}): MemoryCluster {
+  const cluster = new MemoryCluster(3, seed, { ...limits, ...further });
+  cluster.machineVersions = one;
+  return cluster;
+}
 
 async function upgrade(cluster: MemoryCluster, node: number): Promise<void> {
   cluster.kill(node);
@@ -39,7 +47,7 @@ async function publish(cluster: MemoryCluster, node: number, name: string, count
 
 describe('a machine version', () => {
   test('comes into force once the last node knows it, on all replicas at the same entry, and stays', async () => {
-    const cluster = new MemoryCluster(3, 301, limits);
+    const cluster = begin(301);
     await cluster.start();
     for (const [i, name] of ['a', 'b'].entries()) await declareQueue(cluster, 1 + i, name);
     await publish(cluster, 1, 'a', 60);
@@ -75,14 +83,14 @@ describe('a machine version', () => {
   });
 
   test('keeps a node out that does not know it, with a reason, and the others go on', async () => {
-    const cluster = new MemoryCluster(3, 302, { ...limits, snapshotEveryEntries: 10_000 });
+    const cluster = begin(302, { snapshotEveryEntries: 10_000 });
     await cluster.start();
     await declareQueue(cluster, 1, 'a');
     for (const node of [1, 2, 3]) await upgrade(cluster, node);
     expect(await cluster.until(() => cluster.nodes.every((row) => inForce(row) === 2), 10_000)).toBe(true);
     await publish(cluster, 1, 'a', 20);
     cluster.kill(3);
-    cluster.node(3).machineVersions = machineVersions;
+    cluster.node(3).machineVersions = one;
     await cluster.restart(3);
     await cluster.clock.run(5_000);
     expect(cluster.node(3).cluster.isReady).toBe(false);

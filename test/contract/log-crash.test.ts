@@ -3,13 +3,14 @@
 import { describe, expect, it } from 'vitest';
 import { RecordKind, readRecordHeader, viewOf } from '../../cluster/log/codec.ts';
 import type { Store } from '../../cluster/log/store.ts';
-import { type LogOptions, unknownIndex } from '../../cluster/log/types.ts';
+import { unknownIndex } from '../../cluster/log/types.ts';
 import { piecesOf } from '../../cluster/machine/snapshot-pieces.ts';
 import { createMemoryDisk, diskError, type MemoryDisk } from '../support/memory-disk.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
 import { Run } from './log-run.ts';
 import {
   append,
+  beginInMemory,
   configuration,
   drain,
   entries,
@@ -24,13 +25,7 @@ import {
   write,
 } from './log-support.ts';
 
-async function open(changes: Partial<LogOptions> = {}) {
-  const disk = createMemoryDisk();
-  const { log } = await reopen(disk.mount(), changes);
-  log.createGroup(1, 11, origin);
-  await append(log);
-  return { disk, log };
-}
+const open = beginInMemory;
 
 /** Offsets of the records in an unsealed file, found by their headers. */
 function recordOffsets(disk: MemoryDisk, path: string): number[] {

@@ -35,6 +35,20 @@ async function comeBack(run: Run): Promise<void> {
   await run.verify();
 }
 
+/** Three times over: use at random, then what `fails`, then all of it has to be there again. */
+function threeLives(seed: number, fails: (run: Run) => Promise<void>): Promise<void> {
+  return withSeed(seed, async () => {
+    const run = new Run(seed);
+    await run.open();
+    run.isFaulty = true;
+    for (let life = 0; life < 3; life++) {
+      await work(run, run.random.integer(20));
+      await fails(run);
+      await comeBack(run);
+    }
+  });
+}
+
 describe('an end at the k-th operation', () => {
   it.each(['before', 'after'] as const)('%s it leaves what was confirmed', async (phase) => {
     const reached = new Set<DiskOperation>();
@@ -65,22 +79,15 @@ describe('a full disk', () => {
     let ended = 0;
     let refused = 0;
     for (let seed = 1; seed <= 40; seed++)
-      await withSeed(seed, async () => {
-        const run = new Run(seed);
-        await run.open();
-        run.isFaulty = true;
-        for (let life = 0; life < 3; life++) {
-          await work(run, run.random.integer(20));
-          run.disk.capacity = run.disk.usedBytes() + run.random.integer(4000);
-          await work(run, 40);
-          await turns(2);
-          if (run.failure !== null) ended++;
-          // Who starts on a full disk may fail, and does no harm.
-          run.disk.kill(run.random);
-          const opened = await openLog(run.disk.mount(), clock, options(run.limits)).catch((error) => error);
-          if (opened instanceof Error) refused++;
-          await comeBack(run);
-        }
+      await threeLives(seed, async (run) => {
+        run.disk.capacity = run.disk.usedBytes() + run.random.integer(4000);
+        await work(run, 40);
+        await turns(2);
+        if (run.failure !== null) ended++;
+        // Who starts on a full disk may fail, and does no harm.
+        run.disk.kill(run.random);
+        const opened = await openLog(run.disk.mount(), clock, options(run.limits)).catch((error) => error);
+        if (opened instanceof Error) refused++;
       });
     expect([ended > 20, refused > 5]).toEqual([true, true]);
   });
@@ -90,20 +97,13 @@ describe('an operation that fails', () => {
   it('takes nothing that was confirmed; what did not reach the disk is not taken for durable', async () => {
     const ended = new Set<string>();
     for (let seed = 1; seed <= 80; seed++)
-      await withSeed(seed, async () => {
-        const run = new Run(seed);
-        await run.open();
-        run.isFaulty = true;
-        for (let life = 0; life < 3; life++) {
-          await work(run, run.random.integer(20));
-          const operations = ['write', 'sync', 'rename', 'remove', 'syncFolder', 'open', 'truncate'] as const;
-          const operation = operations[run.random.integer(operations.length)]!;
-          run.disk.failNext(operation, 'EIO', 1 + run.random.integer(3));
-          await work(run, 30);
-          await turns(2);
-          if (run.failure !== null) ended.add(operation);
-          await comeBack(run);
-        }
+      await threeLives(seed, async (run) => {
+        const operations = ['write', 'sync', 'rename', 'remove', 'syncFolder', 'open', 'truncate'] as const;
+        const operation = operations[run.random.integer(operations.length)]!;
+        run.disk.failNext(operation, 'EIO', 1 + run.random.integer(3));
+        await work(run, 30);
+        await turns(2);
+        if (run.failure !== null) ended.add(operation);
       });
     expect([...ended].sort()).toEqual(expect.arrayContaining(['rename', 'sync', 'syncFolder', 'write']));
   });

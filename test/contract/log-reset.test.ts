@@ -7,6 +7,7 @@ import { createMemoryDisk } from '../support/memory-disk.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
 import {
   append,
+  beginInMemory,
   configuration,
   drain,
   entries,
@@ -25,13 +26,8 @@ const hardState = { term: 4, vote: 2, commit: 60 };
 const state = (log: Log, index: number, term: number, text: string) =>
   log.saveSnapshot(1, { index, term, configuration }, piecesOf([Buffer.from(text)]));
 
-async function open(changes: Parameters<typeof reopen>[1] = {}) {
-  const disk = createMemoryDisk();
-  const { log } = await reopen(disk.mount(), changes);
-  log.createGroup(1, 11, origin);
-  await append(log, write(1, { entries: entries(1, 1, 100, 3), hardState }));
-  return { disk, log };
-}
+const open = (changes: Parameters<typeof beginInMemory>[0] = {}) =>
+  beginInMemory(changes, { entries: entries(1, 1, 100, 3), hardState });
 
 /** A stream with the snapshot at 55 of another node's log, with entries 20, 35 and 50. */
 async function stream() {

@@ -2,18 +2,12 @@
 
 import { describe, expect, it } from 'vitest';
 import type { PieceSource } from '../../cluster/log/types.ts';
-import { createMemoryDisk, diskError } from '../support/memory-disk.ts';
-import { append, configuration, entries, loadState, origin, rejection, reopen, turns, write } from './log-support.ts';
+import { diskError } from '../support/memory-disk.ts';
+import { beginInMemory, configuration, entries, loadState, rejection, reopen, turns } from './log-support.ts';
 
 const at = (index: number) => ({ index, term: 1, configuration });
 
-async function open() {
-  const disk = createMemoryDisk();
-  const { log } = await reopen(disk.mount());
-  log.createGroup(1, 11, origin);
-  await append(log, write(1, { entries: entries(1, 1, 20, 1) }));
-  return { disk, log };
-}
+const open = () => beginInMemory({}, { entries: entries(1, 1, 20, 1) });
 
 /** Gives these, and notes what it was asked. */
 function sourceOf(pieces: readonly Buffer[]) {
@@ -137,6 +131,16 @@ describe('a snapshot made piece by piece', () => {
       expect((await rejection(log.saveSnapshot(1, at(10), source))).code).toBe('EIO');
       expect(source.closed).toBe(1);
     }
+  });
+
+  it('is not saved for who waits for his turn either, when the manifest that says so fails', async () => {
+    const { disk, log } = await open();
+    log.onFatal = () => {};
+    await turns();
+    disk.fault = (kind, path) => (kind === 'open' && path.startsWith('manifest') ? diskError('EIO', path) : null);
+    const [first, second] = [1, 2].map(() => rejection(log.saveSnapshot(1, at(10), sourceOf([Buffer.from('ten')]))));
+    expect((await first)!.code).toBe('EIO');
+    expect((await second)!.code).toBe('failed');
   });
 
   it('is found out when its end is damaged or cut', async () => {

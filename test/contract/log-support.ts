@@ -121,6 +121,24 @@ export async function reopen(disk: Disk, changes: Partial<LogOptions> = {}) {
   return opened;
 }
 
+/** A new log on this disk, whose group 1 holds what `first` says. */
+export async function begin(
+  disk: Disk,
+  changes: Partial<LogOptions> = {},
+  first: Partial<GroupWrite> = {},
+): Promise<Log> {
+  const { log } = await reopen(disk, changes);
+  log.createGroup(1, 11, origin);
+  await append(log, write(1, first));
+  return log;
+}
+
+/** The same on a disk in memory. */
+export async function beginInMemory(changes: Partial<LogOptions> = {}, first: Partial<GroupWrite> = {}) {
+  const disk = createMemoryDisk();
+  return { disk, log: await begin(disk.mount(), changes, first) };
+}
+
 /** A state that comes, gathered. */
 function gathering(): StateSink & { readonly pieces: Buffer[]; isWhole: boolean } {
   return {

@@ -3,17 +3,18 @@
 import { createRaft, initialConfiguration } from 'raft-ts';
 import { afterAll, describe, expect, it } from 'vitest';
 import { Snapshots } from '../../cluster/group/snapshots.ts';
-import type { EntryData, Log } from '../../cluster/log/types.ts';
+import type { EntryData, Log, LogOptions } from '../../cluster/log/types.ts';
 import { ShardMachine } from '../../cluster/machine/shard.ts';
 import { defaultLimits } from '../../cluster/options.ts';
+import type { Disk } from '../../cluster/ports.ts';
 import { createMemoryDisk } from '../support/memory-disk.ts';
 import {
   append,
+  begin,
   cleanUp,
   diskKinds,
   entries,
   entry,
-  origin,
   read,
   rejection,
   reopen,
@@ -24,6 +25,13 @@ import {
 afterAll(cleanUp);
 
 const id = 0x4000_0000;
+
+/** A log with the durable group 1 and a volatile one. */
+async function beginVolatile(disk: Disk, changes: Partial<LogOptions>): Promise<Log> {
+  const log = await begin(disk, changes);
+  log.createVolatileGroup(id, 1);
+  return log;
+}
 
 /** True if `done` ran before `append` returned. */
 function appendNow(log: Log, first: number, last: number, bytes = 100, group = id): boolean {
@@ -37,13 +45,9 @@ function appendNow(log: Log, first: number, last: number, bytes = 100, group = i
 const volatileFiles = (names: readonly string[]) => names.filter((name) => name.endsWith('.volatile'));
 
 describe.each(diskKinds)('volatile groups on disk: $name', ({ create }) => {
-  async function open(changes: Parameters<typeof reopen>[1] = {}) {
+  async function open(changes: Partial<LogOptions> = {}) {
     const disk = create();
-    const { log } = await reopen(disk, changes);
-    log.createGroup(1, 11, origin);
-    await append(log);
-    log.createVolatileGroup(id, 1);
-    return { disk, log };
+    return { disk, log: await beginVolatile(disk, changes) };
   }
 
   it('are done at once, and are read back from memory and disk', async () => {
@@ -124,13 +128,9 @@ describe.each(diskKinds)('volatile groups on disk: $name', ({ create }) => {
 });
 
 describe('volatile groups and the durable ones', () => {
-  async function open(changes: Parameters<typeof reopen>[1] = {}) {
+  async function open(changes: Partial<LogOptions> = {}) {
     const disk = createMemoryDisk();
-    const { log } = await reopen(disk.mount(), changes);
-    log.createGroup(1, 11, origin);
-    await append(log);
-    log.createVolatileGroup(id, 1);
-    return { disk, log };
+    return { disk, log: await beginVolatile(disk.mount(), changes) };
   }
 
   it('are written without a sync', async () => {
@@ -156,10 +156,7 @@ describe('volatile groups and the durable ones', () => {
         else queueMicrotask(task);
       },
     });
-    const { log } = await reopen(disk, { cacheBytesMax: 0 });
-    log.createGroup(1, 11, origin);
-    await append(log);
-    log.createVolatileGroup(id, 1);
+    const log = await beginVolatile(disk, { cacheBytesMax: 0 });
     await turns();
     // The sync of a durable write hangs: volatile entries go on to the disk and out of memory.
     stuck = '.log';

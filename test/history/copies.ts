@@ -135,6 +135,9 @@ export function gatherCopies(events: readonly HistoryEvent[], lives: Lives, repo
         break;
     }
   }
+  // As often as they were published to where dead letters come from, also after the first of these came.
+  for (const { copies } of messages.values())
+    for (const copy of copies) if (copy.isDeadLetter) copy.attempts = deadLetterAttempts(copies, lives, copy.queue);
   return { messages, attempts, copyAt, deliveryAt };
 }
 
@@ -206,16 +209,22 @@ function findCopy(messages: ReadonlyMap<string, Message>, lives: Lives, id: stri
   if (message === undefined) return null;
   const known = message.copies.find((copy) => copy.queue === queue);
   if (known !== undefined) return known;
-  let attempts = 0;
-  for (const copy of message.copies) {
-    if (copy.isDeadLetter) continue;
-    const { ends, isCircle } = deadLetterChain(lives, copy.queue);
-    if (ends.includes(queue)) attempts += isCircle ? never : copy.attempts;
-  }
+  const attempts = deadLetterAttempts(message.copies, lives, queue);
   if (attempts === 0) return null;
   const copy: Copy = { message, queue, isDeadLetter: true, attempts, surePublish: -1, deliveries: [] };
   message.copies.push(copy);
   return copy;
+}
+
+/** How many dead letters may come to a queue to which none of these was published. */
+function deadLetterAttempts(copies: readonly Copy[], lives: Lives, queue: string): number {
+  let attempts = 0;
+  for (const copy of copies) {
+    if (copy.isDeadLetter) continue;
+    const { ends, isCircle } = deadLetterChain(lives, copy.queue);
+    if (ends.includes(queue)) attempts += isCircle ? never : copy.attempts;
+  }
+  return attempts;
 }
 
 const chainMax = 16;

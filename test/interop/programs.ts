@@ -64,15 +64,20 @@ export function isMissing(name: string, { command, args, environment }: Command)
 export interface Program {
   /** Lines written so far, those for the harness left out. */
   readonly lines: readonly string[];
+  readonly isRunning: boolean;
   /** Resolves when it wrote a line that holds this text; fails when it ends before. */
   wrote(text: string): Promise<void>;
   /** Resolves when it ended by itself with exit code 0, to all its lines. */
   finished(): Promise<readonly string[]>;
+  /** SIGKILL; resolves when it is gone. */
+  kill(): Promise<void>;
 }
 
 export interface Harness {
   readonly urls: readonly string[];
   start(command: Command): Program;
+  /** `kill -9` for the node of this index; it runs again after the test. */
+  kill(index: number): Promise<void>;
   /** The command with two arguments more, the URLs (comma separated) and a name of its own; does the whole round. */
   round(command: Command): Promise<void>;
 }
@@ -92,7 +97,7 @@ export function useHarness(): () => Harness {
     const program = start({ ...command, args: [...command.args, nodes.urls().join(','), uniqueName('round')] });
     expect(await program.finished()).toEqual(roundLines);
   };
-  return () => ({ urls: nodes.urls(), start, round });
+  return () => ({ urls: nodes.urls(), start, kill: nodes.kill, round });
 }
 
 interface Nodes {
@@ -170,6 +175,9 @@ function startProgram({ command, args, environment }: Command, nodes: Nodes, chi
   };
   return {
     lines,
+    get isRunning() {
+      return ending === null;
+    },
     async wrote(text) {
       const has = () => lines.some((line) => line.includes(text));
       await wait(() => has() || ending !== null);
@@ -179,6 +187,10 @@ function startProgram({ command, args, environment }: Command, nodes: Nodes, chi
       await wait(() => ending !== null);
       if (ending !== 0) expect.fail(`failed: ${told()}`);
       return lines;
+    },
+    async kill() {
+      child.kill('SIGKILL');
+      await wait(() => ending !== null);
     },
   };
 }

@@ -635,7 +635,7 @@ describe('batches', () => {
     expect(bench.machine.status().malformed).toBe(4);
     const entry = { index: 4, term: 1, stamp: 0, machineVersion: 1, payload: good };
     expect(() => bench.machine.apply(entry)).toThrow(/after 4/);
-    expect(() => bench.machine.apply({ ...entry, index: 5, machineVersion: 2 })).toThrow(/version 2/);
+    expect(() => bench.machine.apply({ ...entry, index: 5, machineVersion: 3 })).toThrow(/version 3/);
   });
 
   it('have no live entries', () => {

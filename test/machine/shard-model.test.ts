@@ -189,6 +189,7 @@ const smallBounds: StoreBounds = {
   returnsPerEntryMax: 2,
   assignmentsPerEntryMax: 2,
   duePerEntryMax: 2,
+  keepsLimits: false,
 };
 
 function run(seed: number, entries: number, bounds: StoreBounds): void {

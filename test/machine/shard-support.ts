@@ -20,7 +20,12 @@ import { ShardMachine } from '../../cluster/machine/shard.ts';
 import { drain } from '../../cluster/machine/snapshot-pieces.ts';
 
 export type Command =
-  | { readonly kind: 'publish'; readonly queues: readonly number[]; readonly bytes: number }
+  | {
+      readonly kind: 'publish';
+      readonly queues: readonly number[];
+      readonly bytes: number;
+      readonly expiration?: number;
+    }
   | {
       readonly kind: 'consume';
       readonly consumer: number;
@@ -129,8 +134,9 @@ function addCommand(builder: BatchBuilder, command: Command | FurtherCommand): v
   switch (command.kind) {
     case 'publish': {
       const body = [Buffer.alloc(command.bytes)];
-      const flags = PublishFlag.persistent;
-      builder.addPublish(command.queues, flags, 0, 0xffff_ffff, key, properties, body, command.bytes);
+      const { queues, bytes, expiration } = command;
+      const flags = PublishFlag.persistent | (expiration === undefined ? 0 : PublishFlag.expiration);
+      builder.addPublish(queues, flags, 0, expiration ?? 0xffff_ffff, key, properties, body, bytes);
       return;
     }
     case 'consume':

@@ -127,5 +127,7 @@ describe('the metadata', () => {
 
 it('the machines have as many versions each', () => {
   expect(latestVersion(machineVersions)).toBe(metadataVersions.length);
-  expect(() => latestVersion({ shard: [first, second], metadata: metadataVersions })).toThrow('make no sense');
+  expect(() => latestVersion({ shard: [first, second], metadata: metadataVersions.slice(0, 1) })).toThrow(
+    'make no sense',
+  );
 });

@@ -152,6 +152,19 @@ describe('elections and votes', () => {
     expect(two.raft!.status().repairing).toBe(false);
   });
 
+  test('11 who forgot how far it had come is whole again with an entry of the first term in which it acknowledged nothing', () => {
+    for (const [repairTerm, isWhole] of [
+      [4, true],
+      [5, false],
+    ] as const) {
+      const raft = replica({ hardState: { term: 5, vote: 0, commit: 0 }, repairTo: 1_000, repairTerm });
+      const { write } = to(raft, append(2, 5, [0, 0], [{ kind: 'noop', index: 1, term: 5, bytes: 0 }], 1));
+      expect(raft.status().repairing).toBe(true);
+      raft.persisted(write!.sequence);
+      expect(raft.status().repairing).toBe(!isWhole);
+    }
+  });
+
   test('12 messages for another id, group or incarnation are dropped', () => {
     const base = { kind: 'vote', from: 2, to: 1, term: 4, lastIndex: 9, lastTerm: 3, transfer: true } as const;
     for (const wrong of [{ to: 7 }, { group: 2 }, { groupIncarnation: 2 }, { from: 1 }, { from: 0 }]) {

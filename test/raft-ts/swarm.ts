@@ -180,9 +180,10 @@ class Swarm {
         return this.#damage();
       case 'pause':
         this.#paused.add(replica.id);
+        if (this.#draw(2) === 0) this.#oversleep(replica);
         return;
       case 'resume':
-        return this.#paused.clear();
+        return this.#wake();
       case 'snapshot': {
         const one = this.#any();
         one.takeSnapshot(this.#draw(3) * 5);
@@ -191,6 +192,59 @@ class Swarm {
       default:
         throw new Error(`unknown action ${action}`);
     }
+  }
+
+  /** Timers come before what the network has for them: a leader may be asked, and speak, before it learns that it was deposed. */
+  #wake(): void {
+    const woken = [...this.#paused];
+    this.#paused.clear();
+    for (const id of woken) {
+      const replica = this.#world.get(id);
+      if (replica.raft?.role !== 'leader') continue;
+      this.#world.checker.readAsked(++this.#reads);
+      replica.run((raft) => raft.readIndex(this.#reads));
+      this.#world.tick(id, this.#world.bounds.heartbeatTicks);
+    }
+  }
+
+  /** A leader that hears nothing until another has taken over and committed something. What it asked last is answered meanwhile. */
+  #oversleep({ id, raft }: SimulatedReplica): void {
+    const world = this.#world;
+    if (raft?.role !== 'leader' || !raft.leaderReady) return;
+    world.tick(id, world.bounds.heartbeatTicks);
+    let proposedIn = 0;
+    for (let tick = 0; tick < 10 * world.bounds.electionTicks; tick++) {
+      for (const other of world.replicas.keys()) this.#tick(other);
+      for (let work = 0; work < 100 && this.#work(); work++);
+      const next = world.leaders().at(-1)?.raft;
+      if (next == null || next.term === raft.term) continue;
+      if (next.commit > raft.commit && next.leaderReady) {
+        this.#mark('leader overslept');
+        return this.#wake();
+      }
+      if (proposedIn !== next.term) world.propose(world.leaders().at(-1)!.id, `p${++this.#proposals}`);
+      proposedIn = next.term;
+    }
+  }
+
+  /** All that is under way between those who do not stand still. False: nothing is. */
+  #work(): boolean {
+    let any = false;
+    for (const replica of this.#world.replicas.values()) {
+      if (replica.raft === null || this.#paused.has(replica.id)) continue;
+      if (replica.persist(Number.POSITIVE_INFINITY) || replica.runTask()) any = true;
+      replica.pump();
+    }
+    const { network } = this.#world;
+    for (let at = 0; at < network.length; ) {
+      if (this.#paused.has(network[at]!.to)) at++;
+      else {
+        this.#world.deliver(at);
+        any = true;
+      }
+      if (network.length > 1000) return false;
+    }
+    return any;
   }
 
   #deliver(at: number): void {
@@ -222,7 +276,8 @@ class Swarm {
   }
 
   #leaderOrAny(): SimulatedReplica {
-    const leaders = this.#world.leaders();
+    // One that stands still is not asked for anything, and so says nothing.
+    const leaders = this.#world.leaders().filter(({ id }) => !this.#paused.has(id));
     return leaders.length === 0 || this.#draw(10) === 0 ? this.#any() : leaders[this.#draw(leaders.length)]!;
   }
 

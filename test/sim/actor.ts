@@ -6,6 +6,7 @@
 import type { Clock, Net, Random, Timer } from '../../cluster/ports.ts';
 import type { History } from '../history.ts';
 import { ClientConnection } from './client.ts';
+import { stretch } from './pace.ts';
 import { Session, type SessionHandlers } from './session.ts';
 import type { Trace } from './trace.ts';
 
@@ -25,7 +26,7 @@ export interface ClientWorld {
 }
 
 export interface ActorOptions {
-  /** It waits for this node alone; null: it goes to another one after every failure. */
+  /** It waits for this node alone, as long as that is there; null: it goes to another one after every failure. */
   readonly home: number | null;
   /** A new connection: sessions are opened, work goes on. */
   opened(actor: Actor): void;
@@ -34,7 +35,7 @@ export interface ActorOptions {
 }
 
 const reconnectMilliseconds = 100;
-const heartbeatSeconds = 2;
+const heartbeatMilliseconds = 2_000;
 const connectMilliseconds = 4_000;
 
 export class Actor {
@@ -111,7 +112,7 @@ export class Actor {
       this.#net,
       clock,
       { host: hostOf(this.#node), port: amqpPort, node: this.#node },
-      { heartbeatSeconds, connectMilliseconds },
+      { heartbeatSeconds: (heartbeatMilliseconds / 1_000) * stretch, heartbeatMilliseconds, connectMilliseconds },
       {
         opened: () => {
           trace.line(this.name, 'connected');
@@ -128,10 +129,9 @@ export class Actor {
     this.#options.lost?.(this);
     if (this.#stopped) return;
     const { random, clock } = this.#world;
-    if (this.#options.home === null) {
-      const nodes = this.#world.nodesToTry();
-      this.#node = nodes[random.integer(nodes.length)]!;
-    }
+    const nodes = this.#world.nodesToTry();
+    // One whose node is gone for good goes elsewhere as well.
+    if (this.#options.home === null || !nodes.includes(this.#node)) this.#node = nodes[random.integer(nodes.length)]!;
     this.#timer = clock.after(reconnectMilliseconds + random.integer(400), () => this.#connect());
   }
 }

@@ -44,8 +44,10 @@ export interface ChannelHandlers {
 }
 
 export interface ClientOptions {
-  /** 0: none. A peer that is silent for two intervals is given up. */
+  /** As the broker is told. */
   readonly heartbeatSeconds: number;
+  /** The same by this client's clock; 0: none. A peer that is silent for two intervals is given up. */
+  readonly heartbeatMilliseconds: number;
   readonly connectMilliseconds: number;
 }
 
@@ -217,9 +219,9 @@ export class ClientConnection implements FrameSink {
   }
 
   #scheduleHeartbeat(): void {
-    const { heartbeatSeconds } = this.#options;
-    if (heartbeatSeconds === 0) return;
-    this.#heartbeat = this.#clock.after(heartbeatSeconds * 500, () => {
+    const { heartbeatMilliseconds } = this.#options;
+    if (heartbeatMilliseconds === 0) return;
+    this.#heartbeat = this.#clock.after(heartbeatMilliseconds / 2, () => {
       this.#silentTicks = this.#heardSince ? 0 : this.#silentTicks + 1;
       this.#heardSince = false;
       if (this.#silentTicks >= 4) return this.#end('the broker is silent');

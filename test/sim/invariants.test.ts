@@ -22,6 +22,7 @@ class Fake {
   appliedIndex = 0;
   hash = 0;
   repairing = false;
+  acknowledgedTo = 0;
   halted: Error | null = null;
 
   append(term: number, content: number, durable = true): this {
@@ -65,6 +66,7 @@ class Fake {
     const machine = { stateHash: () => fake.hash };
     return Object.defineProperties({ id: 1, raft, machine } as unknown as WatchedReplica, {
       appliedIndex: { get: () => fake.appliedIndex },
+      acknowledgedTo: { get: () => fake.acknowledgedTo },
       halted: { get: () => fake.halted },
     });
   }
@@ -200,6 +202,18 @@ describe('the invariants', () => {
     wiped.invariants.diskLost(2);
     wiped.at(1).append(1, 7).commit = 1;
     expect(wiped.broken()).toBe('R6');
+  });
+
+  test('R6 what a replica acknowledged and lost counts as long as it stands aside until it has it again', () => {
+    const commits = (change: Partial<Fake>) => {
+      const stage = new Stage();
+      Object.assign(stage.at(2), change);
+      stage.at(1).append(1, 7).commit = 1;
+      return stage.broken();
+    };
+    expect(commits({ repairing: true, acknowledgedTo: 1 })).toBeNull();
+    expect(commits({ repairing: true, acknowledgedTo: 0 })).toBe('R6');
+    expect(commits({ acknowledgedTo: 1 })).toBe('R6');
   });
 
   test('R6 what was durable is there again, unless the replica says itself that it is not', () => {

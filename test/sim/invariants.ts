@@ -132,6 +132,9 @@ export class Invariants {
     const owed = new Map<number, Owed>();
     for (const [group, { replica }] of seen.watched) {
       const { raft } = replica;
+      if (raft.status().configuration.outgoing.length > 0) this.#marks.hit('ended in a joint phase');
+      // It has moved away, and owes its term and vote only, which `#watch` looks at should it come back.
+      if (seen.replicas.get(group) !== replica) continue;
       // What halted, or is being repaired, vouches for nothing.
       if (replica.halted !== null || raft.status().repairing) continue;
       const index = raft.persistedIndex;
@@ -149,6 +152,21 @@ export class Invariants {
   /** Looks at all that changed since the last call. */
   check(): void {
     for (const node of this.#nodes.values()) this.#checkNode(node);
+  }
+
+  /** A group that does not have these voters, by one that leads it, and nobody else; null: there is none. */
+  unsettled(votersOf: (group: number) => readonly number[]): string | null {
+    for (const { node, replicas } of this.#nodes.values()) {
+      for (const { id, raft } of replicas.values()) {
+        if (isVolatileGroup(id) || raft.role !== 'leader') continue;
+        const { voters, outgoing, learners } = raft.status().configuration;
+        const wanted = votersOf(id);
+        const isThere = voters.length === wanted.length && wanted.every((voter) => voters.includes(voter));
+        if (!isThere || outgoing.length > 0 || learners.length > 0)
+          return `group ${id} has voters ${voters} and learners ${learners} by node ${node}, and is to have ${wanted}`;
+      }
+    }
+    return null;
   }
 
   // ---- one replica ----
@@ -215,7 +233,12 @@ export class Invariants {
     const { raft } = watched.replica;
     let from = watched.seen;
     if (from > raft.lastIndex || raft.termAt(from) !== watched.seenTerm) {
-      if (from > raft.lastIndex || raft.termAt(from) !== undefined) this.#marks.hit('log truncated');
+      if (from > raft.lastIndex || raft.termAt(from) !== undefined) {
+        this.#marks.hit('log truncated');
+        const { configuration } = group;
+        if (configuration !== null && configuration.index > raft.commit && configuration.index <= from)
+          this.#marks.hit('configuration cut off');
+      }
       from = Math.min(raft.commit, raft.lastIndex);
     }
     from = Math.max(from, raft.lastIndex - lookBackMax);
@@ -226,7 +249,9 @@ export class Invariants {
       const entry = node.log.cached(group.id, index);
       const content = entry === undefined || entry.term !== term ? -1 : contentOf(entry);
       this.#checkEntry(watched, group, index, term, previousTerm, content);
-      if (entry?.kind === 'configuration' && entry.term === term)
+      if (entry?.kind !== 'configuration' || entry.term !== term) continue;
+      // Of what was in force before a snapshot the core knows nothing any more.
+      if (describe(raft.configurationAt(index)) === describe(entry.configuration))
         this.#checkConfiguration(group, index, raft.configurationAt(index - 1), entry.configuration);
     }
     watched.seen = raft.lastIndex;
@@ -314,8 +339,13 @@ export class Invariants {
   }
 
   #isDurable(node: number, group: number, index: number, term: number): boolean {
-    const raft = this.#nodes.get(node)?.replicas.get(group)?.raft;
-    if (raft !== undefined) return raft.persistedIndex >= index && isAt(raft, index, term);
+    const replica = this.#nodes.get(node)?.replicas.get(group);
+    if (replica !== undefined) {
+      const { raft, acknowledgedTo } = replica;
+      // It may have acknowledged it, lost it, and stand aside until it has it again: nobody is elected with its help who has it not.
+      if (raft.status().repairing && index <= acknowledgedTo) return true;
+      return raft.persistedIndex >= index && isAt(raft, index, term);
+    }
     const owed = this.#owed.get(node)?.get(group);
     return owed !== undefined && owed.index >= index && isAt(owed.raft, index, term);
   }

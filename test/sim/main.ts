@@ -5,12 +5,13 @@ import { mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
-import { wantedMarks } from './marks.ts';
+import type { Profile } from './faults.ts';
+import { membershipMarks, wantedMarks } from './marks.ts';
 import { runMuseum } from './museum.ts';
 import { type Options, parseOptions, seedMax, usage } from './options.ts';
 import { describePlan, type Plan, planOf } from './plan.ts';
 import { runSeed, type Violation } from './run.ts';
-import { type Failure, findDifference, runSeries, type Totals } from './series.ts';
+import { coreMilliseconds, type Failure, findDifference, runSeries, type Totals } from './series.ts';
 import { Trace } from './trace.ts';
 
 const progressMilliseconds = 200;
@@ -41,7 +42,7 @@ async function many(options: Options): Promise<number> {
     finished: (_result, so) => progress.show(so),
   });
   progress.clear();
-  console.log(totalsText(totals));
+  console.log(totalsText(totals, options.profile));
   if (failure === null) return 0;
   await explain(failure);
   return 1;
@@ -65,15 +66,15 @@ async function explain({ plan, violation, lines }: Failure): Promise<void> {
 async function one(options: Options, seed: number): Promise<number> {
   const plan = planOf({ ...options, seed });
   console.log(`seed ${seed}: ${describePlan(plan)}`);
-  const trace = new Trace({ keepAll: true, frames: options.frames });
-  const begun = performance.now();
+  const trace = new Trace({ keepAll: true, frames: options.frames, bytes: options.twice });
+  const begun = coreMilliseconds();
   const result = await runSeed(plan, trace);
-  const milliseconds = performance.now() - begun;
+  const milliseconds = coreMilliseconds() - begun;
   const path = write(plan, trace);
   for (const line of trace.lines(linesShown)) console.log(line);
   const { simulatedMilliseconds, steps, operations, events, hash } = result;
   console.log(
-    `\n${(simulatedMilliseconds / 1000).toFixed(1)} s simulated in ${(milliseconds / 1000).toFixed(2)} s, ${steps} steps, ` +
+    `\n${(simulatedMilliseconds / 1000).toFixed(1)} s simulated in ${(milliseconds / 1000).toFixed(2)} s of a core, ${steps} steps, ` +
       `${operations} operations, ${events} client events, trace ${hash}\nfaults: ${countsText(result.faults)}\ntrace: ${path}`,
   );
   if (result.violation !== null) {
@@ -81,7 +82,7 @@ async function one(options: Options, seed: number): Promise<number> {
     return 1;
   }
   if (!options.twice) return 0;
-  const again = await runSeed(plan, new Trace());
+  const again = await runSeed(plan, new Trace({ bytes: true }));
   if (again.hash === hash) return 0;
   console.log('\ntwo runs differ; the first difference:');
   for (const line of await findDifference(plan)) console.log(line);
@@ -107,12 +108,14 @@ function speedText({ seeds, simulatedMilliseconds, milliseconds, operations, fau
   const minutes = milliseconds / 60_000;
   return (
     `${(simulatedMilliseconds / 3_600_000).toFixed(2)} simulated hours, ${faults} faults, ${operations} operations, ` +
-    `${(seeds / minutes).toFixed(0)} seeds a minute, ${(simulatedMilliseconds / milliseconds).toFixed(0)} × real time`
+    `${(seeds / minutes).toFixed(0)} seeds a core minute, ${(simulatedMilliseconds / milliseconds).toFixed(0)} × real time per core second`
   );
 }
 
-function totalsText(totals: Totals): string {
-  const missing = wantedMarks.filter((mark) => totals.marks[mark] === undefined);
+function totalsText(totals: Totals, profile: Profile): string {
+  const hasMembership = profile === 'membership' || profile === 'all';
+  const wanted = hasMembership ? [...wantedMarks, ...membershipMarks] : wantedMarks;
+  const missing = wanted.filter((mark) => totals.marks[mark] === undefined);
   const lines = [
     `${totals.seeds} seeds clean: ${speedText(totals)}`,
     `faults: ${countsText(totals.faultsByKind)}`,
@@ -148,11 +151,17 @@ class ProgressLine {
   }
 }
 
-try {
-  const options = parseOptions(process.argv.slice(2));
-  if (options === null) console.log(usage);
-  else process.exitCode = await main(options);
-} catch (error) {
-  console.error(`sim: ${error instanceof Error ? error.message : error}`);
-  process.exitCode = 1;
+/** What is not understood ends with 2; an exception of the simulator itself ends the process with its stack, and 1. */
+function parsed(): Options | null | undefined {
+  try {
+    return parseOptions(process.argv.slice(2));
+  } catch (error) {
+    console.error(`sim: ${error instanceof Error ? error.message : error}`);
+    return undefined;
+  }
 }
+
+const options = parsed();
+if (options === undefined) process.exitCode = 2;
+else if (options === null) console.log(usage);
+else process.exitCode = await main(options);

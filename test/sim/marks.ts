@@ -28,6 +28,17 @@ export const wantedMarks = [
   'lease on the metadata lost',
 ] as const;
 
+/** What a series with changes of members has to meet besides. */
+export const membershipMarks = [
+  'joint phase begun',
+  'ended in a joint phase',
+  'configuration cut off',
+  'node joined',
+  'node left',
+  'node replaced',
+  'replica moved away',
+] as const;
+
 export class Marks {
   readonly #counts = new Map<string, number>();
 
@@ -44,16 +55,14 @@ export class Marks {
   all(): Record<string, number> {
     return Object.fromEntries([...this.#counts].sort(([left], [right]) => (left < right ? -1 : 1)));
   }
-  /** Those of `wantedMarks` that were never met. */
-  missing(): string[] {
-    return wantedMarks.filter((name) => this.count(name) === 0);
-  }
 }
 
 /** What a node told people. */
 export function markLog(marks: Marks, event: string): void {
   if (event.startsWith('lease on the metadata lost')) marks.hit('lease on the metadata lost');
-  if (event.includes('fenced')) marks.hit('node fenced');
+  if (event.startsWith('this node was declared gone')) marks.hit('node fenced');
+  if (event === 'node joins') marks.hit('node joined');
+  if (event.startsWith('a replica has moved away')) marks.hit('replica moved away');
   if (event.includes('leadership given up')) marks.hit('leadership given up by a disk');
 }
 

@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from 'vitest';
 import { applyEdit, compiledPath, type Mutant } from './museum/mutant.ts';
-import { checkEdit, runMuseum } from './museum.ts';
+import { misfitOf, runMuseum } from './museum.ts';
 import { mutants, noMutants } from './mutants/all.ts';
 
 const mutant: Mutant = {
@@ -38,7 +38,7 @@ describe('an edit', () => {
 
 describe('the museum', () => {
   test('has mistakes that still fit the code, each under a name of its own', () => {
-    for (const one of mutants) checkEdit(one);
+    expect(mutants.map(misfitOf).filter((problem) => problem !== null)).toEqual([]);
     expect(new Set(mutants.map(({ name }) => name)).size).toBe(mutants.length);
     expect(mutants.length).toBeGreaterThanOrEqual(60);
   });

@@ -52,7 +52,9 @@ export async function runMuseum(options: MuseumOptions): Promise<boolean> {
     print(`no mutant is called ${only.join(' or ')}`);
     return false;
   }
-  for (const mutant of chosen) checkEdit(mutant);
+  const misfits = chosen.map(misfitOf).filter((problem) => problem !== null);
+  for (const problem of misfits) print(problem);
+  if (misfits.length > 0) return false;
   for (const prey of new Set(chosen.map((mutant) => mutant.prey))) {
     const seeds = options.controlSeeds ?? controlSeeds[prey];
     const control = await huntWith({ ...orderOf(null, options.firstSeed), prey, seeds });
@@ -74,16 +76,26 @@ export async function runMuseum(options: MuseumOptions): Promise<boolean> {
     return control;
   };
   let isClean = true;
+  /** Past seeds under which the code as it is fails, too. */
+  const catchOne = async (mutant: Mutant): Promise<Seen> => {
+    const end = options.firstSeed + mutant.seedsMax;
+    let found = await huntWith(orderOf(mutant, options.firstSeed));
+    while (found.invariant !== null) {
+      const { seed } = found;
+      const control = await controlOf(mutant, seed);
+      if (control.invariant === null) return found;
+      isClean = false;
+      print(`the code as it is fails (${mutant.prey}, seed ${seed}): ${control.invariant}: ${control.text}`);
+      found = { seed, invariant: null, text: '' };
+      if (seed + 1 < end) found = await huntWith({ ...orderOf(mutant, seed + 1), seeds: end - seed - 1 });
+    }
+    return found;
+  };
   const waiting = [...chosen];
   const worker = async () => {
     for (let mutant = waiting.shift(); mutant !== undefined; mutant = waiting.shift()) {
       const begun = performance.now();
-      const found = await huntWith(orderOf(mutant, options.firstSeed));
-      const control = found.invariant === null ? found : await controlOf(mutant, found.seed);
-      if (control.invariant !== null) {
-        isClean = false;
-        print(`the code as it is fails (${mutant.prey}, seed ${found.seed}): ${control.invariant}: ${control.text}`);
-      }
+      const found = await catchOne(mutant);
       const seeds = found.seed - options.firstSeed + 1;
       const row = { mutant, ...found, seeds, milliseconds: performance.now() - begun };
       hunted.push(row);
@@ -96,11 +108,16 @@ export async function runMuseum(options: MuseumOptions): Promise<boolean> {
   return isClean && hunted.every(({ invariant }) => invariant !== null);
 }
 
-/** Throws if the code has changed under a mutant. */
-export function checkEdit(mutant: Mutant): void {
+/** What is wrong if the code has changed under a mutant; null: it fits. */
+export function misfitOf(mutant: Mutant): string | null {
   const path = join(root, compiledPath(mutant.file));
-  if (!existsSync(path)) throw new Error(`mutant '${mutant.name}': there is no ${path}; build first`);
-  applyEdit(readFileSync(path, 'utf8'), mutant);
+  if (!existsSync(path)) return `mutant '${mutant.name}': there is no ${path}; build first`;
+  try {
+    applyEdit(readFileSync(path, 'utf8'), mutant);
+    return null;
+  } catch (error) {
+    return (error as Error).message;
+  }
 }
 
 function orderOf(mutant: Mutant | null, first: number): Hunt {

@@ -43,7 +43,7 @@ Options
   --frames          with --seed: also what nodes send one another
   --jobs N          with --museum: processes at a time (default 1)
 
-A run that breaks a rule ends with exit status 1 and says how to see it again.
+Exit status: 0 clean; 1 a rule was broken (it says how to see that again), or a mutant survived; 2 not understood.
 `;
 
 /** Null: help is wanted. Throws a sentence on what is not understood. */

@@ -5,6 +5,7 @@
 import { type ClusterLimits, defaultLimits } from '../../cluster/index.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
 import type { Profile } from './faults/target.ts';
+import { stretch, stretched } from './pace.ts';
 import type { Workload } from './workload.ts';
 import { workloads } from './workloads/all.ts';
 
@@ -26,7 +27,7 @@ export interface Plan {
   readonly fixedNodes: boolean;
   readonly limits: ClusterLimits;
   readonly workloads: readonly Workload[];
-  /** How long faults are injected. */
+  /** How long faults are injected, by the nodes' clocks. */
   readonly busyMilliseconds: number;
 }
 
@@ -37,7 +38,7 @@ export function planOf(options: SeedOptions): Plan {
   const pick = <T>(...from: readonly T[]): T => from[random.integer(from.length)]!;
   const nodes = options.nodes ?? pick(3, 3, 3, 3, 3, 3, 5, 1);
   const shards = pick(1, 2, 3);
-  const limits = limitsOf(pick, shards);
+  const limits = stretched(limitsOf(pick, shards));
   const mix = [...workloads].sort((a, b) => (a.name < b.name ? -1 : 1));
   const chosen: Workload[] = [];
   for (let left = 2 + random.integer(2); left > 0; left--) chosen.push(mix.splice(random.integer(mix.length), 1)[0]!);
@@ -49,7 +50,7 @@ export function planOf(options: SeedOptions): Plan {
     fixedNodes: options.nodes !== null,
     limits,
     workloads: chosen,
-    busyMilliseconds: 20_000 + random.integer(30_000),
+    busyMilliseconds: (20_000 + random.integer(30_000)) * stretch,
   };
 }
 
@@ -57,11 +58,16 @@ function limitsOf(pick: <T>(...from: readonly T[]) => T, shards: number): Cluste
   return {
     ...defaultLimits,
     shards,
-    tickMilliseconds: pick(50, 100, 100),
-    electionTicks: pick(8, 12),
+    ...pick(
+      { tickMilliseconds: 50, electionTicks: 12, heartbeatTicks: 2, hintDelayTicks: 3 },
+      { tickMilliseconds: 100, electionTicks: 8, heartbeatTicks: 2, hintDelayTicks: 3 },
+      { tickMilliseconds: 100, electionTicks: 6, heartbeatTicks: 1, hintDelayTicks: 2 },
+      { tickMilliseconds: 200, electionTicks: 5, heartbeatTicks: 1, hintDelayTicks: 1 },
+    ),
     appendBytesMax: pick(64 * kib, 1024 * kib),
     inflightMessagesMax: pick(4, 256),
     snapshotChunkBytes: pick(2 * kib, 256 * kib),
+    catchUpBytesPerSecond: pick(64 * kib, defaultLimits.catchUpBytesPerSecond),
     snapshotEveryBytes: pick(32 * kib, 128 * kib, 1024 * kib),
     snapshotEveryEntries: pick(50, 300, 5_000),
     parkedBatchesMax: pick(3, 1_000),
@@ -72,6 +78,8 @@ function limitsOf(pick: <T>(...from: readonly T[]) => T, shards: number): Cluste
       cacheBytesMax: pick(8 * kib, 256 * kib, 4096 * kib),
       keptBytesMax: pick(8 * kib, 64 * kib, 1024 * kib),
       pressureBytes: pick(512 * kib, 8192 * kib),
+      // Some times what there is, in a run.
+      scrubBytesPerSecond: pick(32 * kib, 256 * kib),
     },
   };
 }

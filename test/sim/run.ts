@@ -8,6 +8,7 @@ import { drain } from './drain.ts';
 import { createFaults, type Faults } from './faults.ts';
 import { InvariantError } from './invariants.ts';
 import { markHistory } from './marks.ts';
+import { stretch } from './pace.ts';
 import { describePlan, type Plan } from './plan.ts';
 import type { Trace } from './trace.ts';
 import { type RunningWorkload, WorkloadContext } from './workload.ts';
@@ -43,6 +44,8 @@ const idleMilliseconds = 20_000;
 const drainMilliseconds = 30_000;
 /** After the last fault: nodes that were declared gone have heard of it, and ended their sessions. */
 const calmMilliseconds = 8_000;
+/** For changes of members that were asked for: newcomers are let in and get their replicas, leavers are emptied. */
+const settleMilliseconds = 60_000;
 
 /** What faults report that take something away that was durable. */
 const damages = ['damage', 'damage-at-rest', 'put-back'];
@@ -107,19 +110,24 @@ class Run {
       this.#noticed ??= reason instanceof Error ? reason : new Error(String(reason));
     };
     process.on('unhandledRejection', rejected);
+    let violation: Violation | null = null;
     try {
       this.#trace.line('sim', describePlan(this.#plan));
       await this.#begin();
       await this.#busy();
       await this.#calm();
       await this.#end();
-      return null;
     } catch (error) {
-      return this.#violation(error instanceof Error ? error : new Error(String(error)));
-    } finally {
-      this.#world.end();
-      process.off('unhandledRejection', rejected);
+      violation = this.#violation(error);
     }
+    try {
+      // The last look at each process.
+      this.#world.end();
+    } catch (error) {
+      violation ??= this.#violation(error);
+    }
+    process.off('unhandledRejection', rejected);
+    return violation;
   }
 
   result(violation: Violation | null): RunResult {
@@ -129,7 +137,7 @@ class Run {
       seed: this.#plan.seed,
       violation,
       hash: this.#trace.hash,
-      simulatedMilliseconds: this.#world.clock.now(),
+      simulatedMilliseconds: this.#world.time.now(),
       steps: this.#steps,
       faults: { ...this.#faults.counts },
       marks: marks.all(),
@@ -157,7 +165,7 @@ class Run {
 
   async #busy(): Promise<void> {
     this.#faults.start();
-    await this.#until(() => false, this.#plan.busyMilliseconds);
+    await this.#until(() => false, this.#plan.busyMilliseconds / stretch);
   }
 
   async #calm(): Promise<void> {
@@ -170,6 +178,12 @@ class Run {
       10 * election,
       'liveness',
       () => `no leaders: ${this.#describeGroups()}`,
+    );
+    await this.#untilOr(
+      () => this.#unsettled() === null,
+      settleMilliseconds,
+      'membership',
+      () => `${this.#unsettled()}: ${this.#describeGroups()}`,
     );
     await this.#untilOr(
       () => this.#allServe(),
@@ -214,10 +228,30 @@ class Run {
     return true;
   }
 
+  /** Where members, placements and configurations are not yet what they are to be; null: nowhere. */
+  #unsettled(): string | null {
+    const { membership } = this.#world;
+    membership.sync();
+    const unsettled = membership.unsettled();
+    if (unsettled !== null || membership.view === null) return unsettled;
+    for (const { node, process } of this.#world.machines()) {
+      const groups = process?.cluster?.status().groups;
+      if (groups === undefined) return `node ${node} is not open`;
+      const held = groups.map(({ group }) => group);
+      const wanted = this.#world.groups().filter((group) => membership.replicasOf(group).includes(node));
+      if (held.length !== wanted.length || wanted.some((group) => !held.includes(group)))
+        return `node ${node} holds groups ${held}, and is to hold ${wanted}`;
+    }
+    return this.#world.invariants.unsettled((group) => membership.replicasOf(group));
+  }
+
   /** Every node knows the same leader of each group that it has a working replica of. */
   #allLed(): boolean {
     const leaders = new Map<number, number>();
-    for (const { process } of this.#world.machines()) {
+    for (const node of this.#world.nodes()) {
+      const { process, isMember } = this.#world.machine(node);
+      // It waits to be let in.
+      if (!isMember) continue;
       if (!process?.cluster) return false;
       for (const { group, leader, halted } of process.cluster.status().groups) {
         if (halted !== null) continue;
@@ -262,23 +296,29 @@ class Run {
     if (!(await this.#until(condition, milliseconds))) throw new ViolationError(invariant, text());
   }
 
+  /** `milliseconds` of the world's slow clock. */
   #until(condition: () => boolean, milliseconds: number): Promise<boolean> {
-    return this.#world.clock.runUntil(() => {
+    return this.#world.time.runUntil(() => {
       this.#stepped();
       return condition();
-    }, milliseconds);
+    }, milliseconds * stretch);
   }
 
   #stepped(): void {
     this.#steps++;
     const { events } = this.#world.history;
-    while (this.#traced < events.length) this.#trace.line('client', describe(this.#traced, events[this.#traced++]!));
+    while (this.#traced < events.length) {
+      const place = this.#traced++;
+      const event = events[place]!;
+      this.#trace.event('client', keyOf(event), () => describe(place, event));
+    }
     if (this.#noticed !== null) throw this.#noticed;
     if (this.#steps % stepsPerCheck === 0) this.#check();
   }
 
   #check(): void {
-    this.#trace.number(this.#world.clock.now());
+    this.#trace.number(this.#world.time.now());
+    this.#world.membership.sync();
     this.#world.invariants.check();
   }
 
@@ -297,17 +337,27 @@ class Run {
     this.#noticed ??= new ViolationError('exit', `node ${node} ended itself: ${error.stack}`);
   }
 
-  #violation(error: Error): Violation {
+  #violation(thrown: unknown): Violation {
+    const error = thrown instanceof Error ? thrown : new Error(String(thrown));
     const isRule = error instanceof ViolationError || error instanceof InvariantError;
     const violation = {
       invariant: isRule ? error.invariant : 'exception',
       text: isRule ? error.message : (error.stack ?? error.message),
       step: this.#steps,
-      milliseconds: this.#world.clock.now(),
+      milliseconds: this.#world.time.now(),
     };
     this.#trace.line('sim', `VIOLATION ${violation.invariant}: ${error.message}`);
     return violation;
   }
+}
+
+/** What parts it from the event that another run may have in its place. */
+function keyOf(event: HistoryEvent): string {
+  if ('id' in event) return event.id;
+  if ('outcome' in event) return event.outcome;
+  if ('settlement' in event) return event.settlement;
+  if ('answer' in event) return event.answer;
+  return event.kind;
 }
 
 /** The place first, as other events name it. */

@@ -47,7 +47,7 @@ describe(`the whole cluster, simulated from seed ${first} on`, () => {
       expect(failure === null ? null : textOf(failure)).toBeNull();
       const speed = totals.simulatedMilliseconds / totals.milliseconds;
       console.log(
-        `${profile}: ${totals.seeds} seeds from ${first}, ${totals.faults} faults, ${speed.toFixed(0)} × real time`,
+        `${profile}: ${totals.seeds} seeds from ${first}, ${totals.faults} faults, ${speed.toFixed(0)} × real time per core second`,
       );
     },
   );

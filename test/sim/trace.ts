@@ -33,6 +33,15 @@ class RollingHash {
   }
 }
 
+interface Line {
+  readonly at: number;
+  readonly who: string;
+  readonly text: string | (() => string);
+}
+
+const written = ({ at, who, text }: Line) =>
+  `${(at / 1000).toFixed(6).padStart(11)}  ${who.padEnd(8)} ${typeof text === 'string' ? text : text()}`;
+
 const ringLines = 400;
 
 export interface TraceOptions {
@@ -40,21 +49,26 @@ export interface TraceOptions {
   readonly keepAll?: boolean;
   /** Lines also for what passes between nodes. It counts in the hash either way. */
   readonly frames?: boolean;
+  /** What passes between nodes counts byte for byte, and not only how much it is. Hashes compare with such ones only. */
+  readonly bytes?: boolean;
 }
 
 export class Trace {
   /** The simulated time; set by the world once it has a clock. */
   now: () => number = () => 0;
   readonly withFrames: boolean;
+  readonly withBytes: boolean;
   readonly #hash = new RollingHash();
   readonly #keepAll: boolean;
-  #lines: string[] = [];
+  /** Written out when they are asked for. */
+  #lines: Line[] = [];
   /** Lines that came before those in `#lines`. */
   #dropped = 0;
 
-  constructor({ keepAll = false, frames = false }: TraceOptions = {}) {
+  constructor({ keepAll = false, frames = false, bytes = false }: TraceOptions = {}) {
     this.#keepAll = keepAll;
     this.withFrames = frames;
+    this.withBytes = bytes;
   }
 
   /** Counts in the hash without a line: for what happens too often to be read. */
@@ -67,12 +81,19 @@ export class Trace {
     this.#hash.number(this.now());
     this.#hash.text(who);
     this.#hash.text(text);
-    this.#keep(`${(this.now() / 1000).toFixed(6).padStart(11)}  ${who.padEnd(8)} ${text}`);
+    this.#keep({ at: this.now(), who, text });
+  }
+
+  /** A line whose text is made when it is asked for; `key` counts in the hash. */
+  event(who: string, key: string, text: () => string): void {
+    this.#hash.number(this.now());
+    this.#hash.text(key);
+    this.#keep({ at: this.now(), who, text });
   }
 
   /** A line that leaves the hash as it is: what only one of two runs of a seed shows. */
   comment(who: string, text: string): void {
-    this.#keep(`${(this.now() / 1000).toFixed(6).padStart(11)}  ${who.padEnd(8)} ${text}`);
+    this.#keep({ at: this.now(), who, text });
   }
 
   get hash(): string {
@@ -81,12 +102,12 @@ export class Trace {
 
   /** The last lines, or all of them. */
   lines(count = Number.POSITIVE_INFINITY): string[] {
-    const kept = this.#lines.slice(Math.max(0, this.#lines.length - count));
+    const kept = this.#lines.slice(Math.max(0, this.#lines.length - count)).map(written);
     const dropped = this.#dropped + this.#lines.length - kept.length;
     return dropped === 0 ? kept : [`… ${dropped} lines before`, ...kept];
   }
 
-  #keep(line: string): void {
+  #keep(line: Line): void {
     this.#lines.push(line);
     if (this.#keepAll || this.#lines.length < 2 * ringLines) return;
     this.#dropped += ringLines;

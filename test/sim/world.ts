@@ -1,7 +1,7 @@
 // The simulated world: machines with a disk, a clock and a place in the network, and on each the production cluster, broker and AMQP front-end,
 // joined as `node/parts.ts` joins them; places for clients; the history that they write.
 //
-// State owned: the one clock, the network, and per machine its disk, its clocks and its process. Everything is decided by the seed: whatever
+// State owned: the one time (and the clock of everybody but the nodes, which runs slower: `stretch`), the network, and per machine its disk, its clocks and its process. Everything is decided by the seed: whatever
 // draws numbers has a stream of its own, so that one part can draw more without changing what the others do.
 // It must never reach into a process but through its ports, and never run a line of production code that a real node would not run.
 
@@ -11,12 +11,16 @@ import {
   type ClusterLimits,
   type ClusterOptions,
   type Connection,
+  FormationError,
+  joinCluster,
+  type Membership as MembershipOf,
   type Net,
   openCluster,
   type Ports,
 } from '../../cluster/index.ts';
-import { metadataGroup, replicasOf } from '../../cluster/machine/groups.ts';
+import { metadataGroup } from '../../cluster/machine/groups.ts';
 import type { Random } from '../../cluster/ports.ts';
+import { withDeath } from '../../node/amqp/deaths.ts';
 import { readHeaders } from '../../node/amqp/properties.ts';
 import { type AmqpServer, createAmqpServer } from '../../node/amqp/server.ts';
 import { Broker } from '../../node/broker/broker.ts';
@@ -27,9 +31,11 @@ import { createMemoryNetwork } from '../support/memory-net.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
 import { createNodeClock, type NodeClock } from '../support/node-clock.ts';
 import { amqpPort, type ClientWorld, hostOf } from './actor.ts';
-import type { FaultTarget, MembershipTarget, NodeState } from './faults/target.ts';
+import type { FaultTarget, NodeState } from './faults/target.ts';
 import { Invariants } from './invariants.ts';
 import { Marks, markLog } from './marks.ts';
+import { Membership } from './membership.ts';
+import { slowed, stretch } from './pace.ts';
 import type { Trace } from './trace.ts';
 
 export interface WorldOptions {
@@ -63,23 +69,35 @@ export interface Machine {
   process: NodeProcess | null;
   /** As the data folder would know it: it grows at every start, and survives what the disk does not. */
   incarnation: number;
+  /** Of one that was not there from the beginning: whose place it takes, and what it was told when it was let in. */
+  readonly joining: { readonly replaces: number | null; membership: MembershipOf | null } | null;
+  /** It was there from the beginning, or was let in. */
+  readonly isMember: boolean;
 }
 
-const peerPort = 25_672;
+const clusterName = 'simulated';
+const clusterId = 'c'.repeat(32);
+const secret = 'a secret of the simulation';
+const uuidOf = (node: number) => `uuid-${node}`;
+const addressOf = (node: number) => ({ host: hostOf(node), port: 25_672 });
 const diskLatency = { leastMilliseconds: 0.1, mostMilliseconds: 0.4, bytesPerMillisecond: 500_000 };
 
 export class World implements FaultTarget, ClientWorld {
-  readonly clock = createMemoryClock();
+  readonly time = createMemoryClock();
+  /** For clients, faults, network and disks. */
+  readonly clock = slowed(this.time);
   readonly network;
-  readonly history = new History(() => this.clock.now());
+  readonly history = new History(() => this.time.now());
   readonly random: Random;
   readonly trace: Trace;
   readonly limits: ClusterLimits;
   readonly marks = new Marks();
   readonly invariants = new Invariants(this.marks);
-  readonly membership: MembershipTarget | null = null;
+  readonly membership: Membership;
   readonly #options: WorldOptions;
   readonly #machines = new Map<number, Machine>();
+  /** Machines that are no more: faults that hit them may still come to their end. */
+  readonly #removed = new Map<number, Machine>();
   readonly #clients: string[] = [];
   readonly #nodeRandom: Random;
 
@@ -87,11 +105,24 @@ export class World implements FaultTarget, ClientWorld {
     this.#options = options;
     this.limits = options.limits;
     this.trace = options.trace;
-    this.trace.now = () => this.clock.now();
+    this.trace.now = () => this.time.now();
     this.random = this.stream('clients');
     this.#nodeRandom = this.stream('nodes');
     this.network = createMemoryNetwork(this.clock, this.stream('network'));
-    for (let node = 1; node <= options.nodes; node++) this.#addMachine(node);
+    for (let node = 1; node <= options.nodes; node++) this.#addMachine(node, null);
+    this.membership = new Membership(
+      {
+        trace: this.trace,
+        marks: this.marks,
+        machines: () => this.#machines.values(),
+        add: (node, replaces) => {
+          this.#addMachine(node, { replaces, membership: null });
+          this.restart(node);
+        },
+        remove: (node) => this.#removeMachine(node),
+      },
+      options.nodes,
+    );
   }
 
   /** Numbers for one purpose. What is drawn counts in the trace: two runs part where they first draw differently. */
@@ -109,7 +140,7 @@ export class World implements FaultTarget, ClientWorld {
   }
 
   machine(node: number): Machine {
-    return this.#machines.get(node)!;
+    return this.#machines.get(node) ?? this.#removed.get(node)!;
   }
   machines(): Iterable<Machine> {
     return this.#machines.values();
@@ -131,7 +162,7 @@ export class World implements FaultTarget, ClientWorld {
   // ---- for clients ----
 
   nodesToTry(): readonly number[] {
-    return [...this.#machines.keys()];
+    return this.nodes();
   }
   clientNet(name: string): Net {
     this.#clients.push(name);
@@ -141,7 +172,7 @@ export class World implements FaultTarget, ClientWorld {
   // ---- FaultTarget ----
 
   nodes(): readonly number[] {
-    return [...this.#machines.keys()];
+    return [...this.#machines.keys()].filter((node) => !this.membership.isGone(node));
   }
   place(node: number): string {
     return hostOf(node);
@@ -155,9 +186,10 @@ export class World implements FaultTarget, ClientWorld {
   nodeClock(node: number): NodeClock {
     return this.machine(node).clock;
   }
+  /** By `clock`. */
   get electionMilliseconds(): number {
     const { electionTicks, tickMilliseconds } = this.limits;
-    return 2 * electionTicks * tickMilliseconds;
+    return (2 * electionTicks * tickMilliseconds) / stretch;
   }
 
   state(node: number): NodeState {
@@ -185,7 +217,10 @@ export class World implements FaultTarget, ClientWorld {
   }
 
   replicasOf(group: number): readonly number[] {
-    return replicasOf(group, this.nodes(), this.limits.replication);
+    const nodes = new Set(this.membership.replicasOf(group));
+    for (const { node, process } of this.#machines.values())
+      if (process?.cluster?.status().groups.some((status) => status.group === group)) nodes.add(node);
+    return [...nodes];
   }
 
   kill(node: number): void {
@@ -209,8 +244,8 @@ export class World implements FaultTarget, ClientWorld {
   }
 
   restart(node: number): void {
-    const machine = this.machine(node);
-    if (machine.process !== null) return;
+    const machine = this.#machines.get(node);
+    if (machine === undefined || machine.process !== null) return;
     const process: NodeProcess = { cluster: null, amqp: null, isServing: false };
     machine.process = process;
     this.trace.line(hostOf(node), 'starts');
@@ -219,20 +254,40 @@ export class World implements FaultTarget, ClientWorld {
 
   // ---- processes ----
 
-  #addMachine(node: number): void {
-    const clock = createNodeClock(this.clock);
+  #addMachine(node: number, joining: Machine['joining']): void {
+    const clock = createNodeClock(this.time);
     const disk = createMemoryDisk({
       schedule: (task, _operation, _path, _bytes, milliseconds) =>
         this.clock.after(milliseconds, () => clock.run(task)),
       random: this.stream(`disk ${node}`),
       latency: diskLatency,
     });
-    this.#machines.set(node, { node, disk, clock, process: null, incarnation: 0 });
+    this.#machines.set(node, {
+      node,
+      disk,
+      clock,
+      process: null,
+      incarnation: 0,
+      joining,
+      get isMember() {
+        return joining === null || joining.membership !== null;
+      },
+    });
+  }
+
+  #removeMachine(node: number): void {
+    const machine = this.machine(node);
+    this.kill(node);
+    this.invariants.diskLost(node);
+    this.#machines.delete(node);
+    this.#removed.set(node, machine);
   }
 
   /** What `node/parts.ts` does, over simulated ports. */
   async #run(machine: Machine, process: NodeProcess): Promise<void> {
     const ports = this.#ports(machine);
+    if (!machine.isMember) await this.#join(machine, ports);
+    if (machine.process !== process) return;
     const cluster = await openCluster(this.#clusterOptions(machine), ports, {
       log: (level, event, details) => this.#logged(machine.node, level, event, details),
       fatal: (error) => this.#exited(machine, process, error),
@@ -248,7 +303,7 @@ export class World implements FaultTarget, ClientWorld {
       defaultPassword: 'guest',
       loopbackUsers: [],
       consumerWindow: 50,
-      parkedMilliseconds: 100,
+      parkedMilliseconds: 100 * stretch,
     });
     const log = { debug: () => {}, info: () => {}, warn: () => {} };
     process.amqp = createAmqpServer({}, ports, broker, log);
@@ -257,6 +312,30 @@ export class World implements FaultTarget, ClientWorld {
     await process.amqp.listen([{ host: hostOf(machine.node), port: amqpPort }]);
     process.isServing = true;
     this.trace.line(hostOf(machine.node), 'serves clients');
+  }
+
+  /** The new machine asks until somebody lets it in, or the cluster refuses. */
+  async #join(machine: Machine, ports: Ports): Promise<void> {
+    const { node, joining } = machine;
+    const others = this.nodes().filter((other) => other !== node);
+    const { transport } = this.limits;
+    const membership = await joinCluster(
+      {
+        clusterName,
+        nodeName: hostOf(node),
+        uuid: uuidOf(node),
+        address: addressOf(node),
+        replaces: joining!.replaces === null ? null : String(joining!.replaces),
+        contacts: others.map(addressOf),
+        secret,
+        ...transport,
+        report: (level, event, details) => this.#logged(node, level, event, details),
+      },
+      ports,
+    ).done;
+    if (membership.node !== node)
+      throw new Error(`${hostOf(node)} was let in as node ${membership.node}, and should be the next one`);
+    joining!.membership = membership;
   }
 
   #endProcess(node: number, how: string): void {
@@ -277,7 +356,9 @@ export class World implements FaultTarget, ClientWorld {
     this.trace.comment(hostOf(node), error.stack ?? error.message);
     this.#endProcess(node, `exits: ${error.message}`);
     this.disk(node).kill(this.#nodeRandom);
-    this.#options.watcher.exited(node, error);
+    if (this.membership.isGone(node)) this.membership.sync();
+    // One that is refused is started again, and asks again.
+    else if (!(error instanceof FormationError)) this.#options.watcher.exited(node, error);
   }
 
   #logged(node: number, level: string, event: string, details: Record<string, unknown>): void {
@@ -297,7 +378,7 @@ export class World implements FaultTarget, ClientWorld {
     };
   }
 
-  /** What a node sends counts in the trace, byte for byte. */
+  /** What a node sends counts in the trace: how much it is, and byte for byte where two runs are compared. */
   #traced(from: string, net: Net): Net {
     const { trace } = this;
     const follow = (connection: Connection): Connection => {
@@ -306,10 +387,11 @@ export class World implements FaultTarget, ClientWorld {
         let checksum = 0;
         let bytes = 0;
         for (const buffer of buffers) {
-          checksum = crc32(buffer, checksum);
+          if (trace.withBytes) checksum = crc32(buffer, checksum);
           bytes += buffer.length;
         }
-        trace.number(checksum);
+        trace.number(bytes);
+        if (trace.withBytes) trace.number(checksum);
         if (trace.withFrames) trace.comment(from, `→ ${connection.remoteAddress} ${bytes} bytes`);
         return write(buffers);
       };
@@ -323,21 +405,29 @@ export class World implements FaultTarget, ClientWorld {
   }
 
   #clusterOptions(machine: Machine): ClusterOptions {
-    const { node } = machine;
-    const address = (of: number) => ({ host: hostOf(of), port: peerPort });
+    const { node, joining } = machine;
+    const original = Array.from({ length: this.#options.nodes }, (_, place) => place + 1);
+    const nodes = original.map((of) => ({ node: of, name: hostOf(of), uuid: uuidOf(of), address: addressOf(of) }));
     return {
-      clusterName: 'simulated',
-      clusterId: 'c'.repeat(32),
+      clusterName,
+      clusterId,
       node,
       nodeName: hostOf(node),
-      nodeUuid: `uuid-${node}`,
+      nodeUuid: uuidOf(node),
       contact: { pid: node, amqp: '', http: '' },
       nextIncarnation: async () => ++machine.incarnation,
-      nodes: this.nodes().map((of) => ({ node: of, name: hostOf(of), address: address(of) })),
-      peerListen: address(node),
-      secret: 'a secret of the simulation',
+      ...(joining === null ? { nodes } : joinedAs(joining.membership!)),
+      peerListen: addressOf(node),
+      address: addressOf(node),
+      secret,
       readHeaders,
+      withDeath,
       limits: this.limits,
     };
   }
+}
+
+/** As `node/parts.ts` opens a node that joined: its own settings say nothing of the original ones. */
+function joinedAs({ format, contacts }: MembershipOf): Pick<ClusterOptions, 'nodes' | 'contacts'> {
+  return { nodes: format.nodes.map((known) => ({ ...known, address: { host: '', port: 0 } })), contacts };
 }

@@ -100,6 +100,12 @@ export class MemoryCluster {
   readonly random;
   readonly network;
   readonly nodes: MemoryNode[] = [];
+  /** How the properties of messages are read and changed. */
+  properties: Pick<ClusterOptions, 'readHeaders' | 'withDeath'> = {
+    readHeaders: (properties) => ({ colour: properties.toString() }),
+  };
+  /** What all nodes know at first; undefined: those that there are. */
+  machineVersions: MachineVersions | undefined;
   readonly #limits: ClusterLimits;
   readonly #count: number;
 
@@ -113,7 +119,9 @@ export class MemoryCluster {
   /** Starts all nodes and waits until each may serve sessions. `wallOffsets`: of nodes whose clocks are wrong from the start. */
   async start(wallOffsets: Readonly<Record<number, number>> = {}): Promise<void> {
     for (let node = 1; node <= this.#count; node++) {
-      this.nodes.push(this.#createNode(node, wallOffsets[node] ?? 0));
+      const row = this.#createNode(node, wallOffsets[node] ?? 0);
+      if (this.machineVersions !== undefined) row.machineVersions = this.machineVersions;
+      this.nodes.push(row);
       await this.restart(node);
     }
     if (!(await this.until(() => this.nodes.every((row) => row.cluster.isReady), 10_000)))
@@ -301,7 +309,7 @@ export class MemoryCluster {
       contacts: row.node > this.#count ? this.nodes.map(({ node }) => peer(node)) : [],
       peerListen: addressOf(row.node),
       secret: 'a secret of the test',
-      readHeaders: (properties) => ({ colour: properties.toString() }),
+      ...this.properties,
       limits: this.#limits,
       ...(row.machineVersions === undefined ? {} : { machineVersions: row.machineVersions }),
     };

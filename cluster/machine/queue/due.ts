@@ -15,10 +15,23 @@ export interface QueueTerms {
   readonly messageTtl: number;
   /** Milliseconds that the queue lives unused; -1: for ever. */
   readonly expires: number;
+  /** Ready messages that it may have, and bytes of their bodies; -1: any number. Whether it refuses what is too much, or drops its first. */
+  readonly lengthMax: number;
+  readonly bytesMax: number;
+  readonly overflow: Overflow;
 }
+export type Overflow = 'drop-head' | 'reject-publish' | 'reject-publish-dlx';
 
-const noTerms: QueueTerms = { deadLetterExchange: null, deadLetterRoutingKey: null, messageTtl: -1, expires: -1 };
-const understood = /"x-(dead-letter-exchange|message-ttl|expires)"/;
+const noTerms: QueueTerms = {
+  deadLetterExchange: null,
+  deadLetterRoutingKey: null,
+  messageTtl: -1,
+  expires: -1,
+  lengthMax: -1,
+  bytesMax: -1,
+  overflow: 'drop-head',
+};
+const understood = /"x-(dead-letter-exchange|message-ttl|expires|max-length|max-length-bytes)"/;
 
 /** Reads the JSON of `keptArguments`. */
 export function termsOf(argumentsJson: string): QueueTerms {
@@ -28,17 +41,19 @@ export function termsOf(argumentsJson: string): QueueTerms {
     const value = all.get(name);
     return typeof value === 'string' ? value : null;
   };
-  const time = (name: string, min: number) => {
+  const count = (name: string, min: number, max: number) => {
     const value = all.get(name);
-    return Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= timeMax
-      ? (value as number)
-      : -1;
+    return Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max ? (value as number) : -1;
   };
+  const overflow = all.get('x-overflow');
   return {
     deadLetterExchange: text('x-dead-letter-exchange'),
     deadLetterRoutingKey: text('x-dead-letter-routing-key'),
-    messageTtl: time('x-message-ttl', 0),
-    expires: time('x-expires', 1),
+    messageTtl: count('x-message-ttl', 0, timeMax),
+    expires: count('x-expires', 1, timeMax),
+    lengthMax: count('x-max-length', 0, Number.MAX_SAFE_INTEGER),
+    bytesMax: count('x-max-length-bytes', 0, Number.MAX_SAFE_INTEGER),
+    overflow: overflow === 'reject-publish' || overflow === 'reject-publish-dlx' ? overflow : 'drop-head',
   };
 }
 

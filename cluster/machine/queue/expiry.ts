@@ -1,4 +1,4 @@
-// What falls due: messages that have lived as long as their queue lets them (`x-message-ttl`), and queues that were not used for as long as
+// What falls due: messages that have lived as long as their queue (`x-message-ttl`) or their publisher lets them, and queues that were not used for as long as
 // they may be (`x-expires`). PURE.
 //
 // State owned: the time, which is the highest stamp of an entry so far; the queues by the stamp at which they have to be looked at.
@@ -47,15 +47,20 @@ export class Expiry {
 
   /** Drops what has expired at the queue's front. False: there is more of it than this entry may drop. */
   isFresh(queue: Queue): boolean {
-    const { stamps } = queue;
-    if (stamps === null) return true;
-    const { messageTtl } = queue.terms;
-    while (queue.ready > 0 && stamps.due(queue.firstIndex, messageTtl) <= this.now) {
+    if (queue.stamps === null && queue.expirations === null) return true;
+    while (queue.ready > 0 && this.firstDue(queue) <= this.now) {
       if (this.#budget === 0) return false;
       this.#budget--;
       this.#store.dropFirst(queue, 'expired');
     }
     return true;
+  }
+
+  /** When the first ready message expires, of which there must be one; Infinity: never. */
+  firstDue(queue: Queue): number {
+    const { stamps, expirations, terms } = queue;
+    const byQueue = stamps === null ? never : stamps.due(queue.firstIndex, terms.messageTtl);
+    return expirations === null ? byQueue : Math.min(byQueue, expirations.due(queue.firstIndex, queue.firstOrdinal));
   }
 
   /** The queue has got a message with the entry that is being applied, whether or not it is handed out at once. */
@@ -91,6 +96,7 @@ export class Expiry {
   /** The queue is no more. */
   end(queue: Queue): void {
     queue.stamps = null;
+    queue.expirations = null;
     this.#queues.set(queue, never);
   }
 
@@ -125,8 +131,8 @@ export class Expiry {
 
   #next(queue: Queue): number {
     if (queue.sealed) return never;
-    const { messageTtl, expires } = queue.terms;
-    const message = queue.stamps !== null && queue.ready > 0 ? queue.stamps.due(queue.firstIndex, messageTtl) : never;
+    const { expires } = queue.terms;
+    const message = queue.ready > 0 ? this.firstDue(queue) : never;
     return expires >= 0 && queue.consumers === 0 ? Math.min(message, queue.lastUsed + expires) : message;
   }
 }

@@ -12,7 +12,7 @@ import type { Sections } from './images.ts';
 import { RowFifo } from './rows.ts';
 
 /** Why a message left its queue, in the words of AMQP's `x-death` header. */
-const reasons = ['rejected', 'expired'] as const;
+const reasons = ['rejected', 'expired', 'maxlen'] as const;
 export type LetterReason = (typeof reasons)[number];
 /** A letter's policy and reason share one number: room for so many reasons. */
 const reasonsMax = 8;
@@ -75,14 +75,17 @@ export class Letters {
     const letters: Letter[] = [];
     this.#rows.read(0, max, (index, ordinal, values) => {
       const { terms } = this.#policyOf(values[0]!);
-      letters.push({ ...terms, index, ordinal, reason: reasons[values[0]! % reasonsMax]! });
+      letters.push({ ...terms, index, ordinal, reason: this.reason(values[0]!) });
     });
     return letters;
   }
 
-  /** How a letter with this mark goes on. */
+  /** How a letter with this mark goes on, and why it left. */
   terms(mark: number): LetterPolicy {
     return this.#policyOf(mark).terms;
+  }
+  reason(mark: number): LetterReason {
+    return reasons[mark % reasonsMax]!;
   }
 
   /** The outbox has one more row, or one less, that was a letter with this mark. */

@@ -9,6 +9,7 @@
 
 import type { PipeSink } from '../machine.ts';
 import { type QueueTerms, type Stamps, termsOf } from './due.ts';
+import type { Expirations } from './expirations.ts';
 import { type ChunkPool, Fifo } from './fifo.ts';
 import type { QueueImage } from './images.ts';
 import { Leases } from './leases.ts';
@@ -117,6 +118,8 @@ export class Queue {
   policy: Policy | null;
   /** When its messages came, if they expire. */
   stamps: Stamps | null = null;
+  /** When those of its messages expire that say so themselves; null: there are none. */
+  expirations: Expirations | null = null;
   /** The stamp at which a consumer or a `get` last used it. Kept only if it expires. */
   lastUsed = 0;
   /** The stamp at which time may change something; Infinity: never. And its place among the queues that fall due. */
@@ -179,6 +182,33 @@ export class Queue {
   get firstIndex(): number {
     const { returned } = this;
     return returned !== null && returned.length > 0 ? returned.index : this.fifo.index;
+  }
+
+  get firstOrdinal(): number {
+    const { returned } = this;
+    return returned !== null && returned.length > 0 ? returned.ordinal : this.fifo.ordinal;
+  }
+
+  /** Bytes of the ready messages. */
+  get readyBytes(): number {
+    return this.fifo.totalBytes + (this.returned === null ? 0 : this.returned.totalBytes);
+  }
+
+  /** Has it no room for one more message of so many bytes, and refuses it? */
+  refuses(bytes: number): boolean {
+    return this.terms.overflow !== 'drop-head' && this.#isOver(1, bytes);
+  }
+
+  /** Is there more ready than it may have, and the first is to be dropped? Where publishes are refused, what comes back may be too much. */
+  get isTooLong(): boolean {
+    return this.terms.overflow === 'drop-head' && this.#isOver(0, 0);
+  }
+
+  #isOver(messages: number, bytes: number): boolean {
+    const { lengthMax, bytesMax } = this.terms;
+    return (
+      (lengthMax >= 0 && this.ready + messages > lengthMax) || (bytesMax >= 0 && this.readyBytes + bytes > bytesMax)
+    );
   }
 
   giveBack(index: number, ordinal: number, bytes: number, history: number): void {

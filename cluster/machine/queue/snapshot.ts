@@ -4,7 +4,7 @@
 // follows from the state alone, as it was when the snapshot began.
 //
 //   what the machine gives (`before`) | suspicions | number of queues
-//   queues by uid: uid, arguments | flags, name, times | fifo | returned | leaving | consumers by (node, number), with leases | waiting order
+//   queues by uid: uid, arguments | flags, name, times, expirations | fifo | returned | leaving | consumers by (node, number), with leases | waiting order
 //   pending removals, ascending | queues with work left | debt | letters, outbox, inbox, parts | time
 //
 // A queue is captured (its small values written down, its large structures as images) when its turn comes, or before it is touched for the
@@ -13,13 +13,14 @@
 import type { SnapshotPieces } from '../machine.ts';
 import { type ByteReader, ByteWriter, type Steps } from './bytes.ts';
 import { Stamps } from './due.ts';
+import { Expirations } from './expirations.ts';
 import { type QueueImage, Sections, writtenAtOnceMax } from './images.ts';
 import { Leases, writeReturning } from './leases.ts';
 import { type Consumer, ConsumerMode, type Queue } from './queue.ts';
 import { Returned } from './returned.ts';
 import type { QueueStore } from './store.ts';
 
-const QueueFlag = { autoDelete: 1, sealed: 2, due: 4, stamps: 8 } as const;
+const QueueFlag = { autoDelete: 1, sealed: 2, due: 4, stamps: 8, expirations: 16 } as const;
 /** Mostly a piece is larger than asked for by this at most: by what is written in one go. */
 const pieceSlackBytes = 16 * 1024;
 
@@ -163,7 +164,8 @@ function restoreUids(reader: ByteReader): number[] {
 
 /** It has so little that all of it is written down at once, and at little cost. */
 function isSmall(queue: Queue): boolean {
-  const { fifo, returned, leaving, unsettled, attached } = queue;
+  const { fifo, returned, leaving, unsettled, attached, expirations } = queue;
+  if (expirations !== null && expirations.length > writtenAtOnceMax) return false;
   const messages = fifo.length + (returned === null ? 0 : returned.length) + unsettled;
   return leaving === null && messages <= writtenAtOnceMax && attached.length <= writtenAtOnceMax;
 }
@@ -177,13 +179,15 @@ function captureQueue(sections: Sections, queue: Queue): void {
     (queue.autoDelete ? QueueFlag.autoDelete : 0) |
       (queue.sealed ? QueueFlag.sealed : 0) |
       (isDue ? QueueFlag.due : 0) |
-      (queue.stamps !== null ? QueueFlag.stamps : 0),
+      (queue.stamps !== null ? QueueFlag.stamps : 0) |
+      (queue.expirations !== null ? QueueFlag.expirations : 0),
   );
   bytes.text(queue.vhost);
   bytes.text(queue.name);
   if (isDue) bytes.u64(queue.due);
   bytes.u64(queue.lastUsed);
   queue.stamps?.serialise(bytes);
+  queue.expirations?.capture(sections);
   queue.fifo.capture(sections);
   if (queue.returned === null) bytes.u32(0);
   else queue.returned.capture(sections);
@@ -244,6 +248,10 @@ function* restoreQueue(reader: ByteReader, store: QueueStore, texts: string[]): 
   if ((flags & QueueFlag.stamps) !== 0) {
     queue.stamps = new Stamps();
     queue.stamps.restore(reader);
+  }
+  if ((flags & QueueFlag.expirations) !== 0) {
+    queue.expirations = new Expirations();
+    yield* queue.expirations.restore(reader);
   }
   yield* queue.fifo.restore(reader, store.live);
   const returned = new Returned();

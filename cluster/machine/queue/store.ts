@@ -12,6 +12,7 @@ import { isEndedVolatileGroup } from '../groups.ts';
 import type { PipeSink } from '../machine.ts';
 import { Inbox, Outbox } from '../outbox.ts';
 import { Debt } from './debt.ts';
+import { Expirations } from './expirations.ts';
 import { Expiry } from './expiry.ts';
 import { ChunkPool } from './fifo.ts';
 import type { QueueImage } from './images.ts';
@@ -32,14 +33,23 @@ export interface StoreBounds {
   readonly assignmentsPerEntryMax: number;
   /** Messages dropped and queues looked at, because of time, with each entry. */
   readonly duePerEntryMax: number;
+  /** Queues keep to their maximum lengths, and messages expire by what their publishers said. */
+  readonly keepsLimits: boolean;
 }
+
+/** Messages that one publish drops at most because its queue is too long; the rest waits for the queue's next turn. */
+const dropsPerPublishMax = 16;
+/** After a purge the expirations of so many unsettled messages are picked out of all; with more they stay until none is unsettled. */
+const pickedMax = 4096;
 
 export const storeBounds: StoreBounds = {
   debtPerEntryMax: 16_384,
   returnsPerEntryMax: 8_192,
   assignmentsPerEntryMax: 16_384,
   duePerEntryMax: 16_384,
+  keepsLimits: false,
 };
+export const secondStoreBounds: StoreBounds = { ...storeBounds, keepsLimits: true };
 
 /** A snapshot under way, as far as the store knows it. */
 export interface QueueCapture {
@@ -72,6 +82,8 @@ export class QueueStore {
   /** What the entry being applied may still return and assign. */
   #returnsLeft = 0;
   #assignmentsLeft = 0;
+  /** Messages that it may still drop from queues that are too long, beside those that publishes drop. */
+  #dropsLeft = 0;
   /** Those of the version that the state is of. */
   bounds: StoreBounds;
   /** Number of the last snapshot begun, and the one under way. */
@@ -108,6 +120,7 @@ export class QueueStore {
     queue.configure(argumentsJson);
     if (policy !== null && queue.policy !== policy) this.letters.retire(policy);
     this.expiry.begin(queue);
+    if (this.bounds.keepsLimits) this.markDirty(queue);
   }
 
   /** The metadata has deleted the queue. */
@@ -159,7 +172,24 @@ export class QueueStore {
     }
     queue.bytes -= fifo.totalBytes;
     this.debt.addFifo(fifo);
+    if (queue.expirations !== null) this.#pickExpirations(queue, queue.expirations);
     return count;
+  }
+
+  /** Only unsettled messages are left. */
+  #pickExpirations(queue: Queue, expirations: Expirations): void {
+    if (queue.unsettled === 0) queue.expirations = null;
+    if (queue.unsettled === 0 || queue.unsettled > pickedMax || queue.leaving !== null) return;
+    const left: { readonly index: number; readonly ordinal: number; readonly due: number }[] = [];
+    for (const { leases } of queue.attached)
+      for (let more = leases.seek(0); more; more = leases.advance()) {
+        const { index, ordinal } = leases;
+        const due = expirations.due(index, ordinal);
+        if (due < Number.POSITIVE_INFINITY) left.push({ index, ordinal, due });
+      }
+    left.sort((a, b) => a.index - b.index || a.ordinal - b.ordinal);
+    queue.expirations = left.length === 0 ? null : new Expirations();
+    for (const { index, ordinal, due } of left) queue.expirations!.add(index, ordinal, due);
   }
 
   /** There is work left that later entries have to go on with. */
@@ -171,6 +201,7 @@ export class QueueStore {
   begin(stamp: number): void {
     this.#returnsLeft = this.bounds.returnsPerEntryMax;
     this.#assignmentsLeft = this.bounds.assignmentsPerEntryMax;
+    this.#dropsLeft = this.bounds.debtPerEntryMax;
     this.expiry.advance(stamp);
   }
 
@@ -208,27 +239,75 @@ export class QueueStore {
     const { index, ordinal, bytes } = from;
     from.shift();
     queue.bytes -= bytes;
+    if (queue.expirations !== null) this.#forgetExpiration(queue, queue.expirations, index, ordinal);
     this.dropMessage(queue, index, ordinal, reason);
   }
 
-  enqueue(queue: Queue, index: number, ordinal: number, bytes: number): void {
-    if (queue.lastIndex === index && queue.lastOrdinal === ordinal) return;
+  /** False: the queue is full and refuses it. `expiration`: milliseconds that the message lives by its publisher's will; -1: no word of it. */
+  enqueue(queue: Queue, index: number, ordinal: number, bytes: number, expiration = -1): boolean {
+    if (queue.lastIndex === index && queue.lastOrdinal === ordinal) return true;
+    const { keepsLimits } = this.bounds;
+    if (keepsLimits && queue.refuses(bytes)) {
+      this.#refuse(queue, index, ordinal);
+      return false;
+    }
     queue.lastIndex = index;
     queue.lastOrdinal = ordinal;
     this.touch(queue);
     this.retain(index, ordinal);
     this.#fold = (Math.imul(this.#fold ^ queue.uid, 0x85ebca6b) + bytes) | 0;
     if (queue.stamps !== null) this.expiry.came(queue, index);
+    const expires = keepsLimits && expiration >= 0;
     const consumer = queue.nextForNew();
     if (consumer !== null) {
       queue.bytes += bytes;
+      // It may come back.
+      if (expires) this.#expire(queue, index, ordinal, expiration);
       this.#lease(queue, consumer, index, ordinal, bytes, 0);
-    } else if (queue.terms.messageTtl === 0) this.dropMessage(queue, index, ordinal, 'expired');
-    else {
+    } else if (queue.terms.messageTtl === 0 || (expires && expiration === 0)) {
+      this.dropMessage(queue, index, ordinal, 'expired');
+    } else {
       queue.bytes += bytes;
       queue.fifo.push(index, ordinal, bytes);
-      if (queue.stamps !== null) this.expiry.soon(queue);
+      if (expires) this.#expire(queue, index, ordinal, expiration);
+      if (keepsLimits && queue.isTooLong) this.#trim(queue, dropsPerPublishMax);
+      if (queue.stamps !== null || queue.expirations !== null) this.expiry.soon(queue);
     }
+    return true;
+  }
+
+  #expire(queue: Queue, index: number, ordinal: number, expiration: number): void {
+    queue.expirations ??= new Expirations();
+    // A stamp of 0 would mean that the message has left.
+    queue.expirations.add(index, ordinal, Math.max(1, this.expiry.now + expiration));
+  }
+
+  #forgetExpiration(queue: Queue, expirations: Expirations, index: number, ordinal: number): void {
+    expirations.remove(index, ordinal);
+    // What a purge left behind goes with the last message.
+    if (expirations.length === 0 || queue.ready + queue.unsettled === 0) queue.expirations = null;
+  }
+
+  /** A message that the queue has no room for. */
+  #refuse(queue: Queue, index: number, ordinal: number): void {
+    this.fold(queue.uid);
+    if (queue.terms.overflow !== 'reject-publish-dlx') return;
+    this.touch(queue);
+    this.retain(index, ordinal);
+    this.dropMessage(queue, index, ordinal, 'maxlen');
+  }
+
+  /** Drops what is too much from the front, up to so many messages. What is left of it comes with the queue's next turn. */
+  #trim(queue: Queue, dropsMax: number): number {
+    let drops = 0;
+    for (; queue.isTooLong; drops++) {
+      if (drops === dropsMax) {
+        this.markDirty(queue);
+        break;
+      }
+      this.dropFirst(queue, 'maxlen');
+    }
+    return drops;
   }
 
   owner(node: number, incarnation: number, sink: PipeSink | null): Owner {
@@ -353,6 +432,7 @@ export class QueueStore {
       } else {
         if (operation === SettleOperation.discard) this.dropMessage(queue, index, ordinal, 'rejected');
         else this.release(index, ordinal);
+        if (queue.expirations !== null) queue.expirations.remove(index, ordinal);
         bytes += leases.bytes;
       }
       leases.settle();
@@ -361,6 +441,9 @@ export class QueueStore {
     if (settled === 0) return;
     queue.unsettled -= settled;
     queue.bytes -= bytes;
+    const { expirations } = queue;
+    if (expirations !== null && (expirations.length === 0 || queue.unsettled + queue.ready === 0))
+      queue.expirations = null;
     this.#fold = (Math.imul(this.#fold ^ settled, 0x9e3779b1) + first) | 0;
     if (returns) this.markDirty(queue);
     this.#credited(consumer);
@@ -371,6 +454,8 @@ export class QueueStore {
   poll(consumer: Consumer, noAck: boolean): number {
     this.touch(consumer.queue);
     const leaseOrdinal = this.#leaseHead(consumer.queue, consumer);
+    // The next one may expire before it does.
+    if (consumer.queue.expirations !== null) this.expiry.soon(consumer.queue);
     if (noAck) this.settle(consumer, SettleOperation.accept, false, leaseOrdinal, 1);
     return leaseOrdinal;
   }
@@ -435,9 +520,8 @@ export class QueueStore {
       for (const leases of queue.leaving ?? []) unsettled += leases.unsettled;
       if (unsettled !== queue.unsettled) throw new Error(`queue ${queue.uid} miscounts its leases`);
       if (active !== queue.consumers) throw new Error(`queue ${queue.uid} miscounts its consumers`);
-      const { stamps, ready } = queue;
-      const isFresh =
-        stamps === null || ready === 0 || stamps.due(queue.firstIndex, queue.terms.messageTtl) > this.expiry.now;
+      const { ready } = queue;
+      const isFresh = ready === 0 || this.expiry.firstDue(queue) > this.expiry.now;
       const isHeld = queue.dirty || queue.leaving !== null;
       if (ready > 0 && isFresh && !isHeld && queue.nextWaiting() !== null)
         throw new Error(`queue ${queue.uid} holds back a message`);
@@ -451,6 +535,10 @@ export class QueueStore {
   #serve(queue: Queue): boolean {
     if (!queue.sealed && queue.leaving === null) {
       this.touch(queue);
+      if (this.bounds.keepsLimits && queue.isTooLong) {
+        this.#dropsLeft -= this.#trim(queue, this.#dropsLeft);
+        if (queue.isTooLong) return false;
+      }
       let consumer: Consumer | null = null;
       while (queue.ready > 0 && this.expiry.isFresh(queue)) {
         consumer = queue.ready > 0 ? queue.nextWaiting() : null;

@@ -80,7 +80,7 @@ export interface Core<D> {
   commit: LogIndex;
   applied: LogIndex;
   persisted: LogIndex;
-  /** Up to where acknowledged entries were lost (0: none), and the term that this was found in. */
+  /** Up to where acknowledged entries were lost (0: none), and the last term that any of them was acknowledged in. */
   repairTo: LogIndex;
   readonly repairTerm: Term;
 
@@ -149,7 +149,7 @@ export function createCore<D>(options: RaftOptions, restored: Restored): Core<D>
     applied: snapshot.index,
     persisted: log.lastIndex,
     repairTo: restored.repairTo ?? 0,
-    repairTerm: Math.max(hardState.term, log.lastTerm),
+    repairTerm: restored.repairTerm ?? Math.max(hardState.term, log.lastTerm),
     role: 'follower',
     leader: 0,
     leading: null,

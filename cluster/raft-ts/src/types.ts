@@ -67,6 +67,8 @@ export interface Restored {
    * then (`RaftStatus.repairing`), across restarts.
    */
   readonly repairTo?: LogIndex;
+  /** With `repairTo`: nothing was acknowledged here in a later term than this. That of the hard state if left out. */
+  readonly repairTerm?: Term;
 }
 
 export interface RaftOptions {

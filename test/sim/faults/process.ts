@@ -124,7 +124,7 @@ const wallJump: FaultKind = {
   everyMilliseconds: 6_000,
   begin({ target, pick, between, oneIn }) {
     const node = pick(target.nodes());
-    const longest = pick([10, 1_000, 60_000, 86_400_000]);
+    const longest = pick([10, 5_000, 60_000, 86_400_000]);
     const milliseconds = oneIn(2) ? between(1, longest) : -between(1, longest);
     target.nodeClock(node).jumpWall(milliseconds);
     return { details: { node, milliseconds }, milliseconds: 0 };

@@ -12,7 +12,7 @@ export type NodeState = 'up' | 'starting' | 'paused' | 'down';
 
 /** The simulated world, as far as faults need it. Nodes are named by their numbers; all calls take effect at once. */
 export interface FaultTarget {
-  /** The world's own time, that of no node. */
+  /** That of no node: it may run slower than theirs (`pace.ts`). */
   readonly clock: Clock;
   readonly network: MemoryNetwork;
   /** Machines that are there, running or not. One that left the cluster, or was replaced, is none of them. */
@@ -37,7 +37,7 @@ export interface FaultTarget {
   restart(node: number): void;
   pause(node: number): void;
   resume(node: number, clockStood?: boolean): void;
-  /** Milliseconds, the longest of a node. */
+  /** The longest of a node, in milliseconds of `clock`. */
   readonly electionMilliseconds: number;
   /** Null: the cluster's members are fixed. */
   readonly membership: MembershipTarget | null;
@@ -49,7 +49,7 @@ export interface MembershipTarget {
   isBusy(): boolean;
   /** A new machine starts and asks to be a member. Its number in `nodes()`. */
   join(): number;
-  /** Asks `through` to let `node` go; the world ends its machine when it is gone. */
+  /** Asks `through` to let `node` go; once it is gone, and has ended itself or was down, its machine is taken away. */
   leave(through: number, node: number): void;
   /** The machine is gone for good, its disk with it; a new one joins in its place. */
   replace(through: number, node: number): void;

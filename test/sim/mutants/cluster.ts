@@ -100,6 +100,15 @@ const disks: readonly Row[] = [
 
 const consensus: readonly Row[] = [
   {
+    name: 'snapshot-installed-over-pending-writes',
+    pitfall: '24',
+    mistake: 'a snapshot is installed while older writes are on their way to the disk',
+    file: 'cluster/raft-ts/src/snapshot-receive.ts',
+    find: 'last != null && !last.handed && core.outstanding.length === 0 && !hasUnwritten(core)',
+    replace: 'last != null && !last.handed',
+    seedsMax: 60,
+  },
+  {
     name: 'machine-reads-the-clock',
     pitfall: '26',
     mistake: 'each replica applies an entry with its own time',
@@ -183,8 +192,8 @@ const pipes: readonly Row[] = [
     pitfall: 'B1',
     mistake: 'what a dead leader took with it is never sent again',
     file: 'cluster/origin/pipe.ts',
-    find: 'this.#handedTo = this.#sent[0]?.sequence ?? this.#nextSequence; if (this.#sent.length > 0) this.#host.dirty();',
-    replace: '',
+    find: 'leaderChanged() {',
+    replace: 'leaderChanged() { if (this.#sent.length >= 0) return;',
   },
 ];
 
@@ -327,9 +336,9 @@ const queues: readonly Row[] = [
     pitfall: 'Q5',
     mistake: 'a message that is leased stays in the queue as well, now and then',
     file: 'cluster/machine/queue/store.ts',
-    find: 'queue.bytes += bytes; this.#lease(queue, consumer, index, ordinal, bytes, 0);',
+    find: 'if (expires) this.#expire(queue, index, ordinal, expiration); this.#lease(queue, consumer, index, ordinal, bytes, 0);',
     replace:
-      'queue.bytes += bytes; this.#lease(queue, consumer, index, ordinal, bytes, 0); if (index % 16 === 5) { this.retain(index, ordinal); queue.bytes += bytes; queue.fifo.push(index, ordinal, bytes); }',
+      'this.#lease(queue, consumer, index, ordinal, bytes, 0); if (index % 16 === 5) { this.retain(index, ordinal); queue.bytes += bytes; queue.fifo.push(index, ordinal, bytes); }',
   },
 ];
 

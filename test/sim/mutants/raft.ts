@@ -279,15 +279,6 @@ const rows: readonly Row[] = [
     replace: 'peerOf.get(id) === undefined ? 0 : Number.MAX_SAFE_INTEGER',
   },
   {
-    name: 'snapshot-installed-over-pending-writes',
-    pitfall: '24',
-    mistake: 'a snapshot is installed while older writes are on their way to the disk',
-    file: 'snapshot-receive',
-    find: 'last != null && !last.handed && core.outstanding.length === 0 && !hasUnwritten(core)',
-    replace: 'last != null && !last.handed',
-    seedsMax: 1000,
-  },
-  {
     name: 'log-grows-during-an-installation',
     pitfall: '24',
     mistake: 'appends are taken while a snapshot is being installed',

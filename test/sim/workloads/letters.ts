@@ -1,6 +1,7 @@
 // Messages that nobody wants: rejected for good, or older than their queue or they themselves allow, they go on to another queue.
 
 import { Consumer } from '../consumer.ts';
+import { stretch } from '../pace.ts';
 import { Publisher, toQueue } from '../publisher.ts';
 import type { Session } from '../session.ts';
 import type { RunningWorkload, Workload } from '../workload.ts';
@@ -15,7 +16,7 @@ export const letters: Workload = {
       arguments: {
         'x-dead-letter-exchange': '',
         'x-dead-letter-routing-key': target,
-        ...(ages ? { 'x-message-ttl': context.between(50, 3_000) } : {}),
+        ...(ages ? { 'x-message-ttl': stretch * context.between(50, 3_000) } : {}),
       },
     };
     const expires = !ages && context.oneIn(2);
@@ -26,7 +27,10 @@ export const letters: Workload = {
     };
     const publisher = new Publisher(context, {
       prepare,
-      next: () => ({ ...toQueue(source), expiration: expires && context.oneIn(3) ? context.between(0, 2_000) : null }),
+      next: () => ({
+        ...toQueue(source),
+        expiration: expires && context.oneIn(3) ? stretch * context.between(0, 2_000) : null,
+      }),
       everyMilliseconds: 900,
     });
     const rejecting = new Consumer(context, {
