@@ -25,7 +25,7 @@ import { isVolatileGroup, metadataGroup } from './machine/groups.ts';
 import { planPlacement } from './machine/metadata/plan.ts';
 import type { MetadataMachine } from './machine/metadata.ts';
 import type { ShardMachine } from './machine/shard.ts';
-import type { ClusterOptions, HostEvents, ReportEvent } from './options.ts';
+import { type ClusterOptions, type HostEvents, LeftClusterError, type ReportEvent } from './options.ts';
 import { LocalOrigin } from './origin/origin.ts';
 import { Leaders } from './peers/leaders.ts';
 import { Mail, type OwnStatus } from './peers/mail.ts';
@@ -701,6 +701,6 @@ export class Host {
   #gone(reason: string): void {
     const { node, nodeName } = this.#options;
     const sentence = `node ${node} (${nodeName}) has left the cluster for good (${reason}): what its data folder holds is kept elsewhere`;
-    this.#events.fatal(new Error(sentence));
+    this.#events.fatal(new LeftClusterError(sentence));
   }
 }

@@ -31,7 +31,7 @@ export type {
   Route,
 } from './machine/metadata-types.ts';
 export type { ClusterLimits, ClusterOptions, HostEvents } from './options.ts';
-export { defaultLimits } from './options.ts';
+export { defaultLimits, LeftClusterError } from './options.ts';
 export type { Feed } from './origin/origin.ts';
 export type { CommandReply, ConfirmTarget, Pipe } from './origin/pipe.ts';
 export { createPorts } from './os.ts';

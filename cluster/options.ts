@@ -50,6 +50,11 @@ export type ReportEvent = (
   details: Record<string, unknown>,
 ) => void;
 
+/** This node is no part of the cluster any more, for good: given to `fatal`. */
+export class LeftClusterError extends Error {
+  readonly code = 'left';
+}
+
 export interface HostEvents {
   /** For people. */
   log: ReportEvent;

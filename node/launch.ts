@@ -15,6 +15,7 @@ import { join, relative } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { NodeConfig } from './config.ts';
 import { checkDataFolder, makeFolder, replaceFile } from './data-folder.ts';
+import { ExitCode } from './exit-codes.ts';
 import { type LaunchOptions, type PlannedNode, planNodes } from './launch-options.ts';
 import { findBusyAddress } from './listen-check.ts';
 import { createPrettifier } from './log.ts';
@@ -242,6 +243,10 @@ class Launcher {
       this.#print(`${member.name} is back (pid ${member.child?.pid}, after ${seconds(member.startedAt)})`);
     }
     member.everHealthy = true;
+    this.#readyIfAllHealthy();
+  }
+
+  #readyIfAllHealthy(): void {
     if (this.#ready || !this.#members.every((other) => other.healthy)) return;
     this.#ready = true;
     if (this.#patience !== null) clearTimeout(this.#patience);
@@ -262,7 +267,14 @@ class Launcher {
       this.#finishIfAllEnded();
       return;
     }
-    if (code === 1 && !member.everHealthy) {
+    if (code === ExitCode.left) {
+      this.#print(`${member.name} has left the cluster for good: it is not started again (pid ${child.pid})`);
+      this.#members = this.#members.filter((other) => other !== member);
+      if (this.#members.length === 0) this.#finish();
+      else this.#readyIfAllHealthy();
+      return;
+    }
+    if (code === ExitCode.refused && !member.everHealthy) {
       // What the user has to put right; trying again would not help.
       const why = member.lastError === '' ? `${member.name} ended with exit code 1` : `${member.name} cannot start`;
       this.#surroundings.printError(`warren: ${why}; all nodes are stopped`);

@@ -1,14 +1,14 @@
 // The process around one node: settings, checks, signals, exit codes. `warren node` is this.
 //
-// Exit codes: 0 a clean stop; 1 what the user can put right (a setting, the data folder, a port), told in one line on stderr; 70 anything else,
-// told in the log. Before the checks have passed nothing is touched.
+// Exit codes: see `exit-codes.ts`. Before the checks have passed nothing is touched.
 //
 // Started by a launcher (there is an IPC channel), the node stops cleanly when the launcher is gone, and leaves SIGINT to it: a Ctrl-C at a
 // terminal reaches the whole process group.
 
-import { FormationError } from '../cluster/index.ts';
+import { FormationError, LeftClusterError } from '../cluster/index.ts';
 import { readConfig } from './config-sources.ts';
 import { checkDataFolder, openDataFolder } from './data-folder.ts';
+import { ExitCode } from './exit-codes.ts';
 import { findBusyAddress } from './listen-check.ts';
 import { createLog, type Log } from './log.ts';
 import { type CreateParts, createNodeServer } from './server.ts';
@@ -32,8 +32,12 @@ export async function runNode(flags: readonly string[], createParts: CreateParts
 
   const log = await createLog(config.settings, config.name);
   const fatal = (error: unknown): void => {
+    if (error instanceof LeftClusterError) {
+      log.fatal({ reason: error.message }, 'the node ends');
+      process.exit(ExitCode.left);
+    }
     log.fatal({ err: error }, 'the node ends');
-    process.exit(70);
+    process.exit(ExitCode.failed);
   };
   process.on('uncaughtException', fatal);
   process.on('unhandledRejection', fatal);
@@ -72,7 +76,7 @@ export async function runNode(flags: readonly string[], createParts: CreateParts
 
 function refuse(error: string): void {
   process.stderr.write(`warren: ${error.replaceAll('\n', ' ')}\n`);
-  process.exit(1);
+  process.exit(ExitCode.refused);
 }
 
 function stopOnSignals(log: Log, launched: boolean, stopMilliseconds: number, stop: () => Promise<boolean>): void {
@@ -83,11 +87,11 @@ function stopOnSignals(log: Log, launched: boolean, stopMilliseconds: number, st
     log.info({ reason }, 'the node stops');
     setTimeout(() => {
       log.fatal({ stopMilliseconds }, 'the stop took too long');
-      process.exit(70);
+      process.exit(ExitCode.failed);
     }, stopMilliseconds);
     void stop().then((clean) => {
       log.info({ clean }, 'the node has stopped');
-      process.exit(clean ? 0 : 70);
+      process.exit(clean ? ExitCode.clean : ExitCode.failed);
     });
   };
   process.on('SIGTERM', () => begin('SIGTERM'));

@@ -243,6 +243,18 @@ describe('a confirmed message', () => {
 });
 
 describe('what was purged or deleted', () => {
+  test('comes back from a queue whose declaration nobody had been told of when the deletion found nothing', () => {
+    for (const isTold of [false, true]) {
+      const told = new Story();
+      const declared = told.operate({ kind: 'declare', queue: 'q', ...quorum }, isTold ? 'ok' : null);
+      told.publish('a');
+      told.operate({ kind: 'delete', queue: 'q' }, 'ok', 0);
+      if (!isTold) told.history.answer(declared, 'ok', 0);
+      told.declare('q').consume('c').take('a');
+      expect(told.kinds()).toEqual(isTold ? ['back'] : []);
+    }
+  });
+
   test.each(['purge', 'delete'] as const)('before it was published is no excuse: %s', (kind) => {
     const told = story();
     told.operate({ kind, queue: 'q' }, 'ok', 0);

@@ -177,6 +177,8 @@ function checkReturnFromTheDead({ queue, message, isDeadLetter, deliveries }: Co
   if (life === undefined || isDeadLetter || message.open > 0) return;
   for (const { from, to } of life.deletes) {
     if (to === never || message.lastConfirmed > from) continue;
+    // "Ok" is also the answer of a node that does not know the queue yet, because nobody has been told yet that it is declared.
+    if (!life.presence.isThere(message.lastConfirmed, from)) continue;
     const late = deliveries.find(({ consumer }) => consumer !== undefined && consumer.begin > to);
     if (late === undefined) continue;
     report('back', late.place, message.id, `came out of ${queue}, which had been deleted with it`);

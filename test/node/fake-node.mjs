@@ -1,5 +1,5 @@
 // Stands in for `warren node` in the launcher's tests: the same flags, /health, signals and IPC rules, and nothing behind them.
-// FAKE_REFUSE=n2: that node prints an error and ends with code 1. FAKE_STUBBORN=n1: that node ignores SIGTERM.
+// FAKE_REFUSE=n2: that node prints an error and ends with code 1. FAKE_LEFT=n2: that node has left the cluster for good. FAKE_STUBBORN=n1: that node ignores SIGTERM.
 
 import { createServer } from 'node:http';
 
@@ -10,6 +10,8 @@ if (process.env.FAKE_REFUSE === name) {
   process.stderr.write(`warren: something that ${name} cannot start with\n`);
   process.exit(1);
 }
+
+if (process.env.FAKE_LEFT === name) process.exit(69);
 
 const server = createServer((request, response) => {
   if (request.url === '/die') process.exit(7);

@@ -141,6 +141,16 @@ describe('a launcher', () => {
     expect(pids.some(lives)).toBe(false);
   });
 
+  it('does without a node that has left the cluster for good', async () => {
+    const port = await freeBasePort();
+    const { done, stop } = start({ nodesCount: 3, dataFolder: root, port }, { environment: { FAKE_LEFT: 'n2' } });
+    await line(/^ready/);
+    expect(lines.filter((text) => text.includes('n2 has left the cluster for good'))).toHaveLength(1);
+    expect(lines.some((text) => text.startsWith('n2 died'))).toBe(false);
+    stop();
+    expect(await done).toBe(0);
+  });
+
   it('starts a node again that died, each time later', async () => {
     const port = await freeBasePort(1);
     const { done, stop } = start({ nodesCount: 1, dataFolder: root, port });

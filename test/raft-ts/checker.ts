@@ -6,6 +6,7 @@
 //   durability           what a leader commits is on the disks of a quorum at that moment
 //   leader completeness  a new leader has all that was ever committed
 //   machine safety       one entry per index is ever applied
+//   configurations       at each committed index everybody is in the same one
 //   promises             a replica votes once per term, and its disk knows every term that it answered in, across restarts
 //   reads                a read point is not before what was committed when it was asked for
 //   counting             a leader commits by counting entries of its own term only
@@ -25,6 +26,7 @@ export class Checker {
   readonly #leaders = new Map<number, ReplicaId>();
   readonly #entries = new Map<string, string>();
   readonly #committed: (string | undefined)[] = [];
+  readonly #configurations = new Map<number, string>();
   readonly #votes = new Map<string, ReplicaId>();
   readonly #promisedTerms = new Map<ReplicaId, number>();
   readonly #commits = new Map<ReplicaId, number>();
@@ -69,6 +71,7 @@ export class Checker {
       this.#leading.set(id, { term: raft.term, ticks: 0, heard: new Map(), transferTicks: 0 });
     if (raft.commit < before) fail(`the commit index of ${id} fell from ${before} to ${raft.commit}`);
     this.#commits.set(id, raft.commit);
+    if (raft.commit > before) this.#checkConfiguration(id, raft);
     if (raft.commit > this.#commitMax) {
       if (raft.role === 'leader') this.#checkDurable(id, raft);
       else this.#checkDurableAnywhere(id, raft);
@@ -140,6 +143,16 @@ export class Checker {
     this.#reads.delete(context);
     if (index !== null && index < asked)
       fail(`stale read ${context}: ${index}, but ${asked} was committed when it was asked`);
+  }
+
+  /** A replica that was just added knows of none before that. */
+  #checkConfiguration(id: ReplicaId, raft: Raft<string>): void {
+    const configuration = raft.configurationAt(raft.commit);
+    if (configuration.voters.length === 0) return;
+    const value = JSON.stringify(configuration);
+    const known = this.#configurations.get(raft.commit);
+    if (known === undefined) this.#configurations.set(raft.commit, value);
+    else if (known !== value) fail(`configurations: ${id} is in ${value} at ${raft.commit}, another was in ${known}`);
   }
 
   #checkCounted(id: ReplicaId, raft: Raft<string>): void {

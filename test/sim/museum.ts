@@ -38,13 +38,14 @@ export interface Hunted {
 
 /** Longer than any seed takes: what a mutant hangs in. */
 const silentMillisecondsMax = 120_000;
-const controlSeeds: Record<Prey, number> = { raft: 40, cluster: 4 };
+const controlSeeds: Record<Prey, number> = { raft: 40, log: 40, cluster: 4 };
 
 const root = fileURLToPath(new URL(import.meta.url.includes('/dist/') ? '../../../' : '../../', import.meta.url));
 
 /** True if every mutant was caught, and nothing was found in the code as it is. */
 export async function runMuseum(options: MuseumOptions): Promise<boolean> {
   const { print, only, jobs } = options;
+  const museumBegan = performance.now();
   const chosen = (options.mutants ?? all).filter(
     ({ name, pitfall }) => only.length === 0 || only.some((part) => name.includes(part) || pitfall === part),
   );
@@ -105,6 +106,7 @@ export async function runMuseum(options: MuseumOptions): Promise<boolean> {
   await Promise.all(Array.from({ length: jobs }, worker));
   hunted.sort((left, right) => chosen.indexOf(left.mutant) - chosen.indexOf(right.mutant));
   for (const line of tableOf(hunted, only.length === 0 ? noMutants : [])) print(line);
+  print(`${((performance.now() - museumBegan) / 60_000).toFixed(1)} minutes, ${jobs} at a time`);
   return isClean && hunted.every(({ invariant }) => invariant !== null);
 }
 

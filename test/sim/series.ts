@@ -13,7 +13,7 @@ export interface Totals {
   faults: number;
   readonly faultsByKind: Record<string, number>;
   readonly marks: Record<string, number>;
-  /** Time of a core that the runs took, both of each seed if it ran twice. */
+  /** Time of a core that one run of each seed took. */
   milliseconds: number;
 }
 
@@ -59,7 +59,7 @@ export async function runSeries(options: SeriesOptions): Promise<{ totals: Total
     const plan = planOf({ ...options, seed });
     const begun = coreMilliseconds();
     const failure = await runOne(plan, options.twice, (result) => {
-      add(totals, result, coreMilliseconds() - begun);
+      add(totals, result, (coreMilliseconds() - begun) / (options.twice ? 2 : 1));
       options.finished?.(result, totals);
     });
     if (failure !== null) return { totals, failure };

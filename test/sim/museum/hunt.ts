@@ -4,6 +4,7 @@
 //   node hunt.js <hunt as JSON>
 
 import { register } from 'node:module';
+import type { FaultTarget } from '../faults.ts';
 import type { Mutant, Prey } from './mutant.ts';
 
 export interface Hunt {
@@ -31,15 +32,11 @@ type Simulate = (seed: number) => Promise<{ readonly invariant: string; readonly
 async function simulatorOf({ prey, profile }: Hunt): Promise<Simulate> {
   if (prey === 'raft') {
     const { runSwarm } = await import('../../raft-ts/swarm.ts');
-    return async (seed) => {
-      try {
-        runSwarm(seed, raftSteps);
-        return null;
-      } catch (error) {
-        const text = error instanceof Error ? error.message : String(error);
-        return { invariant: ruleOf(text), text };
-      }
-    };
+    return throwing((seed) => runSwarm(seed, raftSteps));
+  }
+  if (prey === 'log') {
+    const { runLogSeed } = await import('../../contract/log-seed.ts');
+    return throwing(runLogSeed);
   }
   const { runSeed } = await import('../run.ts');
   const { planOf } = await import('../plan.ts');
@@ -47,20 +44,49 @@ async function simulatorOf({ prey, profile }: Hunt): Promise<Simulate> {
   return async (seed) => (await runSeed(planOf({ seed, profile, nodes: null }), new Trace())).violation;
 }
 
-/** What a failure of the cores' simulation says first. */
+/** Of a simulation that throws what it finds. */
+function throwing(run: (seed: number) => unknown): Simulate {
+  return async (seed) => {
+    try {
+      await run(seed);
+      return null;
+    } catch (error) {
+      const text = error instanceof Error ? error.message : String(error);
+      return { invariant: ruleOf(text), text };
+    }
+  };
+}
+
+/** What a failure of the cores' simulation, or of the log's, says first. */
 function ruleOf(text: string): string {
-  if (text.startsWith('raft-ts:')) return 'assertion';
+  if (text.startsWith('raft-ts:') || text.startsWith('log invariant broken')) return 'assertion';
+  if (text.startsWith('what was recovered is no state')) return 'recovery';
+  if (text.startsWith('live entry')) return 'live entry gone';
+  if (text.endsWith('came back')) return 'entry came back';
+  if (text.startsWith('entry')) return 'entry differs';
   if (text.startsWith('the group does not come to agree')) return 'liveness';
   const [rule] = text.split(/[:,]/);
   return rule!.length < 24 ? rule! : 'contradiction';
+}
+
+/** Which seeds are run at all. */
+async function filterOf({ mutant, prey, profile }: Hunt): Promise<(seed: number) => boolean> {
+  const wanted = mutant?.faults;
+  if (prey !== 'cluster' || wanted === undefined) return () => true;
+  const { createFaults } = await import('../faults.ts');
+  // Which kinds there are is drawn before anything is done to a world.
+  const target = {} as FaultTarget;
+  return (seed) =>
+    createFaults({ seed, profile, target, report: () => {} }).kinds.some((kind) => wanted.includes(kind));
 }
 
 async function hunt(order: Hunt): Promise<void> {
   if (order.mutant !== null)
     register('./loader.js', import.meta.url, { data: { mutant: order.mutant, path: order.path } });
   const simulate = await simulatorOf(order);
+  const mayShow = await filterOf(order);
   for (let seed = order.first; seed < order.first + order.seeds; seed++) {
-    const found = await simulate(seed);
+    const found = mayShow(seed) ? await simulate(seed) : null;
     const seen: Seen = { seed, invariant: found?.invariant ?? null, text: found?.text ?? '' };
     process.stdout.write(`${JSON.stringify(seen)}\n`);
     if (found !== null) break;

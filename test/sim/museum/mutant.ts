@@ -3,8 +3,11 @@
 // The edit is applied in memory while a child process loads the file (`loader.ts`). `find` is written as in the source, without types, and must
 // occur exactly once; layout does not matter, nor do the kinds of quotes.
 
-/** `raft`: one group of cores, nothing else: a hundred times as many elections a second. `cluster`: the whole of it. */
-export type Prey = 'raft' | 'cluster';
+/**
+ * Where a mistake shows itself soonest. `raft`: one group of cores, nothing else: a hundred times as many elections a second. `log`: one log and its
+ * disk: a hundred times as many crashes. `cluster`: the whole of it.
+ */
+export type Prey = 'raft' | 'log' | 'cluster';
 
 export interface Mutant {
   readonly name: string;
@@ -21,6 +24,8 @@ export interface Mutant {
   readonly seedsMax: number;
   /** What the seeds are drawn with; default: all faults. */
   readonly profile?: 'network' | 'disk' | 'membership' | 'all';
+  /** Seeds without any of these kinds of faults cannot show it, and are passed over. Default: all are run. */
+  readonly faults?: readonly string[];
 }
 
 /** A pitfall that is no mutant, and why. */

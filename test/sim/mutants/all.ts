@@ -2,7 +2,9 @@
 
 import type { Mutant, NoMutant } from '../museum/mutant.ts';
 import { clusterMutants, clusterNoMutants } from './cluster.ts';
+import { logMutants } from './log.ts';
+import { membershipMutants, membershipNoMutants } from './membership.ts';
 import { raftMutants, raftNoMutants } from './raft.ts';
 
-export const mutants: readonly Mutant[] = [...raftMutants, ...clusterMutants];
-export const noMutants: readonly NoMutant[] = [...raftNoMutants, ...clusterNoMutants];
+export const mutants: readonly Mutant[] = [...raftMutants, ...logMutants, ...clusterMutants, ...membershipMutants];
+export const noMutants: readonly NoMutant[] = [...raftNoMutants, ...clusterNoMutants, ...membershipNoMutants];

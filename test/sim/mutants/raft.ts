@@ -155,6 +155,7 @@ const rows: readonly Row[] = [
     file: 'core',
     find: 'repairTo: restored.repairTo ?? 0,',
     replace: 'repairTo: 0,',
+    seedsMax: 1500,
   },
   {
     name: 'replies-of-other-sessions-count',
@@ -236,6 +237,7 @@ const rows: readonly Row[] = [
     file: 'raft',
     find: 'if (message.term < term) answerStale(this.#core, message); else',
     replace: 'if (message.term >= term)',
+    seedsMax: 1500,
   },
   {
     name: 'leader-without-a-quorum-goes-on',
