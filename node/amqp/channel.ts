@@ -87,6 +87,8 @@ export class Channel implements ChannelEvents, TopologyHost {
   #method: MethodId = 0;
 
   #replyPending = false;
+  /** Tags to tell the client of once it has the pending reply: to its own queue.delete that one comes first. */
+  #cancelledTags: string[] = [];
   #proceeding = false;
   #backlog: WaitingFrame[] = [];
   #backlogHead = 0;
@@ -266,6 +268,7 @@ export class Channel implements ChannelEvents, TopologyHost {
       this.#method = method;
       if (!outcome.ok) this.fail(outcome.error);
       else if (this.#life === 'open') then(outcome.value);
+      this.#tellCancelled();
       this.proceed();
     };
   }
@@ -472,7 +475,17 @@ export class Channel implements ChannelEvents, TopologyHost {
     const gone = this.#consumers.get(consumer);
     if (this.#life !== 'open' || gone === undefined) return;
     this.#forget(gone);
-    if (this.#host.cancelNotify) this.send({ kind: 'basic.cancel', consumerTag: gone.tag, nowait: true });
+    if (!this.#host.cancelNotify) return;
+    this.#cancelledTags.push(gone.tag);
+    if (!this.#replyPending) this.#tellCancelled();
+  }
+
+  #tellCancelled(): void {
+    if (this.#cancelledTags.length === 0) return;
+    const tags = this.#cancelledTags;
+    this.#cancelledTags = [];
+    if (this.#life !== 'open') return;
+    for (const consumerTag of tags) this.send({ kind: 'basic.cancel', consumerTag, nowait: true });
   }
 
   #forget(consumer: Consumer): void {

@@ -75,8 +75,8 @@ export class AmqpConnection implements FrameSink, ChannelHost, ConnectionEvents 
   #connection: ConnectionBackend | null = null;
   #isBlocked = false;
 
-  /** By number; holes are closed channels. */
-  #channels: (Channel | undefined)[] = [];
+  /** By number: any of 16 bits, for channel-max bounds how many are open, not their numbers. */
+  readonly #channels = new Map<number, Channel>();
   /** The channel of the last frame, and those that had frames in this chunk. */
   #current: Channel | undefined;
   #touched: Channel[] = [];
@@ -155,7 +155,7 @@ export class AmqpConnection implements FrameSink, ChannelHost, ConnectionEvents 
     if (number !== 0 && this.#life === 'running' && type !== FrameType.heartbeat) {
       let channel = this.#current;
       if (channel === undefined || channel.number !== number) {
-        channel = this.#channels[number];
+        channel = this.#channels.get(number);
         if (channel === undefined) return this.#frameWithoutChannel(type, number, bytes, start, end);
         this.#current = channel;
         this.#touched.push(channel);
@@ -273,19 +273,19 @@ export class AmqpConnection implements FrameSink, ChannelHost, ConnectionEvents 
       const error = new BrokerError('channel-error', "expected 'channel.open'");
       return this.fail(error, type === FrameType.method ? id : 0);
     }
-    if (number > this.#channelMax) {
-      const text = `channel number ${number} is above the negotiated channel_max (${this.#channelMax})`;
+    const open = this.#channels.size;
+    if (open >= this.#channelMax) {
+      const text = `number of channels opened (${open}) has reached the negotiated channel_max (${this.#channelMax})`;
       return this.fail(new BrokerError('not-allowed', text), id);
     }
     const connection = this.#connection!;
     const channel = new Channel(number, this, (events) => connection.openChannel(events));
-    while (this.#channels.length <= number) this.#channels.push(undefined);
-    this.#channels[number] = channel;
+    this.#channels.set(number, channel);
     channel.send({ kind: 'channel.open-ok', reserved1: Buffer.alloc(0) });
   }
 
   ended(channel: Channel): void {
-    if (this.#channels[channel.number] === channel) this.#channels[channel.number] = undefined;
+    if (this.#channels.get(channel.number) === channel) this.#channels.delete(channel.number);
     if (this.#current === channel) this.#current = undefined;
   }
 
@@ -314,9 +314,9 @@ export class AmqpConnection implements FrameSink, ChannelHost, ConnectionEvents 
   /** The socket drained: deliveries may go on, and methods that waited because too many replies did. */
   drained(): void {
     if (this.#life !== 'running') return;
-    for (const channel of this.#channels) {
-      channel?.proceed();
-      channel?.deliveriesResumed();
+    for (const channel of this.#channels.values()) {
+      channel.proceed();
+      channel.deliveriesResumed();
     }
   }
 
@@ -381,8 +381,8 @@ export class AmqpConnection implements FrameSink, ChannelHost, ConnectionEvents 
 
   /** The channels end, then the broker hears of it. */
   #leave(): void {
-    for (const channel of this.#channels) channel?.end();
-    this.#channels = [];
+    for (const channel of this.#channels.values()) channel.end();
+    this.#channels.clear();
     this.#current = undefined;
     this.#withConfirms.length = 0;
     const connection = this.#connection;

@@ -26,7 +26,7 @@ export interface SessionHost {
   ended(session: Session): void;
 }
 
-/** Ticks per heartbeat interval: we send when half of it was silent. */
+/** Ticks per heartbeat interval: we send at every one, for a client may give up after a single interval of silence. */
 const ticksPerInterval = 2;
 const missedIntervalsMax = 2;
 
@@ -175,10 +175,8 @@ export class Session implements ConnectionHost {
       this.destroy();
       return;
     }
-    if (!this.#hasSent) {
-      this.#connection.writer.release();
-      this.#connection.writer.heartbeat();
-    }
+    if (!this.#hasSent) this.#connection.writer.release();
+    this.#connection.writer.heartbeat();
     this.#hasSent = false;
     this.#scheduleTick();
   }

@@ -169,7 +169,6 @@ describe('connection errors', () => {
     ['504 a channel that is not open', '01 0002 00000005 0055000a00 ce', 504, /expected 'channel.open'/, [85, 10]],
     ['504 a channel opened twice', '01 0001 00000005 0014000a00 ce', 504, /second 'channel.open' seen/, [20, 10]],
     ['504 the handshake again', '01 0000 0000000c 000a001f 000000000000003c ce', 504, /state running/, [10, 31]],
-    ['530 above channel-max', '01 0800 00000005 0014000a00 ce', 530, /above the negotiated channel_max/, [20, 10]],
     ['540 prefetch-size', '01 0001 0000000b 003c000a 00000001 0000 00 ce', 540, /prefetch_size!=0 \(1\)/, [60, 10]],
     ['540 flow off', '01 0001 00000005 00140014 00 ce', 540, /active=false/, [20, 20]],
     ['540 recover without requeue', '01 0001 00000005 003c006e 00 ce', 540, /requeue=false/, [60, 110]],
@@ -177,6 +176,24 @@ describe('connection errors', () => {
   ] as const)('%s', (_, bytes, replyCode, text, method) => {
     client.bytes(hex(bytes));
     expectClose(client, replyCode, text, method);
+  });
+
+  it('530 more channels than agreed, whatever their numbers', () => {
+    const other = broker.connect().handshake({ channelMax: 2 });
+    other.take();
+    const open: Method = { kind: 'channel.open', reserved1: '' };
+    other.send(65_535, open).send(7, open);
+    expect(other.methods().map(({ kind }) => kind)).toEqual(['channel.open-ok', 'channel.open-ok']);
+    other.send(7, { kind: 'channel.close', replyCode: 200, replyText: '', classId: 0, methodId: 0 }).send(8, open);
+    expect(other.methods().map(({ kind }) => kind)).toEqual(['channel.close-ok', 'channel.open-ok']);
+    other.send(1, open);
+    const text = 'number of channels opened (2) has reached the negotiated channel_max (2)';
+    expect(last(other)).toMatchObject({
+      replyCode: 530,
+      replyText: `NOT_ALLOWED - ${text}`,
+      classId: 20,
+      methodId: 10,
+    });
   });
 
   it('505 a method, a header or a body where another is due', () => {

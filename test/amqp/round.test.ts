@@ -435,6 +435,16 @@ describe('names and forms', () => {
     expect(client.methods()).toEqual([{ kind: 'basic.cancel-ok', consumerTag: 'c' }]);
   });
 
+  it('answers a queue.delete before it tells the same channel what that cancelled', () => {
+    client.send(1, declare('q'), consume('q', 'c'), consume('q', 'd')).take();
+    client.send(1, { kind: 'queue.delete', ticket: 0, queue: 'q', ifUnused: false, ifEmpty: false, nowait: false });
+    expect(client.methods()).toEqual([
+      { kind: 'queue.delete-ok', messageCount: 0 },
+      { kind: 'basic.cancel', consumerTag: 'c', nowait: true },
+      { kind: 'basic.cancel', consumerTag: 'd', nowait: true },
+    ]);
+  });
+
   it('opens, closes and opens a channel number again and again', () => {
     for (let i = 0; i < 500; i++) {
       client.bytes(
@@ -477,8 +487,11 @@ describe('heartbeats', () => {
   it('are sent at half the interval and expected within two', async () => {
     const other = broker.connect().handshake({ heartbeat: 10 });
     other.take();
-    broker.clock.advance(5000);
+    broker.clock.advance(4999);
     expect(other.take()).toEqual([]);
+    // Also when something else was sent meanwhile: counted from that on, the next tick could be a whole interval away.
+    broker.clock.advance(1);
+    expect(other.take()).toEqual([{ heartbeat: true }]);
     broker.clock.advance(5000);
     expect(other.take()).toEqual([{ heartbeat: true }]);
     other.bytes(Buffer.from('080000000000 00ce'.replace(' ', ''), 'hex'));

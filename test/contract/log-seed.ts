@@ -51,5 +51,14 @@ async function work(run: Run, steps: number): Promise<void> {
     run.step();
     for (let pause = run.random.integer(4) * run.random.integer(12); pause > 0; pause--) await Promise.resolve();
     if (run.random.integer(8) === 0) await turns(1);
+    if (run.random.integer(30) === 0) await resetMeanwhile(run);
   }
+}
+
+/** A group is emptied while files are rewritten that have something of it. */
+async function resetMeanwhile(run: Run): Promise<void> {
+  run.collect();
+  run.compact();
+  for (let pause = run.random.integer(80); pause > 0; pause--) await Promise.resolve();
+  run.reset();
 }

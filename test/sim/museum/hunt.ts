@@ -71,13 +71,17 @@ function ruleOf(text: string): string {
 
 /** Which seeds are run at all. */
 async function filterOf({ mutant, prey, profile }: Hunt): Promise<(seed: number) => boolean> {
-  const wanted = mutant?.faults;
-  if (prey !== 'cluster' || wanted === undefined) return () => true;
+  if (prey !== 'cluster' || mutant === null) return () => true;
+  const { faults, workloads } = mutant;
   const { createFaults } = await import('../faults.ts');
+  const { planOf } = await import('../plan.ts');
   // Which kinds there are is drawn before anything is done to a world.
   const target = {} as FaultTarget;
+  const kindsOf = (seed: number) => createFaults({ seed, profile, target, report: () => {} }).kinds;
+  const namesOf = (seed: number) => planOf({ seed, profile, nodes: null }).workloads.map(({ name }) => name);
   return (seed) =>
-    createFaults({ seed, profile, target, report: () => {} }).kinds.some((kind) => wanted.includes(kind));
+    (faults === undefined || kindsOf(seed).some((kind) => faults.includes(kind))) &&
+    (workloads === undefined || namesOf(seed).some((name) => workloads.includes(name)));
 }
 
 async function hunt(order: Hunt): Promise<void> {

@@ -26,6 +26,8 @@ export interface Mutant {
   readonly profile?: 'network' | 'disk' | 'membership' | 'all';
   /** Seeds without any of these kinds of faults cannot show it, and are passed over. Default: all are run. */
   readonly faults?: readonly string[];
+  /** The same of workloads. */
+  readonly workloads?: readonly string[];
 }
 
 /** A pitfall that is no mutant, and why. */

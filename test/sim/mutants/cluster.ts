@@ -42,16 +42,7 @@ const disks: readonly Row[] = [
     replace: "((_) => {})(new LogError('corrupt', `it is damaged:",
     profile: 'disk',
     seedsMax: 60,
-  },
-  {
-    name: 'publishes-fill-the-disk',
-    pitfall: '36',
-    mistake: 'publishes are taken until nothing fits on the disk any more',
-    file: 'cluster/host.ts',
-    find: 'hasRoom: (group) => !this.room.isFull(',
-    replace: 'hasRoom: (group) => true || !this.room.isFull(',
-    profile: 'disk',
-    seedsMax: 60,
+    faults: ['damage', 'damage-at-rest', 'stale-files'],
   },
 ];
 
@@ -64,6 +55,7 @@ const consensus: readonly Row[] = [
     find: 'last != null && !last.handed && core.outstanding.length === 0 && !hasUnwritten(core)',
     replace: 'last != null && !last.handed',
     seedsMax: 60,
+    faults: ['crash', 'pause', 'partition', 'slow-disk', 'disk-stall'],
   },
   {
     name: 'machine-reads-the-clock',
@@ -91,6 +83,7 @@ const consensus: readonly Row[] = [
     find: 'if (last !== undefined && last.term !== message.lastTerm) return;',
     replace: '',
     seedsMax: 60,
+    faults: ['crash', 'pause', 'partition', 'slow-disk', 'disk-stall'],
   },
 ];
 
@@ -204,6 +197,7 @@ const metadata: readonly Row[] = [
     file: 'cluster/machine/queue/store.ts',
     find: 'this.parts.drop(node); this.endOwner(node);',
     replace: 'this.parts.drop(node);',
+    faults: ['kill', 'crash', 'pause', 'partition', 'power-loss', 'rolling-restart'],
   },
   {
     name: 'zombie-is-heard',
@@ -213,6 +207,7 @@ const metadata: readonly Row[] = [
     find: 'pipes.fence(change.node, change.incarnation);',
     replace: '',
     seedsMax: 60,
+    faults: ['pause', 'partition'],
   },
 ];
 
@@ -269,6 +264,7 @@ const queues: readonly Row[] = [
     find: 'const { fifo, returned } = queue; const count = queue.ready; if (returned !== null) {',
     replace: 'const { fifo, returned } = queue; const count = queue.ready; if (returned !== null && queue.sealed) {',
     seedsMax: 100,
+    workloads: ['getting'],
   },
   {
     name: 'dead-letter-goes-before-it-arrived',
@@ -278,6 +274,7 @@ const queues: readonly Row[] = [
     find: 'store.fold(outbox.push(group, index, ordinal, mark, uids));',
     replace: 'store.fold(outbox.push(group, index, ordinal, mark, uids)); if (index % 8 === 0) outbox.done(group, 1);',
     seedsMax: 60,
+    workloads: ['letters'],
   },
   {
     name: 'dead-letter-is-taken-twice',
@@ -287,6 +284,7 @@ const queues: readonly Row[] = [
     find: "if (row <= last) return 'repeat';",
     replace: "if (row <= last) return 'apply';",
     seedsMax: 60,
+    workloads: ['letters'],
   },
   {
     name: 'one-message-in-two-hands',
@@ -321,6 +319,11 @@ export const clusterMutants: readonly Mutant[] = [
 ].map((row) => ({ ...row, prey: 'cluster', seedsMax: row.seedsMax ?? 30 }));
 
 export const clusterNoMutants: readonly NoMutant[] = [
+  {
+    pitfall: '36',
+    mistake: 'publishes are taken until nothing fits on the disk any more',
+    why: 'the process ends at the first write that finds no room, and goes on once there is some: what it costs is time; test/cluster/room.test.ts has what is refused before',
+  },
   {
     pitfall: '20',
     mistake: 'a leader whose disk hangs stays leader',

@@ -75,9 +75,9 @@ const rows: readonly Row[] = [
     name: 'kept-entries-of-before-a-reset-count',
     pitfall: 'A10',
     mistake: 'after a group was emptied, what compaction had kept of it before is its own again',
-    file: 'cluster/log/collector.ts',
-    find: 'return file.kind !== FileKind.kept || file.sequence >= group.keptFrom;',
-    replace: 'return true;',
+    file: 'cluster/log/recovery.ts',
+    find: 'group.replica === part.replica && sequence >= group.keptFrom;',
+    replace: 'group.replica === part.replica;',
   },
   {
     name: 'truncations-are-not-kept',

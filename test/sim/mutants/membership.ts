@@ -13,7 +13,7 @@ const rows: readonly Row[] = [
     file: 'cluster/replicas.ts',
     find: 'if (!this.#context.isCurrent()) return; const { node }',
     replace: 'const { node }',
-    seedsMax: 60,
+    seedsMax: 150,
   },
   {
     name: 'dropped-replica-forgets-what-it-acknowledged',
@@ -22,7 +22,7 @@ const rows: readonly Row[] = [
     file: 'cluster/replicas.ts',
     find: 'this.#former.set(id, { term, vote, repairTo: acknowledgedTo });',
     replace: 'this.#former.set(id, { term, vote, repairTo: 0 });',
-    seedsMax: 60,
+    seedsMax: 150,
   },
   {
     name: 'dropped-replica-forgets-its-vote',
@@ -31,7 +31,7 @@ const rows: readonly Row[] = [
     file: 'cluster/replicas.ts',
     find: 'hardState: { term, vote, commit: 0 }, repairTo };',
     replace: 'hardState: { term: term * 0, vote: vote * 0, commit: 0 }, repairTo };',
-    seedsMax: 60,
+    seedsMax: 150,
   },
   {
     name: 'change-without-the-version-in-the-log',
@@ -40,7 +40,7 @@ const rows: readonly Row[] = [
     file: 'cluster/leading/members.ts',
     find: 'if (shard.metadataVersion < placement.version) return this.#context.recordVersion(group);',
     replace: '',
-    seedsMax: 60,
+    seedsMax: 150,
   },
   {
     name: 'placed-by-any-configuration',
@@ -49,7 +49,7 @@ const rows: readonly Row[] = [
     file: 'cluster/leading/members.ts',
     find: 'if (placement.target !== null && settledConfiguration(group, configuration) !== null)',
     replace: 'if (placement.target !== null)',
-    seedsMax: 60,
+    seedsMax: 150,
   },
   {
     name: 'placed-without-its-version',
@@ -58,7 +58,7 @@ const rows: readonly Row[] = [
     file: 'cluster/machine/metadata/members.ts',
     find: 'placement.target === null || placement.version !== moved || !isEqual(placement.target, voters)',
     replace: 'placement.target === null || !isEqual(placement.target, voters)',
-    seedsMax: 60,
+    seedsMax: 150,
   },
   {
     name: 'learner-before-its-metadata',
@@ -67,7 +67,7 @@ const rows: readonly Row[] = [
     file: 'cluster/leading/members.ts',
     find: '(node) => configuration.learners.includes(node) || this.#hasHeardOf(node, placement)',
     replace: '() => true',
-    seedsMax: 60,
+    seedsMax: 150,
   },
   {
     name: 'newcomer-votes-at-once',
@@ -76,7 +76,7 @@ const rows: readonly Row[] = [
     file: 'cluster/replicas.ts',
     find: 'else if (group.isLearning && (voters.includes(node) || group.leads)) group.vouch();',
     replace: 'else if (group.isLearning) group.vouch();',
-    seedsMax: 60,
+    seedsMax: 150,
   },
   {
     name: 'number-is-given-again',
@@ -103,7 +103,7 @@ const rows: readonly Row[] = [
     find: 'return 1 + Math.max(known, ...others.map((other) => termOf(other, id) ?? 0));',
     replace: 'return known;',
     profile: 'disk',
-    seedsMax: 60,
+    seedsMax: 150,
   },
   {
     name: 'rebuilt-replica-votes-at-once',
@@ -113,7 +113,7 @@ const rows: readonly Row[] = [
     find: 'const repairTo = old.acknowledgedTo;',
     replace: 'const repairTo = 0;',
     profile: 'disk',
-    seedsMax: 60,
+    seedsMax: 150,
   },
   {
     name: 'old-snapshot-replaces-newer-state',
@@ -122,7 +122,7 @@ const rows: readonly Row[] = [
     file: 'cluster/group/snapshots.ts',
     find: 'if (meta.index > this.#host.appliedIndex()) {',
     replace: 'if (meta.index >= 0) {',
-    seedsMax: 60,
+    seedsMax: 150,
     profile: 'network',
     faults: ['kill', 'crash', 'power-loss', 'partition', 'pause'],
   },
@@ -146,7 +146,7 @@ export const membershipMutants: readonly Mutant[] = rows.map((row) => ({
   prey: 'cluster',
   profile: row.profile ?? 'membership',
   faults: row.faults ?? (row.profile === 'disk' ? damages : changes),
-  seedsMax: row.seedsMax ?? 30,
+  seedsMax: row.seedsMax ?? 60,
 }));
 
 export const membershipNoMutants: readonly NoMutant[] = [

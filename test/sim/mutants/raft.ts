@@ -287,7 +287,7 @@ const rows: readonly Row[] = [
     file: 'follower',
     find: 'if (isInstalling(core) || !isWellFormed(core, append)) return;',
     replace: 'if (!isWellFormed(core, append)) return;',
-    seedsMax: 1000,
+    seedsMax: 1500,
   },
   {
     name: 'old-snapshot-is-applied',
@@ -296,6 +296,7 @@ const rows: readonly Row[] = [
     file: 'snapshot-receive',
     find: 'const known = snapshot.index <= core.commit || core.log.termAt(snapshot.index) === snapshot.term;',
     replace: 'const known = false;',
+    seedsMax: 1500,
   },
   {
     name: 'old-snapshot-is-not-acknowledged',
