@@ -356,6 +356,9 @@ export class Mail {
     if (kind !== wire.FrameKind.relayed) return this.#take(node, kind, body, true, peer.mutedTicks > 0);
     const inner = wire.decodeRelayed(body);
     if (inner === null) return false;
+    // A relay speaks only for nodes of the cluster: one that is not known here came while this node was away, and may be who leads now.
+    if (this.#peers.get(inner.from) === undefined && inner.from !== this.#node && !this.#events.isGone(inner.from))
+      this.#peers.add(inner.from);
     if (this.#peers.heard(inner.from, inner.incarnation, false) === undefined) return true;
     // Never muted: who sends by a relay is alive, and knows that the connection broke.
     return this.#take(inner.from, inner.kind, inner.body, false, false);

@@ -38,6 +38,8 @@ function setting() {
     setPeers: () => {},
     close: async () => {},
   };
+  /** Nodes that have left the cluster. */
+  const gone = new Set<number>();
   const group = { id: 7, halted: null, raft: { role: 'follower', leader: 0, term: 1 }, step: () => stepped.push(7) };
   const leaders = new Leaders({
     node: 1,
@@ -77,7 +79,7 @@ function setting() {
       down: () => {},
       drained: () => {},
       checkPeer: () => null,
-      isGone: () => false,
+      isGone: (node) => gone.has(node),
       gone: () => {},
     },
   );
@@ -89,7 +91,7 @@ function setting() {
     received.frame(node, 1, 'control', FrameKind.status, status);
   };
   for (const node of up) received.up(node, 1);
-  return { mail, peers, sent, stepped, reported, otherFrames, tells, up, received: () => received };
+  return { mail, peers, sent, stepped, reported, otherFrames, tells, up, gone, received: () => received };
 }
 
 const heartbeat = wire.encodeMessages([
@@ -138,6 +140,25 @@ describe('a peer whose first words of itself came by a relay', () => {
     expect(peers.answers(4)).toBe(false);
     tells(4, [1, 3]);
     expect(peers.answers(4)).toBe(true);
+  });
+});
+
+describe('a node that joined while this one was away', () => {
+  const joined = Buffer.concat([wire.encodeRelayed(5, 1, FrameKind.applied), wire.encodeApplied(7)]);
+
+  test('is heard by a relay, and answered by it, before the metadata here know it', () => {
+    const { mail, received, peers, tells } = setting();
+    received().frame(3, 1, 'control', FrameKind.relayed, joined);
+    expect(peers.get(5)!.metadataApplied).toBe(7);
+    tells(3, [1, 4, 5]);
+    expect(mail.reaches(5)).toBe(true);
+  });
+
+  test('is not heard when it has left since', () => {
+    const { received, peers, gone } = setting();
+    gone.add(5);
+    received().frame(3, 1, 'control', FrameKind.relayed, joined);
+    expect(peers.get(5)).toBeUndefined();
   });
 });
 

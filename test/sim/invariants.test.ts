@@ -196,12 +196,11 @@ describe('the invariants', () => {
     dead.invariants.ended(2);
     dead.at(1).append(1, 7).commit = 1;
     expect(dead.broken()).toBeNull();
-    const wiped = new Stage();
-    wiped.at(2).append(1, 7);
-    wiped.invariants.ended(2);
-    wiped.invariants.diskLost(2);
-    wiped.at(1).append(1, 7).commit = 1;
-    expect(wiped.broken()).toBe('R6');
+    const behind = new Stage();
+    behind.at(2).append(1, 6);
+    behind.invariants.ended(2);
+    behind.at(1).append(1, 6).append(1, 7).commit = 2;
+    expect(behind.broken()).toBe('R6');
   });
 
   test('R6 what a replica acknowledged and lost counts as long as it stands aside until it has it again', () => {

@@ -100,7 +100,7 @@ export class Invariants {
   readonly #marks: Marks;
   readonly #groups = new Map<number, GroupSeen>();
   readonly #nodes = new Map<number, NodeSeen>();
-  /** Per node and group: of processes that ended. */
+  /** Per node and group: of processes that ended. Of a machine that was lost too: others may still hear what it had acknowledged. */
   readonly #owed = new Map<number, Map<number, Owed>>();
 
   constructor(marks: Marks) {
@@ -142,11 +142,6 @@ export class Invariants {
       owed.set(group, { term: durableTerm(raft, index), index, indexTerm, hadMore: raft.lastIndex > index, raft });
     }
     this.#owed.set(node, owed);
-  }
-
-  /** What was on the disk of a dead node counts for nothing any more: it was wiped, or damaged. */
-  diskLost(node: number): void {
-    this.#owed.delete(node);
   }
 
   /** Looks at all that changed since the last call. */

@@ -278,7 +278,6 @@ export class World implements FaultTarget, ClientWorld {
   #removeMachine(node: number): void {
     const machine = this.machine(node);
     this.kill(node);
-    this.invariants.diskLost(node);
     this.#machines.delete(node);
     this.#removed.set(node, machine);
   }
