@@ -11,7 +11,7 @@
 // vote: one that comes back here does not vote before it has all of that again. A replica that leads is never dropped.
 
 import { initialConfiguration, type SnapshotMeta } from 'raft-ts';
-import { emptyReplica, Group, type GroupHost } from './group/group.ts';
+import { emptyReplica, forgetReplica, Group, type GroupHost } from './group/group.ts';
 import { LogError } from './log/index.ts';
 import type { Log, RecoveredGroup } from './log/types.ts';
 import { isVolatileGroup, metadataGroup, replicasOf, volatileGroupOf } from './machine/groups.ts';
@@ -201,9 +201,7 @@ export class Replicas {
     const { log } = this.#context;
     const { term, vote } = raft.status();
     await closed;
-    // The core may have known of a term that it had not written yet.
-    log.append([{ group: id, truncateFrom: null, entries: [], hardState: { term, vote, commit: 0 } }], written);
-    if (acknowledgedTo > 0) await log.resetGroup(id, acknowledgedTo);
+    await forgetReplica(log, id, { term, vote }, acknowledgedTo);
     this.#former.set(id, { term, vote, repairTo: acknowledgedTo });
     this.#dropping.delete(id);
     this.sync();
@@ -212,6 +210,3 @@ export class Replicas {
 
 const isEmpty = ({ snapshot, entries, damage }: RecoveredGroup): boolean =>
   snapshot.index === 0 && entries.length === 0 && damage.length === 0;
-
-/** What follows waits for the log, which keeps the order. */
-function written(): void {}

@@ -4,8 +4,9 @@
 //
 //   end what is there → forget its log, but for its vote and for how far it may have acknowledged → an empty replica → its leader sends all
 //
-// State owned: which groups are being forgotten now, and what damaged ones wait for. Until the new replica has again all that the old one may have acknowledged it neither
-// votes nor leads (`repairTo`), across restarts; until it has come as far as sessions here had seen, they do not read it.
+// State owned: which groups are being forgotten now, and what damaged ones wait for. Until the new replica has again all that the old one may
+// have acknowledged it neither votes nor leads (`repairTo`), across restarts; until it has come as far as sessions here had seen, they do not
+// read it.
 //
 // It must never touch a replica that leads, or one whose group nobody else leads: its log may be the last one. The machine stays the same
 // object, emptied, because others hold it.
@@ -17,7 +18,7 @@ import { isVolatileGroup } from '../machine/groups.ts';
 import type { Machine } from '../machine/machine.ts';
 import { drain } from '../machine/snapshot-pieces.ts';
 import type { ReportEvent } from '../options.ts';
-import { emptyReplica, Group, type GroupHost } from './group.ts';
+import { emptyReplica, forgetReplica, Group, type GroupHost } from './group.ts';
 
 export interface RebuildsContext {
   readonly node: number;
@@ -144,9 +145,7 @@ export class Rebuilds {
     const isUnknown = repairTo === unknownIndex;
     const { term, vote } = isUnknown ? { term: this.#unseenTerm(id, known.term), vote: 0 } : known;
     await old.close();
-    // The core may have known of a term that it had not written yet.
-    log.append([{ group: id, truncateFrom: null, entries: [], hardState: { term, vote, commit: 0 } }], written);
-    await log.resetGroup(id, repairTo);
+    await forgetReplica(log, id, { term, vote }, repairTo);
     machine.restore(Buffer.concat(drain(this.#context.createMachine(id).snapshot())));
     const snapshot = this.#context.beginning(id);
     // A leader of the unseen term itself was elected without this replica, and has all that it may have acknowledged before.
@@ -157,6 +156,3 @@ export class Rebuilds {
     groupHost.dirty(rebuilt);
   }
 }
-
-/** What follows waits for the log, which keeps the order. */
-function written(): void {}

@@ -1,9 +1,9 @@
 // One exchange, several queues: what is published reaches each queue that is bound, while bindings come and go.
 
-import type { Actor } from '../actor.ts';
 import { Consumer } from '../consumer.ts';
 import { Publisher } from '../publisher.ts';
 import type { Session } from '../session.ts';
+import { Visitor } from '../visitor.ts';
 import type { RunningWorkload, Workload } from '../workload.ts';
 
 export const fanout: Workload = {
@@ -17,8 +17,6 @@ export const fanout: Workload = {
     const targets = queues.map((queue) => ({ queue, binding: `${exchange}/${queue}` }));
     /** This one's binding comes and goes. */
     const loose = queues.at(-1)!;
-    let isPaused = false;
-    const sessions = new Set<Session>();
 
     const prepare = (session: Session, go: () => void) => {
       session.declareExchange(exchange, type);
@@ -46,36 +44,21 @@ export const fanout: Workload = {
           prepare: (session, go) => session.declare(queue, {}, {}, (answer) => answer === 'ok' && go()),
         }),
     );
-    const begin = (actor: Actor) => {
-      const session = actor.openSession({
-        ended: () => {
-          sessions.delete(session);
-          actor.after(100, () => begin(actor));
-        },
-      });
-      sessions.add(session);
-      prepare(session, () => {});
-      context.repeat(
-        () => (session.isOpen && !isPaused ? context.between(200, 4_000) : null),
-        () => {
-          if (isPaused || !session.isOpen) return;
-          const binding = `${exchange}/${loose}`;
-          context.operations++;
-          if (context.oneIn(2)) session.unbind(binding, loose, exchange, pattern);
-          else session.bind(binding, loose, exchange, pattern);
-        },
-      );
-    };
-    context.actor('b', {
-      opened: (actor) => {
-        if (!isPaused) begin(actor);
+    const visitor = new Visitor(context, {
+      role: 'b',
+      again: () => 100,
+      wait: () => context.between(200, 4_000),
+      prepare: (session) => prepare(session, () => {}),
+      act: (session) => {
+        const binding = `${exchange}/${loose}`;
+        if (context.oneIn(2)) session.unbind(binding, loose, exchange, pattern);
+        else session.bind(binding, loose, exchange, pattern);
       },
     });
 
-    const all = [...publishers, ...consumers];
+    const all = [...publishers, ...consumers, visitor];
     return {
       pause() {
-        isPaused = true;
         for (const one of all) one.pause();
       },
       get isIdle() {
@@ -83,7 +66,6 @@ export const fanout: Workload = {
       },
       stop() {
         for (const one of all) one.stop();
-        for (const session of sessions) session.close();
         context.stopActors();
       },
       queues: () => queues,
