@@ -263,13 +263,15 @@ export class Host {
       fatal: (error) => events.fatal(error),
       leaderOf: (group) => this.leaderOf(group),
       reaches: (other) => this.reaches(other),
+      isCurrent: () => lease.isFresh && groups.get(metadataGroup)!.isReadable,
       replicas,
+      statusOf: (other) => {
+        const status = peers.get(other)?.status ?? null;
+        // What was on its way when this process began tells of the time before.
+        return status?.processes.get(node) === incarnation ? status : null;
+      },
       createMachine: (group) => this.#replicas.createMachine(group),
       beginning: (group) => this.#replicas.beginning(group),
-      termOf: (other, group) => {
-        const status = peers.answers(other) ? peers.get(other)?.status : null;
-        return status?.led.get(group) ?? status?.followed.get(group) ?? null;
-      },
     });
     const isUp = (other: number) => this.#mail.isUp(other);
     const metadataVersion = () => metadata.appliedIndex;
@@ -671,13 +673,16 @@ export class Host {
       (halted === null && raft.role === 'leader' ? led : followed).set(id, raft.term);
       if (isDamaged || isRepairing) damaged.push(id);
     }
+    const { configuration } = this.groups.get(metadataGroup)!.raft.status();
+    const isMetadataHalted = !this.groups.get(metadataGroup)!.isReadable;
     return {
+      members: isMetadataHalted ? [] : [...new Set([...configuration.voters, ...configuration.outgoing])],
       followed,
       damaged,
       disk: this.room.own,
       clock: this.#time.own(this.#ports.clock.now()),
       metadataApplied: this.#metadataApplied(),
-      metadataHalted: !this.groups.get(metadataGroup)!.isReadable,
+      metadataHalted: isMetadataHalted,
       led,
     };
   }

@@ -14,10 +14,11 @@
 import type { SnapshotMeta } from 'raft-ts';
 import { LogError, unknownIndex } from '../log/index.ts';
 import type { Log } from '../log/types.ts';
-import { isVolatileGroup } from '../machine/groups.ts';
+import { isVolatileGroup, metadataGroup } from '../machine/groups.ts';
 import type { Machine } from '../machine/machine.ts';
 import { drain } from '../machine/snapshot-pieces.ts';
 import type { ReportEvent } from '../options.ts';
+import type { NodeStatus } from '../peers/wire.ts';
 import { emptyReplica, forgetReplica, Group, type GroupHost } from './group.ts';
 
 export interface RebuildsContext {
@@ -31,14 +32,16 @@ export interface RebuildsContext {
   /** The node that leads a group, 0: unknown; and is there a way to it? */
   leaderOf(group: number): number;
   reaches(node: number): boolean;
+  /** The metadata here are as new as any: where replicas are can be told by them. */
+  isCurrent(): boolean;
   /** The nodes that have a replica of a group. */
   replicas(group: number): readonly number[];
+  /** What a node told of itself, and can only have told since this process began; null: nothing. */
+  statusOf(node: number): Pick<NodeStatus, 'led' | 'followed' | 'members'> | null;
   /** An empty machine for this group. */
   createMachine(group: number): Machine;
   /** What a new replica of this group begins with. */
   beginning(group: number): SnapshotMeta;
-  /** The term that a node's replica of a group has said it is in, since this process began; null: it has not said. */
-  termOf(node: number, group: number): number | null;
 }
 
 export class Rebuilds {
@@ -79,12 +82,14 @@ export class Rebuilds {
 
   /** Resolves with null when the new replica has begun to catch up, else with the reason why not. */
   async rebuild(id: number): Promise<string | null> {
-    const problem = this.#problem(id);
+    const others = this.#problem(id) ?? this.#others(id);
+    if (typeof others === 'string') return others;
+    const problem = this.#problemWith(id, others);
     if (problem !== null) return problem;
     const group = this.#context.groups.get(id)!;
     this.#running.add(id);
     try {
-      await this.#replace(group);
+      await this.#replace(group, others);
       return null;
     } catch (error) {
       return `group ${id} could not be emptied: ${error instanceof Error ? error.message : String(error)}`;
@@ -106,7 +111,7 @@ export class Rebuilds {
   }
 
   #problem(id: number): string | null {
-    const { node, groups, leaderOf, reaches, replicas, termOf } = this.#context;
+    const { node, groups, leaderOf, reaches } = this.#context;
     const group = groups.get(id);
     if (group === undefined) return `this node has no replica of group ${id}`;
     if (isVolatileGroup(id)) return `group ${id} has no other replica`;
@@ -114,13 +119,40 @@ export class Rebuilds {
     if (group.halted === null && group.raft.role === 'leader') return `this node leads group ${id}`;
     const leader = leaderOf(id);
     if (leader === 0 || leader === node) return `no other node is known to lead group ${id}`;
-    if (!reaches(leader)) return `node ${leader}, which leads group ${id}, cannot be reached`;
+    return reaches(leader) ? null : `node ${leader}, which leads group ${id}, cannot be reached`;
+  }
+
+  /**
+   * The other nodes that have a replica of this group; or why nobody knows. Where those of the metadata are now, metadata that stopped cannot
+   * tell: the leader says it, and each of those that it names, because of a change that it has not heard of one of them has.
+   */
+  #others(id: number): readonly number[] | string {
+    const { node, isCurrent, replicas, leaderOf, statusOf } = this.#context;
+    if (id !== metadataGroup) {
+      if (!isCurrent()) return `the metadata here are behind: where the replicas of group ${id} are is not known`;
+      return replicas(id).filter((other) => other !== node);
+    }
+    const leader = leaderOf(id);
+    const others = new Set([leader]);
+    for (const other of others)
+      for (const member of statusOf(other)?.members ?? []) if (member !== node) others.add(member);
+    const isTold = (statusOf(leader)?.members.length ?? 0) > 0;
+    return isTold ? [...others] : `node ${leader} has not said yet who has the metadata`;
+  }
+
+  #problemWith(id: number, others: readonly number[]): string | null {
+    const { groups, reaches } = this.#context;
     // What only the leader and this replica have would be on one disk until it was sent anew.
-    const others = replicas(id).filter((other) => other !== node);
     const away = others.find((other) => !reaches(other));
     if (away !== undefined) return `node ${away}, which has a replica of group ${id} too, cannot be reached`;
-    const silent = group.acknowledgedTo === unknownIndex && others.find((other) => termOf(other, id) === null);
-    return silent ? `node ${silent} has not said yet which term group ${id} is in` : null;
+    const isUnknown = groups.get(id)!.acknowledgedTo === unknownIndex;
+    const silent = isUnknown ? others.find((other) => this.#termOf(other, id) === null) : undefined;
+    return silent === undefined ? null : `node ${silent} has not said yet which term group ${id} is in`;
+  }
+
+  #termOf(node: number, id: number): number | null {
+    const status = this.#context.statusOf(node);
+    return status?.led.get(id) ?? status?.followed.get(id) ?? null;
   }
 
   /**
@@ -128,13 +160,11 @@ export class Rebuilds {
    * had made it durable before: so it is beyond all of theirs. In it this replica has not voted, and hears no leader of a term that it forgot;
    * and as all that it may have acknowledged is with whoever is elected in it or later, it is whole again once it has an entry of such a term.
    */
-  #unseenTerm(id: number, known: number): number {
-    const { node, replicas, termOf } = this.#context;
-    const others = replicas(id).filter((other) => other !== node);
-    return 1 + Math.max(known, ...others.map((other) => termOf(other, id) ?? 0));
+  #unseenTerm(id: number, known: number, others: readonly number[]): number {
+    return 1 + Math.max(known, ...others.map((other) => this.#termOf(other, id) ?? 0));
   }
 
-  async #replace(old: Group): Promise<void> {
+  async #replace(old: Group, others: readonly number[]): Promise<void> {
     const { id, machine } = old;
     const { log, groups, groupHost, report } = this.#context;
     report('warn', 'a replica is built anew', { group: id, applied: old.appliedIndex });
@@ -143,7 +173,7 @@ export class Rebuilds {
     const repairTo = old.acknowledgedTo;
     const known = old.raft.status();
     const isUnknown = repairTo === unknownIndex;
-    const { term, vote } = isUnknown ? { term: this.#unseenTerm(id, known.term), vote: 0 } : known;
+    const { term, vote } = isUnknown ? { term: this.#unseenTerm(id, known.term, others), vote: 0 } : known;
     await old.close();
     await forgetReplica(log, id, { term, vote }, repairTo);
     machine.restore(Buffer.concat(drain(this.#context.createMachine(id).snapshot())));

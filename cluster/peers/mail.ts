@@ -46,7 +46,7 @@ export interface MailContext {
 }
 
 /** What `mail` does not know of its own node's status. */
-export type OwnStatus = Omit<wire.NodeStatus, 'sequence' | 'heard' | 'connected'>;
+export type OwnStatus = Omit<wire.NodeStatus, 'sequence' | 'heard' | 'connected' | 'processes'>;
 
 export interface MailEvents {
   readonly report: ReportEvent;
@@ -240,7 +240,9 @@ export class Mail {
     this.#statusDue = false;
     const { heard, connected } = this.#routes;
     const sequence = ++this.#statusSequence;
-    const status = wire.encodeStatus({ ...this.#events.ownStatus(), sequence, heard, connected });
+    const processes = new Map<number, number>();
+    for (const { node, incarnation } of this.#peers.all()) if (incarnation > 0) processes.set(node, incarnation);
+    const status = wire.encodeStatus({ ...this.#events.ownStatus(), sequence, heard, connected, processes });
     for (const { node } of this.#peers.all()) {
       this.post(node, 'control', wire.FrameKind.status, [status]);
       // Beside the way over a relay: if nobody sent anything directly, nobody would find out that the direct way works again.

@@ -402,19 +402,27 @@ export interface NodeStatus {
   /** Groups whose replica there is damaged, or does not have again yet what it lost. */
   readonly damaged: readonly number[];
   readonly disk: DiskRoom;
+  /** Who votes in the group of the metadata, by the replica there; empty: that one has stopped. */
+  readonly members: readonly number[];
+  /** The process of each other node that was heard last, directly or by a relay: so this was said after those began. */
+  readonly processes: ReadonlyMap<number, number>;
 }
 
 /** Room on a node's disk. `low`: publishers of the whole cluster wait; `full`: its groups take no publishes any more. */
 export const diskRooms = ['ok', 'low', 'full'] as const;
 export type DiskRoom = (typeof diskRooms)[number];
 
-const statusHeadBytes = 44;
+const statusHeadBytes = 48;
 const metadataHaltedFlag = 1;
 
 export function encodeStatus(status: NodeStatus): Buffer {
-  const { heard, connected, led, followed, damaged } = status;
-  const nodesBytes = 4 * (heard.length + connected.length);
-  const frame = Buffer.allocUnsafe(statusHeadBytes + nodesBytes + 12 * (led.size + followed.size) + 4 * damaged.length);
+  const { heard, connected, led, followed, damaged, members, processes } = status;
+  const lists = [heard, connected, damaged, members];
+  const maps = [led, followed, processes];
+  let bytes = statusHeadBytes;
+  for (const list of lists) bytes += 4 * list.length;
+  for (const map of maps) bytes += 12 * map.size;
+  const frame = Buffer.allocUnsafe(bytes);
   const view = viewOf(frame);
   writeU64(view, status.sequence, 0);
   view.setFloat64(8, status.clock, true);
@@ -426,55 +434,54 @@ export function encodeStatus(status: NodeStatus): Buffer {
   view.setUint32(36, followed.size, true);
   view.setUint16(40, damaged.length, true);
   view.setUint16(42, diskRooms.indexOf(status.disk), true);
+  view.setUint16(44, members.length, true);
+  view.setUint16(46, processes.size, true);
   let at = statusHeadBytes;
-  for (const node of heard) at = frame.writeUInt32LE(node, at);
-  for (const node of connected) at = frame.writeUInt32LE(node, at);
-  for (const terms of [led, followed])
-    for (const [group, term] of terms) {
-      view.setUint32(at, group, true);
-      writeU64(view, term, at + 4);
+  for (const list of lists) for (const number of list) at = frame.writeUInt32LE(number, at);
+  for (const map of maps)
+    for (const [key, value] of map) {
+      view.setUint32(at, key, true);
+      writeU64(view, value, at + 4);
       at += 12;
     }
-  for (const group of damaged) at = frame.writeUInt32LE(group, at);
   return frame;
 }
 
 export function decodeStatus(frame: Buffer): NodeStatus | null {
   if (frame.length < statusHeadBytes) return null;
   const view = viewOf(frame);
-  const heardCount = view.getUint16(28, true);
-  const connectedCount = view.getUint16(30, true);
-  const ledCount = view.getUint32(32, true);
-  const followedCount = view.getUint32(36, true);
-  const damagedCount = view.getUint16(40, true);
   const disk = diskRooms[view.getUint16(42, true)];
   const clock = view.getFloat64(8, true);
-  const connectedAt = statusHeadBytes + 4 * heardCount;
-  const ledAt = connectedAt + 4 * connectedCount;
-  const followedAt = ledAt + 12 * ledCount;
-  const damagedAt = followedAt + 12 * followedCount;
-  if (frame.length !== damagedAt + 4 * damagedCount) return null;
-  if (!Number.isFinite(clock) || disk === undefined) return null;
-  const nodes = (from: number, count: number) =>
-    Array.from({ length: count }, (_, i) => view.getUint32(from + 4 * i, true));
-  const terms = (from: number, count: number) =>
-    new Map(
-      Array.from({ length: count }, (_, i) => {
-        const at = from + 12 * i;
-        return [view.getUint32(at, true), readU64(view, at + 4)] as const;
-      }),
-    );
+  const listCounts = [28, 30, 40, 44].map((at) => view.getUint16(at, true));
+  const mapCounts = [view.getUint32(32, true), view.getUint32(36, true), view.getUint16(46, true)];
+  let bytes = statusHeadBytes;
+  for (const count of listCounts) bytes += 4 * count;
+  for (const count of mapCounts) bytes += 12 * count;
+  if (frame.length !== bytes || !Number.isFinite(clock) || disk === undefined) return null;
+  let at = statusHeadBytes;
+  const [heard, connected, damaged, members] = listCounts.map((count) => {
+    const from = at;
+    at += 4 * count;
+    return Array.from({ length: count }, (_, i) => view.getUint32(from + 4 * i, true));
+  });
+  const [led, followed, processes] = mapCounts.map((count) => {
+    const map = new Map<number, number>();
+    for (const end = at + 12 * count; at < end; at += 12) map.set(view.getUint32(at, true), readU64(view, at + 4));
+    return map;
+  });
   return {
     sequence: readU64(view, 0),
     clock,
     metadataApplied: readU64(view, 16),
     metadataHalted: (view.getUint32(24, true) & metadataHaltedFlag) !== 0,
-    heard: nodes(statusHeadBytes, heardCount),
-    connected: nodes(connectedAt, connectedCount),
-    led: terms(ledAt, ledCount),
-    followed: terms(followedAt, followedCount),
-    damaged: nodes(damagedAt, damagedCount),
+    heard: heard!,
+    connected: connected!,
+    led: led!,
+    followed: followed!,
+    damaged: damaged!,
     disk,
+    members: members!,
+    processes: processes!,
   };
 }
 

@@ -36,6 +36,8 @@ function setting(local: { leader: number; term: number } | null = null) {
       led: new Map(term === 0 ? [] : [[7, term]]),
       followed: new Map(),
       damaged: [],
+      members: [],
+      processes: new Map(),
       disk: 'ok',
     });
     leaders.refresh();

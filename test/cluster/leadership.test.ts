@@ -93,6 +93,8 @@ function setting(node: number, nodeCount: number, shards: number) {
         led: new Map(),
         followed: new Map(),
         damaged: [],
+        members: [],
+        processes: new Map(),
         disk: 'ok',
       });
       for (let i = 0; i < 30; i++) peers.tick();

@@ -14,7 +14,7 @@ import type { Transport, TransportEvents } from '../../cluster/transport-types.t
 const { FrameKind } = wire;
 
 /** What nothing here is about. */
-const others = { followed: new Map(), damaged: [], disk: 'ok' } as const;
+const others = { followed: new Map(), damaged: [], disk: 'ok', members: [] } as const;
 
 /** Node 1 of four, connected with 2 and 3. */
 function setting() {
@@ -87,7 +87,14 @@ function setting() {
   /** A peer tells whom it is connected with. */
   const tells = (node: number, connected: number[], led: [number, number][] = []) => {
     const told = { sequence: ++sequence, clock: 0, metadataApplied: 0, metadataHalted: false };
-    const status = wire.encodeStatus({ ...told, heard: connected, connected, led: new Map(led), ...others });
+    const status = wire.encodeStatus({
+      processes: new Map(),
+      ...told,
+      heard: connected,
+      connected,
+      led: new Map(led),
+      ...others,
+    });
     received.frame(node, 1, 'control', FrameKind.status, status);
   };
   for (const node of up) received.up(node, 1);

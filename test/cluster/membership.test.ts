@@ -146,6 +146,34 @@ describe('nodes come and go', () => {
     await expectNothingLost();
   });
 
+  test('a node that lost its whole log hears from the others who belongs to the cluster, and gets all of it again', async () => {
+    await started(3, 18);
+    await declare();
+    publish();
+    cluster.crash(3);
+    await cluster.clock.run(2_000);
+    const victim = await join(3);
+    await settled(3);
+    expect(await cluster.until(() => state(3) === 'gone', 30_000)).toBe(true);
+    await cluster.clock.run(2_000);
+    cluster.crash(victim);
+    // It comes while the victim is away, which knows of node 3 instead, as it was told when it joined.
+    await join();
+    await settled(3);
+    const { disk } = cluster.node(victim);
+    for (const { path } of disk.paths()) if (/^(log|snapshots)\//.test(path)) disk.put(path, null);
+    await cluster.restart(victim);
+    const isWell = () =>
+      cluster.node(victim).cluster.isReady &&
+      cluster
+        .node(victim)
+        .cluster.status()
+        .groups.every(({ halted, repairing }) => halted === null && !repairing);
+    expect(await cluster.until(isWell, 60_000)).toBe(true);
+    await settled(3);
+    await expectNothingLost();
+  });
+
   test('who cannot be done without stays: a sentence says why', async () => {
     await started(3, 3);
     await declare();

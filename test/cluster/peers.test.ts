@@ -15,6 +15,8 @@ const status = (sequence: number, more: Partial<NodeStatus> = {}): NodeStatus =>
   led: new Map(),
   followed: new Map(),
   damaged: [],
+  members: [],
+  processes: new Map(),
   disk: 'ok',
   ...more,
 });

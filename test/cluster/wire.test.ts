@@ -52,6 +52,8 @@ const statuses: wire.NodeStatus[] = [
     led: new Map([[12, 0x1_0000_0009]]),
     followed: new Map([[4, 6]]),
     damaged: [9],
+    members: [1, 2, 7],
+    processes: new Map([[2, 5]]),
     disk: 'full',
   },
   {
@@ -64,6 +66,8 @@ const statuses: wire.NodeStatus[] = [
     led: new Map(),
     followed: new Map(),
     damaged: [],
+    members: [],
+    processes: new Map(),
     disk: 'ok',
   },
 ];
@@ -143,14 +147,21 @@ describe('peer frames', () => {
         '01000000' +
         '0100' +
         '0200' +
+        '0300' +
+        '0100' +
         '02000000' +
         '03000000' +
         '03000000' +
+        '09000000' +
+        '01000000' +
+        '02000000' +
+        '07000000' +
         '0c000000' +
         '0900000001000000' +
         '04000000' +
         '0600000000000000' +
-        '09000000',
+        '02000000' +
+        '0500000000000000',
     );
   });
 
