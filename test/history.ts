@@ -203,4 +203,4 @@ export class History {
   }
 }
 
-export { checkHistory, explain, type Fault, type FaultKind, type Verdict } from './history/check.ts';
+export { type Counts, checkHistory, explain, type Fault, type FaultKind, type Verdict } from './history/check.ts';
