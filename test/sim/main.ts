@@ -15,6 +15,7 @@ import { coreMilliseconds, type Failure, findDifference, runSeries, type Totals 
 import { Trace } from './trace.ts';
 
 const progressMilliseconds = 200;
+const plainProgressMilliseconds = 30_000;
 const linesShown = 40;
 
 /** The exit status. */
@@ -24,7 +25,7 @@ async function main(options: Options): Promise<number> {
 }
 
 async function museum({ first, jobs }: Options, only: readonly string[]): Promise<number> {
-  const all = await runMuseum({ only, firstSeed: first ?? 1, jobs, print: (line) => console.log(line) });
+  const all = await runMuseum({ only, firstSeed: first, jobs, print: (line) => console.log(line) });
   return all ? 0 : 1;
 }
 
@@ -97,7 +98,8 @@ function write(plan: Plan, trace: Trace): string {
 
 function violationText(plan: Plan, { invariant, text, step, milliseconds }: Violation): string {
   const without = plan.without.map((kind) => ` --without ${kind}`).join('');
-  const again = `npm run sim -- --seed ${plan.seed} --profile ${plan.profile}${plan.fixedNodes ? ` --nodes ${plan.nodes}` : ''}${without}`;
+  const besides = plan.besides.map((kind) => ` --with ${kind}`).join('');
+  const again = `npm run sim -- --seed ${plan.seed} --profile ${plan.profile}${plan.fixedNodes ? ` --nodes ${plan.nodes}` : ''}${besides}${without}`;
   return (
     `VIOLATION of ${invariant} at step ${step} (${(milliseconds / 1000).toFixed(3)} s), seed ${plan.seed}: ${text}\n` +
     `${describePlan(plan)}\nagain: ${again}`
@@ -130,20 +132,22 @@ function countsText(counts: Readonly<Record<string, number>>): string {
   return parts.length === 0 ? 'none' : parts.join(', ');
 }
 
-/** One line that is written over itself; nothing where nobody looks on. */
+/** One line that is written over itself; where nobody looks on, a line of its own now and then. */
 class ProgressLine {
   readonly #seeds: number | null;
-  #shown = 0;
+  #shown = performance.now();
 
   constructor(seeds: number | null) {
     this.#seeds = seeds;
   }
 
   show(totals: Totals): void {
-    if (!process.stdout.isTTY || performance.now() - this.#shown < progressMilliseconds) return;
+    const { isTTY } = process.stdout;
+    if (performance.now() - this.#shown < (isTTY ? progressMilliseconds : plainProgressMilliseconds)) return;
     this.#shown = performance.now();
     const of = this.#seeds === null ? '' : `/${this.#seeds}`;
-    process.stdout.write(`\r\x1b[K${totals.seeds}${of} seeds, ${speedText(totals)}`);
+    const text = `${totals.seeds}${of} seeds, ${speedText(totals)}`;
+    process.stdout.write(isTTY ? `\r\x1b[K${text}` : `${text}\n`);
   }
 
   clear(): void {
