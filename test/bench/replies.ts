@@ -1,24 +1,29 @@
-// Request and reply, as remote calls over queues do it: a request is published to a durable queue, its consumer acknowledges it and publishes
-// the reply, and the caller, who waits for it, publishes the next. The reply queue is exclusive to the caller's connection, or durable; and
-// for comparison requests go by a transient queue too.
+// Request and reply, as remote calls over queues do it: a request is published, its consumer acknowledges it and publishes the reply, and the
+// caller, who waits for it, publishes the next. The reply queue is exclusive to the caller's connection, or durable; requests go by a durable
+// queue, or by a transient one, as most of them do in the wild.
 
 import { Client } from './client.ts';
 import { Histogram, type Percentiles } from './histogram.ts';
 import { queueNames } from './load.ts';
 import { median, milliseconds, type ProgressLine, tableText } from './report.ts';
 
-const replyKinds = ['exclusive', 'durable', 'transient'] as const;
-const kindNames: Readonly<Record<(typeof replyKinds)[number], string>> = {
-  exclusive: 'exclusive',
-  durable: 'durable',
-  transient: 'exclusive, requests transient',
-};
+interface Kind {
+  readonly requests: 'durable' | 'transient';
+  readonly replies: 'exclusive' | 'durable';
+}
+
+const kinds: readonly Kind[] = [
+  { requests: 'durable', replies: 'durable' },
+  { requests: 'durable', replies: 'exclusive' },
+  { requests: 'transient', replies: 'durable' },
+  { requests: 'transient', replies: 'exclusive' },
+];
 const bodyBytes = 100;
 const timeoutMilliseconds = 30_000;
 
 export interface Replies {
   readonly name: string;
-  readonly kind: (typeof replyKinds)[number];
+  readonly kind: Kind;
   readonly runs: readonly Percentiles[];
 }
 
@@ -30,12 +35,12 @@ export async function measureReplies(
   progress: ProgressLine,
 ): Promise<Replies[]> {
   const sides = targets.flatMap(({ name, urls }) =>
-    replyKinds.map((kind) => ({ name, urls, kind, runs: [] as Percentiles[] })),
+    kinds.map((kind) => ({ name, urls, kind, runs: [] as Percentiles[] })),
   );
   for (let run = 0; run <= runs; run++)
     for (const side of sides) {
       progress.show(
-        `request and reply · ${side.name} · ${side.kind} · ${run === 0 ? 'warming up' : `run ${run}/${runs}`}`,
+        `request and reply · ${side.name} · requests ${side.kind.requests}, replies ${side.kind.replies} · ${run === 0 ? 'warming up' : `run ${run}/${runs}`}`,
       );
       const times = await callAndReply(side.urls, side.kind, run === 0 ? Math.ceil(calls / 5) : calls);
       if (run > 0) side.runs.push(times);
@@ -43,18 +48,14 @@ export async function measureReplies(
   return sides.map(({ name, kind, runs: measured }) => ({ name, kind, runs: measured }));
 }
 
-async function callAndReply(
-  urls: readonly string[],
-  kind: (typeof replyKinds)[number],
-  calls: number,
-): Promise<Percentiles> {
+async function callAndReply(urls: readonly string[], kind: Kind, calls: number): Promise<Percentiles> {
   const [requests, replies] = queueNames(2) as [string, string];
   const caller = await Client.connect(urls[0]!);
   const server = await Client.connect(urls[1 % urls.length]!);
   const quorum = { 'x-queue-type': 'quorum' };
-  if (kind === 'transient') await server.declareQueue(requests, {}, 'transient');
+  if (kind.requests === 'transient') await server.declareQueue(requests, {}, 'transient');
   else await caller.declareQueue(requests, quorum);
-  if (kind === 'durable') await caller.declareQueue(replies, quorum);
+  if (kind.replies === 'durable') await caller.declareQueue(replies, quorum);
   else await caller.declareQueue(replies, {}, 'exclusive');
   await server.consume(requests, 10);
   await caller.consume(replies, 10);
@@ -84,23 +85,21 @@ async function callAndReply(
     call();
   });
   caller.deleteQueue(requests);
-  if (kind === 'durable') caller.deleteQueue(replies);
+  if (kind.replies === 'durable') caller.deleteQueue(replies);
   await Promise.all([caller.close(), server.close()]);
   return times.percentiles()!;
 }
 
-export function repliesText(replies: readonly Replies[]): string {
+export function repliesText(sides: readonly Replies[]): string {
   const p50 = ({ runs }: Replies) => median(runs.map((run) => run.p50));
-  const rows = replies.map((side) => {
-    const durable = replies.find(({ name, kind }) => name === side.name && kind === 'durable')!;
+  const rows = sides.map((side) => {
+    const { requests, replies } = side.kind;
+    const durable = sides.find(
+      ({ name, kind }) => name === side.name && kind.requests === requests && kind.replies === 'durable',
+    )!;
     const p99 = median(side.runs.map((run) => run.p99));
-    return [
-      side.name,
-      kindNames[side.kind],
-      milliseconds(p50(side)),
-      milliseconds(p99),
-      `${(p50(side) / p50(durable)).toFixed(2)}x`,
-    ];
+    const ratio = `${(p50(side) / p50(durable)).toFixed(2)}x`;
+    return [side.name, requests, replies, milliseconds(p50(side)), milliseconds(p99), ratio];
   });
-  return tableText(['broker', 'reply queue', 'p50 ms', 'p99', 'of durable'], rows);
+  return tableText(['broker', 'requests', 'replies', 'p50 ms', 'p99', 'of durable replies'], rows);
 }
