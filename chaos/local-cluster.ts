@@ -13,7 +13,9 @@ import { dirname, join } from 'node:path';
 import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { request } from 'undici';
+import { askHealth, askView, type ClusterView } from './ask.ts';
+
+export type { ClusterView } from './ask.ts';
 
 /** As the `warren` command itself is run. */
 const nodeFlags = ['--single-threaded-gc', '--no-incremental-marking'];
@@ -24,22 +26,18 @@ export interface LocalClusterOptions {
   readonly settings?: Readonly<Record<string, string>>;
   /** Keep the folder after `stop`. */
   readonly keep?: boolean;
+  /** Three for each node: AMQP, HTTP, peers. Otherwise free ones are taken. */
+  readonly ports?: readonly number[];
+  /** Settings of single nodes, which go before those of all. */
+  readonly settingsOf?: (node: number) => Readonly<Record<string, string>>;
+  /** Asked at every start of a node. */
+  readonly launchOf?: (node: LocalNode) => Launch;
 }
 
-/** What GET /cluster says, as far as it is used here. */
-export interface ClusterView {
-  readonly node: number;
-  readonly ready: boolean;
-  readonly nodes: readonly {
-    readonly node: number;
-    readonly name: string;
-    readonly up: boolean;
-  }[];
-  readonly groups: readonly {
-    readonly name: string;
-    readonly leader: number;
-    readonly term: number;
-  }[];
+/** How a process is started, beside its settings. */
+export interface Launch {
+  readonly flags: readonly string[];
+  readonly environment: Readonly<Record<string, string>>;
 }
 
 const startMillisecondsMax = 30_000;
@@ -50,15 +48,15 @@ const lastPort = 31_000;
 
 export class LocalCluster {
   readonly folder: string;
-  readonly nodes: readonly LocalNode[];
+  readonly #nodes: LocalNode[];
   readonly #keep: boolean;
+  readonly #common: Readonly<Record<string, string>>;
+  readonly #launchOf: ((node: LocalNode) => Launch) | undefined;
   readonly #onExit = () => this.#killAll();
 
   /** Resolves when every node is healthy. */
   static async start(options: LocalClusterOptions = {}): Promise<LocalCluster> {
-    const count = options.nodes ?? 3;
-    const ports = await freePorts(count * 3);
-    const cluster = new LocalCluster(ports, options);
+    const cluster = await LocalCluster.create(options);
     try {
       for (const node of cluster.nodes) node.start();
       await cluster.waitHealthy();
@@ -70,28 +68,47 @@ export class LocalCluster {
     return cluster;
   }
 
+  /** Starts nothing yet. */
+  static async create(options: LocalClusterOptions = {}): Promise<LocalCluster> {
+    return new LocalCluster(options.ports ?? (await freePorts((options.nodes ?? 3) * 3)), options);
+  }
+
   private constructor(ports: readonly number[], options: LocalClusterOptions) {
     this.folder = mkdtempSync(join(tmpdir(), 'warren-chaos-'));
     this.#keep = options.keep ?? false;
     const count = ports.length / 3;
     const members = Array.from({ length: count }, (_, i) => `${i + 1}=n${i + 1}@127.0.0.1:${ports[3 * i + 2]}`);
-    const common = {
+    this.#common = {
       ...options.settings,
       'cluster.name': 'chaos',
-      'cluster.nodes': members.join(','),
       'cluster.secret': randomBytes(16).toString('hex'),
       'data.folder': this.folder,
     };
-    this.nodes = members.map((_, i) => {
-      const [amqpPort, httpPort] = [ports[3 * i]!, ports[3 * i + 1]!];
-      return new LocalNode(i + 1, this.folder, amqpPort, httpPort, {
-        ...common,
-        'node.name': `n${i + 1}`,
-        'amqp.port': String(amqpPort),
-        'http.port': String(httpPort),
-      });
-    });
+    this.#launchOf = options.launchOf;
+    this.#nodes = [];
+    for (let i = 0; i < count; i++) {
+      const settings = { 'cluster.nodes': members.join(','), ...options.settingsOf?.(i + 1) };
+      this.add(i + 1, ports.slice(3 * i, 3 * i + 3), settings);
+    }
     process.on('exit', this.#onExit);
+  }
+
+  get nodes(): readonly LocalNode[] {
+    return this.#nodes;
+  }
+
+  /** One more node, which is not started yet. `ports`: AMQP, HTTP, peers. */
+  add(number: number, ports: readonly number[], settings: Readonly<Record<string, string>>): LocalNode {
+    const [amqpPort, httpPort, peerPort] = [ports[0]!, ports[1]!, ports[2]!];
+    const own = {
+      'node.name': `n${number}`,
+      'amqp.port': String(amqpPort),
+      'http.port': String(httpPort),
+      'peer.port': String(peerPort),
+    };
+    const node = new LocalNode(number, this.folder, ports, { ...this.#common, ...own, ...settings }, this.#launchOf);
+    this.#nodes.push(node);
+    return node;
   }
 
   get urls(): string[] {
@@ -128,9 +145,9 @@ export class LocalCluster {
     return this.nodes.map((node) => `--- ${node.name}\n${node.output(lines)}`).join('\n');
   }
 
-  /** SIGTERM first, SIGKILL for what does not end; then the folder goes. */
-  async stop(): Promise<void> {
-    await Promise.all(this.nodes.map((node) => node.stop()));
+  /** SIGTERM first, SIGKILL for what does not end, or at once for those whose end does not matter; then the folder goes. */
+  async stop(signal: 'SIGTERM' | 'SIGKILL' = 'SIGTERM'): Promise<void> {
+    await Promise.all(this.nodes.map((node) => (signal === 'SIGTERM' ? node.stop() : node.kill())));
     process.off('exit', this.#onExit);
     if (!this.#keep) rmSync(this.folder, { recursive: true, force: true });
   }
@@ -146,26 +163,36 @@ export class LocalNode {
   readonly url: string;
   readonly http: string;
   readonly amqpPort: number;
+  readonly peerPort: number;
+  /** What it keeps its data in. */
+  readonly folder: string;
   readonly #settings: Readonly<Record<string, string>>;
+  readonly #launchOf: ((node: LocalNode) => Launch) | undefined;
   readonly #outputFile: string;
   #child: ChildProcess | null = null;
   #ended: Promise<void> = Promise.resolve();
   /** How the last process ended: exit code or signal. */
   lastExit: number | string | null = null;
+  /** Called whenever a process ends. */
+  onEnd: () => void = () => {};
 
+  /** `folder`: of the cluster. `ports`: AMQP, HTTP, peers. */
   constructor(
     number: number,
     folder: string,
-    amqpPort: number,
-    httpPort: number,
+    ports: readonly number[],
     settings: Readonly<Record<string, string>>,
+    launchOf: ((node: LocalNode) => Launch) | undefined,
   ) {
     this.number = number;
     this.name = `n${number}`;
-    this.amqpPort = amqpPort;
-    this.url = `amqp://guest:guest@127.0.0.1:${amqpPort}`;
-    this.http = `http://127.0.0.1:${httpPort}`;
+    this.amqpPort = ports[0]!;
+    this.peerPort = ports[2]!;
+    this.url = `amqp://guest:guest@127.0.0.1:${this.amqpPort}`;
+    this.http = `http://127.0.0.1:${ports[1]!}`;
+    this.folder = join(folder, this.name);
     this.#settings = settings;
+    this.#launchOf = launchOf;
     this.#outputFile = join(folder, `${this.name}.log`);
   }
 
@@ -173,11 +200,17 @@ export class LocalNode {
     return this.#child !== null;
   }
 
+  /** Its process; null: it has none. */
+  get child(): ChildProcess | null {
+    return this.#child;
+  }
+
   start(): void {
     if (this.#child) throw new Error(`${this.name} runs already`);
     const output = openSync(this.#outputFile, 'a');
-    const child = spawn(process.execPath, [...nodeFlags, programPath(), 'node'], {
-      env: environmentOf(this.#settings),
+    const { flags, environment } = this.#launchOf?.(this) ?? { flags: [], environment: {} };
+    const child = spawn(process.execPath, [...nodeFlags, ...flags, programPath(), 'node'], {
+      env: { ...environmentOf(this.#settings), ...environment },
       stdio: ['ignore', output, output, 'ipc'],
     });
     closeSync(output);
@@ -187,6 +220,7 @@ export class LocalNode {
       child.once('exit', (code, signal) => {
         this.lastExit = signal ?? code;
         this.#child = null;
+        this.onEnd();
         resolve();
       });
     });
@@ -219,27 +253,12 @@ export class LocalNode {
     clearTimeout(timer);
   }
 
-  async isHealthy(): Promise<boolean> {
-    try {
-      const { statusCode, body } = await request(`${this.http}/health`, {
-        reset: true,
-        headersTimeout: 1000,
-        bodyTimeout: 1000,
-      });
-      await body.dump();
-      return statusCode === 200;
-    } catch {
-      return false;
-    }
+  isHealthy(): Promise<boolean> {
+    return askHealth(this.http);
   }
 
-  async view(): Promise<ClusterView> {
-    const { body } = await request(`${this.http}/cluster`, {
-      reset: true,
-      headersTimeout: 2000,
-      bodyTimeout: 2000,
-    });
-    return (await body.json()) as ClusterView;
+  view(): Promise<ClusterView> {
+    return askView(this.http);
   }
 
   output(lines = 25): string {
@@ -259,18 +278,20 @@ function environmentOf(settings: Readonly<Record<string, string>>): NodeJS.Proce
   return environment;
 }
 
-/** The compiled program of this package, wherever this file itself was compiled to. */
-function programPath(): string {
+const programPath = (): string => join(packageFolder(), 'dist', 'node', 'main.js');
+
+/** Where this package is, wherever this file itself was compiled to. */
+export function packageFolder(): string {
   let folder = dirname(fileURLToPath(import.meta.url));
   while (!existsSync(join(folder, 'package.json'))) {
     if (folder === dirname(folder)) throw new Error('not inside a package');
     folder = dirname(folder);
   }
-  return join(folder, 'dist', 'node', 'main.js');
+  return folder;
 }
 
 /** Ports in a row that nobody uses now. */
-async function freePorts(count: number): Promise<number[]> {
+export async function freePorts(count: number): Promise<number[]> {
   for (let attempt = 0; attempt < 50; attempt++) {
     const first = randomInt(firstPort, lastPort - count);
     const ports = Array.from({ length: count }, (_, i) => first + i);

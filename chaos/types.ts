@@ -45,8 +45,8 @@ export type DiskFault =
   | { readonly kind: 'failing' }
   /** No write is answered. */
   | { readonly kind: 'hanging' }
-  /** Writes fail with ENOSPC, and the file system says that it is full. */
-  | { readonly kind: 'full' };
+  /** The file system says that it is full, and writes fail with ENOSPC once it has taken so many more bytes; 64 MiB unless said otherwise. */
+  | { readonly kind: 'full'; readonly bytesLeft?: number };
 
 export interface TargetNode {
   readonly number: number;
@@ -100,6 +100,8 @@ export interface Scenario {
   readonly says: string;
   readonly needs: readonly Ability[];
   readonly nodesMin: number;
+  /** One node is to lead none of the load's queues: `Stage.follower`. */
+  readonly sparesFollower?: boolean;
   /** The longest time in which a publisher may get no confirm, if there is a promise. */
   readonly stallMillisecondsMax: number | null;
   /** Harms the target until `stage.isOver`. What it leaves broken is healed afterwards. */
@@ -111,10 +113,14 @@ export interface Stage {
   readonly target: Target;
   /** Node numbers, those that joined too. */
   readonly nodes: readonly number[];
+  /** The node that leads none of the load's queues, in a scenario that asks for one; 0: none. */
+  readonly follower: number;
   /** Integers below `bound`; from the seed. */
   random(bound: number): number;
   /** So many different ones of these, by the seed. */
   pick<T>(from: readonly T[], count: number): T[];
+  /** How long the scenario has in all. */
+  readonly milliseconds: number;
   /** The scenario's time is up. */
   readonly isOver: boolean;
   /** Ends early when the time is up or the run is ended. */
@@ -131,6 +137,9 @@ export interface Stage {
   ): Promise<void>;
   /** All clients drop their connections at once, and connect anew. */
   reconnectStorm(): Promise<void>;
+  /** As the target does, and `nodes` follows. */
+  join(): Promise<number>;
+  leave(node: number): Promise<void>;
 }
 
 // ---- reports

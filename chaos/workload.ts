@@ -1,12 +1,17 @@
-// Clients that go on whatever happens to the brokers, and write everything into a history: publishers with confirms that reconnect
-// and retry or skip what got no answer, consumers that ack and now and then requeue, and a drain through every node at the end.
+// The load of a run: publishers with confirms and consumers with acknowledgements through all nodes, that go on whatever happens and write
+// everything into a history; and at the end a drain of every queue through every node.
 //
-// Publisher i belongs to node i and waits for it; those beyond the number of nodes roam to the next node after every failure.
-// A body is made from its id, so that a receiver can tell whether it is whole.
+// State owned: the clients. All of them write to one history, so that it has one order of events.
 
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type ChannelModel, type ConfirmChannel, type ConsumeMessage, connect } from 'amqplib';
-import type { History } from '../test/history.ts';
+import type { History, QueueTraits } from '../test/history.ts';
+import { openConnection } from './client.ts';
+import { Consumer, type ConsumerOptions } from './consumer.ts';
+import { Publisher } from './publisher.ts';
+
+/** What queues may do with their messages beside keeping them. */
+export const features = ['dlx', 'ttl'] as const;
+export type Feature = (typeof features)[number];
 
 export interface WorkloadOptions {
   /** AMQP addresses, one per node. */
@@ -16,65 +21,99 @@ export interface WorkloadOptions {
   readonly run: string;
   readonly publishers: number;
   readonly consumers: number;
-  /** Messages a second of each publisher; fewer if the broker is slower. */
+  /** Messages a second of each publisher; fewer if the broker is slower. Infinite: as fast as it goes. */
   readonly rate: number;
-  /** Send what got no answer again, under the same id; otherwise it is left alone. */
+  /** Send what was refused, or got no answer, again under the same id; otherwise it is left alone. */
   readonly retry: boolean;
-  /** One of so many deliveries is requeued when it comes first; 0: none. */
+  /** One of so many first deliveries is given back by basic.nack; 0: none. */
   readonly requeueEvery: number;
+  /** The same by basic.reject. */
+  readonly rejectEvery?: number;
+  /** One of so many is discarded: it ends, or goes where dead letters go. */
+  readonly discardEvery?: number;
+  /** Nodes (from 1) that declare the queues, in turn: many brokers place a queue near who declares it. Otherwise the first declares all. */
+  readonly declarers?: readonly number[];
+  readonly features?: readonly Feature[];
+  /** Also finds peers that are paused. */
+  readonly heartbeatSeconds?: number;
+  /** False: publishers wait. */
+  readonly mayPublish?: () => boolean;
 }
 
-const windowMax = 300;
-const reconnectMilliseconds = 150;
-const connectMillisecondsMax = 4000;
-/** Also finds peers that are paused. */
-const heartbeatSeconds = 3;
-const tickMilliseconds = 10;
-const answerMillisecondsMax = 20_000;
-const prefetch = 100;
-/** Deliveries are held for a moment, so that some are always unsettled when a node dies. */
-const ackDelayMilliseconds = 20;
-const leaveMillisecondsMax = 1000;
-
-const noise = Buffer.from(Array.from({ length: 301_000 }, (_, i) => (i * 2_654_435_761) >>> 24));
-
-/** Mostly small; some beyond 16 KiB, few beyond 256 KiB: brokers may handle these differently. */
-export function bodyOf(id: string): Buffer {
-  const sequence = Number(id.slice(id.lastIndexOf('/') + 1));
-  const length = sequence % 500 === 499 ? 300_000 : sequence % 50 === 49 ? 20_000 : 64 + (sequence % 512);
-  const from = sequence % 1000;
-  return Buffer.concat([Buffer.from(`${id}\n`), noise.subarray(from, from + length)]);
+export interface DrainReport {
+  /** Publishes without any answer though their connection lived. */
+  readonly unanswered: number;
+  /** What nodes still counted as ready after the drain. */
+  readonly leftovers: readonly string[];
+  /** Why the queues were not emptied through every node; null: they were. */
+  readonly incomplete: string | null;
 }
+
+interface QueuePlan {
+  readonly name: string;
+  readonly arguments: Readonly<Record<string, unknown>>;
+  readonly traits: QueueTraits;
+  /** Somebody consumes from it during the run; otherwise only the drain does. */
+  readonly isConsumed: boolean;
+}
+
+const defaultHeartbeatSeconds = 3;
+const timeToLiveMilliseconds = 2000;
+const drainMillisecondsMax = 60_000;
+/** The queues count as empty when nothing has come for so long; the longer time if something confirmed has not been seen at all. */
+const quietMilliseconds = 1500;
+const quietMillisecondsWithout = 10_000;
+
+/** The queues as they are declared, those for dead letters first. */
+function planQueues({ queues, run, features: wanted = [] }: WorkloadOptions): QueuePlan[] {
+  const quorum = { 'x-queue-type': 'quorum' };
+  const lasting = { lasting: true, drops: false, deadLetterTo: null };
+  const dead = wanted.includes('dlx') ? `${run}-dead` : null;
+  const deadLetters =
+    dead === null ? {} : { 'x-dead-letter-exchange': '', 'x-dead-letter-routing-key': dead, ...deadLetterSafety };
+  const plans = queues.map((name, i): QueuePlan => {
+    // One queue grows old: nobody consumes from it before the drain.
+    const isTimed = wanted.includes('ttl') && i === queues.length - 1;
+    const time = isTimed ? { 'x-message-ttl': timeToLiveMilliseconds } : {};
+    const traits = { ...lasting, drops: isTimed, deadLetterTo: dead };
+    return { name, arguments: { ...quorum, ...deadLetters, ...time }, traits, isConsumed: !isTimed };
+  });
+  if (dead !== null) plans.unshift({ name: dead, arguments: quorum, traits: lasting, isConsumed: true });
+  return plans;
+}
+
+/** Brokers whose dead letters are not safe by themselves are asked to keep them. */
+const deadLetterSafety = { 'x-dead-letter-strategy': 'at-least-once', 'x-overflow': 'reject-publish' };
 
 export class Workload {
   readonly #options: WorkloadOptions;
   readonly #history: History;
+  readonly #queues: readonly QueuePlan[];
   readonly #publishers: Publisher[] = [];
   readonly #consumers: Consumer[] = [];
 
   /** Declares the queues and starts everybody. */
   static async start(options: WorkloadOptions, history: History): Promise<Workload> {
-    const connection = await open(options.urls[0]!);
-    const channel = await connection.createChannel();
-    const setup = `${options.run}-setup`;
-    history.open(setup, 1);
-    for (const queue of options.queues) {
-      const declared = { kind: 'declare', queue, lasting: true, drops: false, deadLetterTo: null } as const;
-      const place = history.invoke(setup, declared);
-      await channel.assertQueue(queue, quorumQueue);
-      history.answer(place, 'ok');
-    }
-    history.end(setup, true);
-    await connection.close();
     const workload = new Workload(options, history);
-    for (let i = 0; i < options.consumers; i++) workload.#consumers.push(new Consumer(i, options, history));
-    for (let i = 0; i < options.publishers; i++) workload.#publishers.push(new Publisher(i, options, history));
+    await workload.#declare();
+    workload.#begin();
     return workload;
   }
 
   private constructor(options: WorkloadOptions, history: History) {
     this.#options = options;
     this.#history = history;
+    this.#queues = planQueues(options);
+  }
+
+  /** Connections of all clients after their first. */
+  get reconnects(): number {
+    return [...this.#publishers, ...this.#consumers].reduce((sum, client) => sum + client.reconnects, 0);
+  }
+
+  /** All connections break at once. */
+  dropAll(): void {
+    for (const client of [...this.#publishers, ...this.#consumers]) client.drop();
   }
 
   /** Waits for the answers that are due. Returns how many publishes of living connections never got one. */
@@ -88,283 +127,121 @@ export class Workload {
   }
 
   /** Stops everybody and empties the queues through every node at once. Afterwards the history can be judged. */
-  async finish(): Promise<DrainReport> {
+  async finish(signal?: AbortSignal): Promise<DrainReport> {
     const unanswered = await this.stopPublishing();
     await this.stopConsuming();
-    return { unanswered, leftovers: await drain(this.#options, this.#history) };
+    const incomplete = await this.#drain(signal);
+    const leftovers = await this.#countLeft();
+    return { unanswered, leftovers, incomplete };
   }
-}
 
-export interface DrainReport {
-  /** Publishes without any answer though their connection lived. */
-  readonly unanswered: number;
-  /** What nodes still counted as ready after the drain. */
-  readonly leftovers: readonly string[];
-}
-
-const quorumQueue = { durable: true, arguments: { 'x-queue-type': 'quorum' } };
-const drainMillisecondsMax = 40_000;
-const quietMilliseconds = 1500;
-
-async function drain(options: WorkloadOptions, history: History): Promise<string[]> {
-  const all = { ...options, run: `${options.run}-drain`, requeueEvery: 0, consumers: options.queues.length };
-  const consumers = options.urls.flatMap((url, node) =>
-    options.queues.map(
-      (_, queue) => new Consumer(queue, { ...all, urls: [url] }, history, `drain-${node}-${queue}`, node),
-    ),
-  );
-  const deadline = performance.now() + drainMillisecondsMax;
-  let seen = -1;
-  let quietSince = performance.now();
-  while (performance.now() < deadline) {
-    if (history.events.length !== seen || history.awaited > 0) quietSince = performance.now();
-    seen = history.events.length;
-    if (performance.now() - quietSince > quietMilliseconds) break;
-    await sleep(50);
-  }
-  await Promise.all(consumers.map((consumer) => consumer.stop()));
-  return countLeftovers(options, history);
-}
-
-async function countLeftovers({ urls, queues }: WorkloadOptions, history: History): Promise<string[]> {
-  const leftovers: string[] = [];
-  for (const [node, url] of urls.entries()) {
-    const connection = await open(url);
+  /** Nothing is left of it on the broker. */
+  async remove(): Promise<void> {
+    const connection = await openConnection(this.#options.urls[0]!, this.#heartbeatSeconds);
     const channel = await connection.createChannel();
-    for (const queue of queues) {
-      const { messageCount } = await channel.checkQueue(queue);
-      history.left(queue, node + 1, messageCount);
-      if (messageCount > 0) leftovers.push(`${messageCount} in ${queue} through ${url}`);
-    }
+    for (const { name } of this.#queues) await channel.deleteQueue(name);
     await connection.close();
   }
-  return leftovers;
-}
 
-async function open(url: string): Promise<ChannelModel> {
-  const connection = await connect(`${url}?heartbeat=${heartbeatSeconds}`, {
-    timeout: connectMillisecondsMax,
-    noDelay: true,
-  });
-  // What went wrong shows in the channels and in `close`.
-  connection.on('error', () => {});
-  return connection;
-}
-
-/** Ends a connection that may have ended already, or whose other side may be paused. */
-async function leave(connection: ChannelModel): Promise<void> {
-  await Promise.race([connection.close().catch(() => {}), sleep(leaveMillisecondsMax, undefined, { ref: false })]);
-}
-
-class Publisher {
-  readonly #index: number;
-  readonly #options: WorkloadOptions;
-  readonly #history: History;
-  readonly #running: Promise<void>;
-  /** Ids without an answer, to be sent again. */
-  readonly #again: string[] = [];
-  #node: number;
-  #sequence = 0;
-  #sessions = 0;
-  #stopping = false;
-  #unanswered = 0;
-
-  constructor(index: number, options: WorkloadOptions, history: History) {
-    this.#index = index;
-    this.#options = options;
-    this.#history = history;
-    this.#node = index % options.urls.length;
-    this.#running = this.#run();
+  get #heartbeatSeconds(): number {
+    return this.#options.heartbeatSeconds ?? defaultHeartbeatSeconds;
   }
 
-  async stop(): Promise<number> {
-    this.#stopping = true;
-    await this.#running;
-    return this.#unanswered;
-  }
-
-  async #run(): Promise<void> {
-    while (!this.#stopping) {
-      try {
-        await this.#session(await open(this.#options.urls[this.#node]!));
-      } catch {
-        // Not reachable, or not able to open a channel: the loop tries again.
+  async #declare(): Promise<void> {
+    const { urls, run, declarers = [1] } = this.#options;
+    for (const [i, node] of declarers.entries()) {
+      const setup = `${run}-setup-${node}`;
+      const connection = await openConnection(urls[node - 1]!, this.#heartbeatSeconds);
+      this.#history.open(setup, node);
+      const channel = await connection.createChannel();
+      for (const [at, { name, traits, arguments: table }] of this.#queues.entries()) {
+        if (at % declarers.length !== i) continue;
+        const place = this.#history.invoke(setup, { kind: 'declare', queue: name, ...traits });
+        await channel.assertQueue(name, { durable: true, arguments: table });
+        this.#history.answer(place, 'ok');
       }
-      if (this.#index >= this.#options.urls.length) this.#node = (this.#node + 1) % this.#options.urls.length;
-      if (!this.#stopping) await sleep(reconnectMilliseconds);
+      this.#history.end(setup, true);
+      await connection.close();
     }
   }
 
-  /** One connection, until it ends or nothing more is wanted. */
-  async #session(connection: ChannelModel): Promise<void> {
-    const channel = await connection.createConfirmChannel();
-    const session = `publisher-${this.#index}.${this.#sessions++}`;
-    this.#history.open(session, this.#node + 1);
-    let lost = false;
-    const end = (graceful: boolean) => {
-      if (!lost) this.#history.end(session, graceful);
-      lost = true;
-    };
-    connection.on('close', () => end(false));
-    channel.on('error', () => {});
-    channel.on('close', () => end(false));
-    /** The last attempt of each message. */
-    const sentAt = new Map<string, number>();
-    channel.on('return', (message: { properties: { messageId: string } }) => {
-      const place = sentAt.get(message.properties.messageId);
-      if (place !== undefined) this.#history.returned(place);
-    });
-    const unconfirmed = new Map<number, string>();
-    const started = performance.now();
+  #begin(): void {
+    const { urls, queues, run, publishers, rate, retry, mayPublish = () => true } = this.#options;
+    const heartbeatSeconds = this.#heartbeatSeconds;
+    const consumed = this.#queues.filter(({ isConsumed }) => isConsumed);
+    for (let i = 0; i < this.#options.consumers; i++) {
+      const node = ((i + Math.floor(i / consumed.length)) % urls.length) + 1;
+      const { requeueEvery, rejectEvery = 0, discardEvery = 0 } = this.#options;
+      const settlements = { requeueEvery, rejectEvery, discardEvery };
+      this.#consumers.push(this.#consumer(`consumer-${i}`, node, consumed[i % consumed.length]!.name, settlements));
+    }
+    const options = { urls, queues, run, rate, retry, heartbeatSeconds, mayPublish };
+    for (let i = 0; i < publishers; i++) this.#publishers.push(new Publisher(i, options, this.#history));
+  }
+
+  #consumer(
+    name: string,
+    node: number,
+    queue: string,
+    settlements: Pick<ConsumerOptions, 'requeueEvery' | 'rejectEvery' | 'discardEvery'>,
+  ): Consumer {
+    const url = this.#options.urls[node - 1]!;
+    const heartbeatSeconds = this.#heartbeatSeconds;
+    return new Consumer({ name, url, node, queue, heartbeatSeconds, ...settlements }, this.#history);
+  }
+
+  /** Null, or why it cannot be said that the queues are empty. */
+  async #drain(signal: AbortSignal | undefined): Promise<string | null> {
+    const { events } = this.#history;
+    const plain = { requeueEvery: 0, rejectEvery: 0, discardEvery: 0 };
+    const consumers = this.#options.urls.flatMap((_, i) =>
+      this.#queues.map(({ name }, queue) => this.#consumer(`drain-${i + 1}-${queue}`, i + 1, name, plain)),
+    );
+    const deadline = performance.now() + drainMillisecondsMax;
+    let seen = -1;
+    let quietSince = performance.now();
+    let incomplete: string | null = null;
+    for (;;) {
+      const isOpen = consumers.every((consumer) => consumer.isOpen);
+      if (events.length !== seen || !isOpen) quietSince = performance.now();
+      seen = events.length;
+      const quiet = performance.now() - quietSince;
+      if (quiet > (this.#history.awaited === 0 ? quietMilliseconds : quietMillisecondsWithout)) break;
+      if (performance.now() > deadline)
+        incomplete = isOpen ? 'deliveries did not end' : 'a queue could not be consumed through every node';
+      else if (signal?.aborted === true) incomplete = 'the drain was interrupted';
+      if (incomplete !== null) break;
+      await sleep(50);
+    }
+    await Promise.all(consumers.map((consumer) => consumer.stop()));
+    return incomplete;
+  }
+
+  async #countLeft(): Promise<string[]> {
+    const { urls } = this.#options;
+    const leftovers: string[] = [];
+    for (const [i, url] of urls.entries()) {
+      for (const [queue, messages] of await this.#count(url)) {
+        this.#history.left(queue, i + 1, messages);
+        if (messages === null) leftovers.push(`${queue} could not be asked through ${url}`);
+        else if (messages > 0) leftovers.push(`${messages} in ${queue} through ${url}`);
+      }
+    }
+    return leftovers;
+  }
+
+  /** Null: no answer. */
+  async #count(url: string): Promise<Map<string, number | null>> {
+    const counts = new Map<string, number | null>(this.#queues.map(({ name }) => [name, null]));
     try {
-      for (let sent = 0; !lost && !this.#stopping; await sleep(tickMilliseconds)) {
-        const due = ((performance.now() - started) / 1000) * this.#options.rate;
-        while (sent < due && unconfirmed.size < windowMax && !lost) {
-          this.#publish(channel, session, unconfirmed, sentAt);
-          sent++;
-        }
-        // What could not be sent in time is left out, or a stall would end in a flood.
-        if (due - sent > windowMax) sent = due - windowMax;
-      }
-      const deadline = performance.now() + answerMillisecondsMax;
-      while (unconfirmed.size > 0 && !lost && performance.now() < deadline) await sleep(tickMilliseconds);
-    } finally {
-      if (!lost) this.#unanswered += unconfirmed.size;
-      for (const [attempt, id] of unconfirmed) {
-        this.#history.outcome(attempt, 'unknown');
-        if (this.#options.retry) this.#again.push(id);
-      }
-      unconfirmed.clear();
-      end(true);
-      await leave(connection);
+      const connection = await openConnection(url, this.#heartbeatSeconds);
+      const channel = await connection.createChannel();
+      channel.on('error', () => {});
+      for (const { name } of this.#queues) counts.set(name, (await channel.checkQueue(name)).messageCount);
+      await connection.close();
+    } catch {
+      // What has been asked so far counts.
     }
-  }
-
-  #publish(
-    channel: ConfirmChannel,
-    session: string,
-    unconfirmed: Map<number, string>,
-    sentAt: Map<string, number>,
-  ): void {
-    const id = this.#again.shift() ?? `${this.#options.run}/p${this.#index}/${this.#sequence++}`;
-    const queue = this.#options.queues[this.#index % this.#options.queues.length]!;
-    const targets = [{ queue, binding: null }];
-    const attempt = this.#history.publish({ id, channel: session, targets, mandatory: true, confirms: true });
-    unconfirmed.set(attempt, id);
-    sentAt.set(id, attempt);
-    const properties = { persistent: true, mandatory: true, messageId: id };
-    channel.publish('', queue, bodyOf(id), properties, (error: Error | null) => {
-      // The client calls back with an error for all that is open when the channel ends: then there was no answer.
-      if (!unconfirmed.has(attempt) || (error && error.message !== 'message nacked')) return;
-      unconfirmed.delete(attempt);
-      sentAt.delete(id);
-      this.#history.outcome(attempt, error ? 'refused' : 'confirmed');
-    });
-  }
-}
-
-class Consumer {
-  readonly #name: string;
-  readonly #options: WorkloadOptions;
-  readonly #history: History;
-  readonly #queue: string;
-  readonly #node: number;
-  readonly #url: string;
-  readonly #running: Promise<void>;
-  #sessions = 0;
-  #deliveries = 0;
-  #stopping = false;
-
-  constructor(
-    index: number,
-    options: WorkloadOptions,
-    history: History,
-    name = `consumer-${index}`,
-    node = index % options.urls.length,
-  ) {
-    this.#node = node + 1;
-    this.#name = name;
-    this.#options = options;
-    this.#history = history;
-    this.#queue = options.queues[index % options.queues.length]!;
-    this.#url = options.urls[index % options.urls.length]!;
-    this.#running = this.#run();
-  }
-
-  async stop(): Promise<void> {
-    this.#stopping = true;
-    await this.#running;
-  }
-
-  async #run(): Promise<void> {
-    while (!this.#stopping) {
-      try {
-        await this.#session(await open(this.#url));
-      } catch {
-        // As with publishers.
-      }
-      if (!this.#stopping) await sleep(reconnectMilliseconds);
-    }
-  }
-
-  async #session(connection: ChannelModel): Promise<void> {
-    const channel = await connection.createChannel();
-    const history = this.#history;
-    const session = `${this.#name}.${this.#sessions++}`;
-    history.open(session, this.#node);
-    let lost = false;
-    const end = (graceful: boolean) => {
-      if (!lost) history.end(session, graceful);
-      lost = true;
-    };
-    connection.on('close', () => end(false));
-    channel.on('error', () => {});
-    channel.on('close', () => end(false));
-    await channel.prefetch(prefetch);
-    let held: { message: ConsumeMessage; delivery: number }[] = [];
-    const settle = () => {
-      const settling = held;
-      held = [];
-      for (const { message, delivery } of settling) {
-        if (lost) return;
-        const requeues = this.#requeues(message);
-        history.settle(delivery, requeues ? 'requeue' : 'ack');
-        if (requeues) channel.nack(message, false, true);
-        else channel.ack(message);
-      }
-    };
-    const queue = this.#queue;
-    const begun = history.invoke(session, { kind: 'consume', queue, consumer: session, noAck: false, releases: false });
-    const { consumerTag } = await channel.consume(queue, (message) => {
-      if (message === null) end(true);
-      else held.push({ message, delivery: this.#record(message, session) });
-    });
-    history.answer(begun, 'ok');
-    while (!lost && !this.#stopping) {
-      await sleep(ackDelayMilliseconds);
-      settle();
-    }
-    if (!lost) {
-      const cancelling = history.invoke(session, { kind: 'cancel', consumer: session });
-      await channel.cancel(consumerTag);
-      history.answer(cancelling, 'ok');
-    }
-    settle();
-    end(true);
-    await leave(connection);
-  }
-
-  #record({ content, properties, fields }: ConsumeMessage, session: string): number {
-    const id = String(properties.messageId);
-    const { redelivered } = fields;
-    const count = Number(properties.headers?.['x-delivery-count'] ?? 0);
-    const intact = content.equals(bodyOf(id));
-    const names = { queue: this.#queue, channel: session, consumer: session };
-    return this.#history.deliver({ id, ...names, redelivered, count, intact });
-  }
-
-  #requeues({ fields }: ConsumeMessage): boolean {
-    const { requeueEvery } = this.#options;
-    return requeueEvery > 0 && !fields.redelivered && this.#deliveries++ % requeueEvery === requeueEvery - 1;
+    return counts;
   }
 }

@@ -4,12 +4,14 @@ import type { MessageViews } from './feed/messages.ts';
 import { Host } from './host.ts';
 import { Door } from './joining.ts';
 import { openLog } from './log/index.ts';
+import type { Durations } from './log/time-histogram.ts';
 import type { Log } from './log/types.ts';
 import { ResultCode } from './machine/commands.ts';
 import { isVolatileGroup, metadataGroup } from './machine/groups.ts';
 import type { QueueStatus } from './machine/machine.ts';
 import { MemberRefusal, memberRefusalText } from './machine/metadata/refusals.ts';
 import type { MemberState, MetadataCommand, MetadataView, NodeAddress } from './machine/metadata-types.ts';
+import type { ShardMachine } from './machine/shard.ts';
 import { type ClusterOptions, checkLimits, type HostEvents } from './options.ts';
 import type { Feed } from './origin/origin.ts';
 import type { CommandReply, Pipe } from './origin/pipe.ts';
@@ -34,10 +36,32 @@ export interface GroupStatus {
   readonly halted: string | null;
   /** It was built anew, or lost its log, and does not vote before it has all again. */
   readonly repairing: boolean;
+  /** Bytes of it are rotten or gone, or were and are not all back. */
+  readonly damaged: boolean;
   /** A damaged replica that is not being built anew yet: why. */
   readonly waitsFor: string | null;
   /** Other nodes that say so of their replica of this group: it is damaged, or does not have again yet what it lost. */
   readonly damagedOn: readonly number[];
+}
+
+/** What is measured beside the status: sums since the start of the process, and what is now. */
+export interface ClusterMeasures {
+  /** Of this node: those that it began, and those that it won. */
+  readonly elections: { readonly begun: number; readonly won: number };
+  /** How long writes took until they were durable, and publishes until they were confirmed: the first of each batch. */
+  readonly writeTimes: Durations;
+  readonly confirmTimes: Durations;
+  /** What sessions here asked for and is not applied yet, and for how long the oldest of it has waited. */
+  readonly unapplied: { readonly bytes: number; readonly milliseconds: number };
+  /** By group, the volatile ones together, as the replicas here see them. Walks all queues. */
+  readonly queues: readonly {
+    readonly group: string;
+    readonly queues: number;
+    readonly ready: number;
+    readonly unsettled: number;
+    readonly consumers: number;
+    readonly bytes: number;
+  }[];
 }
 
 export interface ClusterStatus {
@@ -137,6 +161,9 @@ export interface Cluster {
     done: (views: MessageViews) => void,
   ): void;
   status(): ClusterStatus;
+  measures(): ClusterMeasures;
+  /** On: from now on this node has no connection to any other, and clients keep theirs. For trying out what a cluster does about it. */
+  isolate(on: boolean): void;
   /** Joins the peers. Resolves when this node may serve sessions: without a majority, never. */
   start(): Promise<void>;
   /** Builds this node's replica of a group anew from its peers. Null: it has begun to catch up; else a sentence why not. */
@@ -285,6 +312,10 @@ class NodeCluster implements Cluster {
     this.#ready = true;
   }
 
+  isolate(on: boolean): void {
+    this.#host.isolate(on);
+  }
+
   rebuild(group: number): Promise<string | null> {
     return this.#host.rebuild(group);
   }
@@ -320,6 +351,19 @@ class NodeCluster implements Cluster {
     this.#ready = false;
     this.door.close();
     await this.#host.stop();
+  }
+
+  measures(): ClusterMeasures {
+    const { elections, origin, shards } = this.#host;
+    const volatile: ShardMachine[] = [];
+    const queues: ClusterMeasures['queues'][number][] = [];
+    for (const [id, shard] of shards) {
+      if (isVolatileGroup(id)) volatile.push(shard);
+      else queues.push(countQueues(nameOf(id), [shard]));
+    }
+    queues.push(countQueues('volatile', volatile));
+    const { writeTimes } = this.#log.status();
+    return { elections, writeTimes, confirmTimes: origin.confirmTimes, unapplied: origin.unapplied, queues };
   }
 
   status(): ClusterStatus {
@@ -360,7 +404,7 @@ class NodeCluster implements Cluster {
           const status = group.raft.status();
           return {
             group: group.id,
-            name: group.id === metadataGroup ? 'meta' : `shard-${group.id}`,
+            name: nameOf(group.id),
             role: status.role,
             leader: status.leader,
             term: status.term,
@@ -371,6 +415,7 @@ class NodeCluster implements Cluster {
             lag: status.progress.map(({ id, match }) => ({ node: id, match, behind: status.lastIndex - match })),
             halted: group.halted?.message ?? null,
             repairing: status.repairing,
+            damaged: group.isDamaged || group.isRepairing,
             waitsFor: host.waitsFor(group.id),
             damagedOn: host.damagedOn(group.id),
           };
@@ -393,6 +438,21 @@ class NodeCluster implements Cluster {
       alarm: this.alarm,
     };
   }
+}
+
+const nameOf = (group: number): string => (group === metadataGroup ? 'meta' : `shard-${group}`);
+
+function countQueues(group: string, shards: readonly ShardMachine[]): ClusterMeasures['queues'][number] {
+  let [queues, ready, unsettled, consumers, bytes] = [0, 0, 0, 0, 0];
+  for (const shard of shards)
+    for (const queue of shard.queues()) {
+      queues++;
+      ready += queue.ready;
+      unsettled += queue.unsettled;
+      consumers += queue.consumers;
+      bytes += queue.bytes;
+    }
+  return { group, queues, ready, unsettled, consumers, bytes };
 }
 
 const unknownFate = 'the cluster has not answered in time: whether it was done shows in its status';

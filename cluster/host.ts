@@ -75,6 +75,8 @@ export class Host {
   readonly #members: Members;
   readonly lease: MetadataLease;
   readonly room: Room;
+  /** Of this node, since it started. */
+  readonly elections = { begun: 0, won: 0 };
   readonly #dirtyGroups = new Set<Group>();
   /** When each write under way began, oldest first. */
   readonly #writesInFlight: { readonly since: number }[] = [];
@@ -327,6 +329,10 @@ export class Host {
   /** What is sent to this node gets there, over its connection or by a relay. */
   reaches(node: number): boolean {
     return this.#mail.reaches(node);
+  }
+  isolate(on: boolean): void {
+    this.#mail.isolate(on);
+    this.#events.log('warn', on ? 'cut off from all other nodes, as asked' : 'not cut off any more', {});
   }
   /** Where this node calls that one, host:port; '' if nobody knows. */
   addressOf(node: number): string {
@@ -585,6 +591,7 @@ export class Host {
           term,
           leader,
         });
+        this.#countElection(group);
         this.#toLeader(group);
         if (group.id === metadataGroup) this.lease.roleChanged();
         this.#leaders.noted(group.id);
@@ -612,6 +619,13 @@ export class Host {
       },
       repaired: (group) => this.#rebuilds.repaired(group),
     };
+  }
+
+  /** A volatile group has but one replica: it elects itself. */
+  #countElection({ id, raft }: Group): void {
+    if (isVolatileGroup(id)) return;
+    if (raft.role === 'candidate') this.elections.begun++;
+    else if (raft.role === 'leader') this.elections.won++;
   }
 
   /** Its state was replaced, or it stopped, or it can be read again: whoever listens to it reads the state, here or elsewhere. */

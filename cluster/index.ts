@@ -1,11 +1,12 @@
 // The door of the cluster: the only file that node/ may import.
 
-export type { Cluster, ClusterStatus, GroupStatus, JoinRequest } from './cluster.ts';
+export type { Cluster, ClusterMeasures, ClusterStatus, GroupStatus, JoinRequest } from './cluster.ts';
 export { openCluster } from './cluster.ts';
 export type { MessageViews } from './feed/messages.ts';
 export { type Format, type Formation, FormationError, formCluster, parseFormat } from './formation.ts';
 export { type Joining, joinCluster, type Membership, parseMembership } from './joining.ts';
 export type { Death } from './leading/deaths.ts';
+export type { Durations } from './log/time-histogram.ts';
 export type { MessageView } from './machine/commands.ts';
 export {
   CancelFlag,
@@ -34,5 +35,5 @@ export type { ClusterLimits, ClusterOptions, HostEvents } from './options.ts';
 export { defaultLimits, LeftClusterError } from './options.ts';
 export type { Feed } from './origin/origin.ts';
 export type { CommandReply, ConfirmTarget, Pipe } from './origin/pipe.ts';
-export { createPorts } from './os.ts';
+export { createNet, createPorts, type TlsIdentity } from './os.ts';
 export type { Address, Clock, Connection, Disk, DiskFile, Net, Ports, Random, Timer } from './ports.ts';

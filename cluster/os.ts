@@ -12,6 +12,7 @@ import { randomBytes, randomFillSync } from 'node:crypto';
 import fs from 'node:fs';
 import { createServer, createConnection as dial, type Socket } from 'node:net';
 import path from 'node:path';
+import { createServer as createTlsServer } from 'node:tls';
 import type { Address, Clock, Connection, Disk, DiskFile, Net, Ports, Random, Timer } from './ports.ts';
 
 export interface NetOptions {
@@ -21,9 +22,28 @@ export interface NetOptions {
   readonly highWaterBytes: number;
   /** After `close` the other side has this long to take what is still buffered. */
   readonly lingerMilliseconds: number;
+  /** What is listened to speaks TLS; null: plain TCP. What is dialled is always plain. */
+  readonly tls: TlsIdentity | null;
 }
 
-const netDefaults: NetOptions = { connectMilliseconds: 3_000, highWaterBytes: 256 * 1024, lingerMilliseconds: 1_000 };
+/** Who a TLS server is, and whom it trusts; all in PEM. */
+export interface TlsIdentity {
+  readonly certificate: Buffer;
+  readonly key: Buffer;
+  /** What certificates of clients have to be signed by; null: clients are not asked for any. */
+  readonly authority: Buffer | null;
+  /** With an authority: clients without a certificate are turned away. */
+  readonly demandsCertificate: boolean;
+  /** A handshake that takes longer ends the connection. */
+  readonly handshakeMilliseconds: number;
+}
+
+const netDefaults: NetOptions = {
+  connectMilliseconds: 3_000,
+  highWaterBytes: 256 * 1024,
+  lingerMilliseconds: 1_000,
+  tls: null,
+};
 
 export function createPorts(dataFolder: string): Ports {
   return { disk: createDisk(dataFolder), net: createNet(), clock: createClock(), random: createRandom() };
@@ -252,10 +272,14 @@ function listen(
   settings: NetOptions,
 ): Promise<{ readonly port: number; close(): Promise<void> }> {
   return new Promise((resolve, reject) => {
-    const server = createServer(
-      { noDelay: true, keepAlive: true, keepAliveInitialDelay: 30_000, highWaterMark: settings.highWaterBytes },
-      (socket) => onConnection(new OsConnection(socket, settings)),
-    );
+    const tcp = {
+      noDelay: true,
+      keepAlive: true,
+      keepAliveInitialDelay: 30_000,
+      highWaterMark: settings.highWaterBytes,
+    };
+    const accept = (socket: Socket) => onConnection(new OsConnection(socket, settings));
+    const server = settings.tls === null ? createServer(tcp, accept) : listenForTls(tcp, settings.tls, accept);
     server.once('error', reject);
     server.listen(address.port, address.host, () => {
       server.off('error', reject);
@@ -272,6 +296,25 @@ function listen(
       });
     });
   });
+}
+
+/** Hands a connection out once its handshake is done, and its certificate is found to be good if it has one. */
+function listenForTls(tcp: object, tls: TlsIdentity, accept: (socket: Socket) => void) {
+  const server = createTlsServer({
+    ...tcp,
+    cert: tls.certificate,
+    key: tls.key,
+    ...(tls.authority === null ? {} : { ca: tls.authority, requestCert: true }),
+    // Looked at below, because a missing one may be as good as a valid one.
+    rejectUnauthorized: false,
+    handshakeTimeout: tls.handshakeMilliseconds,
+  });
+  server.on('secureConnection', (socket) => {
+    const hasNone = tls.authority === null || (!tls.demandsCertificate && socket.getPeerX509Certificate() === undefined);
+    if (socket.authorized || hasNone) accept(socket);
+    else socket.destroy();
+  });
+  return server;
 }
 
 function connect(

@@ -74,6 +74,11 @@ export interface Transport {
   isUp(node: number): boolean;
   /** From now on these are the peers, whoever else there was: new ones are dialled, others are let go, without `down`. */
   setPeers(peers: readonly PeerAddress[]): void;
+  /**
+   * On: every connection to a peer ends (`down`), none is accepted or dialled, until it is off again. What was sent before still leaves. For
+   * trying out what a cluster does about it: nothing asks for it but the process that started this one.
+   */
+  isolate(on: boolean): void;
   /** The newest incarnation that proved itself, 0 if none did. */
   incarnationOf(node: number): number;
   /** Sends what is queued, then ends all. No event follows the call. */

@@ -52,6 +52,7 @@ class PeerTransport implements Transport {
   #listener: { close(): Promise<void> } | null = null;
   #tickTimer: Timer | null = null;
   #started = false;
+  #isolated = false;
   #closed = false;
 
   constructor(ports: Pick<Ports, 'net' | 'clock' | 'random'>, options: TransportOptions, events: TransportEvents) {
@@ -68,6 +69,7 @@ class PeerTransport implements Transport {
         createDialHandshake(this.#party(), lane, address),
       refused: (address: string, reason: string) => this.#refused(address, reason),
       flushSoon: (lane: OutgoingLane) => this.#flushSoon(lane),
+      isIsolated: () => this.#isolated,
     };
     this.setPeers(options.peers);
   }
@@ -115,6 +117,16 @@ class PeerTransport implements Transport {
     return this.#peers.get(node)?.isUp ?? false;
   }
 
+  isolate(on: boolean): void {
+    if (on === this.#isolated || this.#closed) return;
+    this.#isolated = on;
+    if (on) this.#dropStrangers();
+    for (const peer of this.#peers.values()) {
+      if (on) peer.drop();
+      else if (this.#started) peer.dial();
+    }
+  }
+
   incarnationOf(node: number): number {
     return this.#peers.get(node)?.incarnation ?? 0;
   }
@@ -123,14 +135,18 @@ class PeerTransport implements Transport {
     if (this.#closed) return;
     this.#closed = true;
     this.#tickTimer?.cancel();
-    for (const stranger of this.#strangers) stranger.cancel();
-    this.#strangers.clear();
+    this.#dropStrangers();
     for (const peer of this.#peers.values()) peer.close();
     await this.#listener?.close();
   }
 
+  #dropStrangers(): void {
+    for (const stranger of this.#strangers) stranger.cancel();
+    this.#strangers.clear();
+  }
+
   #accept(connection: Connection): void {
-    if (this.#closed) return connection.close();
+    if (this.#closed || this.#isolated) return connection.close();
     for (const oldest of this.#strangers) {
       if (this.#strangers.size < strangersMax) break;
       this.#strangers.delete(oldest);

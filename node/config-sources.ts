@@ -13,6 +13,7 @@ import {
   resolveConfig,
   type Settings,
   valueText,
+  withDerivedDefaults,
 } from './config.ts';
 
 export interface ConfigSources {
@@ -65,7 +66,7 @@ export function readConfig(sources: ConfigSources): ConfigResult {
     if (!parsed.ok) return fail(`${key} = ${shown(key, value)} (${source}): must be ${parsed.allowed}`);
     settings[key] = parsed.value;
   }
-  const whole = settings as unknown as Settings;
+  const whole = withDerivedDefaults(settings as unknown as Settings, (key) => given.has(key));
   const config = resolveConfig(whole);
   if (!('key' in config)) return { ok: true, config };
   const { value, source } = given.get(config.key) ?? {

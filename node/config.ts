@@ -122,6 +122,25 @@ export const keys = {
     'addresses to listen on for AMQP; one that this machine lacks is left out if another works',
   ),
   'amqp.port': integer(5672, 1, 65535, 'port for AMQP clients'),
+  'amqp.tls.port': integer(0, 0, 65535, 'port for AMQP clients that speak TLS (amqps); 0: none'),
+  'amqp.tls.certificate.file': text(
+    '',
+    /^[^\0]*$/,
+    'a path',
+    "with amqp.tls.port: the node's certificate, and those between it and its authority, in PEM",
+  ),
+  'amqp.tls.key.file': text('', /^[^\0]*$/, 'a path', 'with amqp.tls.port: the key of that certificate, in PEM'),
+  'amqp.tls.ca.file': text(
+    '',
+    /^[^\0]*$/,
+    'a path',
+    'with amqp.tls.port: clients may show certificates, and have to be signed by one of these authorities, in PEM',
+  ),
+  'amqp.tls.clients': choice(
+    'optional',
+    ['optional', 'required'],
+    'with amqp.tls.ca.file: whether clients have to show a certificate',
+  ),
   'amqp.connections.max': integer(20_000, 1, 1_000_000, 'client connections of this node'),
   'amqp.frame.bytes.max': bytes(128 * KiB, 4096, 16 * MiB, 'largest frame offered to clients (frame-max)'),
   'amqp.channels.max': integer(2047, 1, 65535, 'channels of one connection offered to clients (channel-max)'),
@@ -129,8 +148,13 @@ export const keys = {
   'amqp.heartbeat.seconds': integer(60, 0, 3600, 'heartbeat offered to clients; 0: none'),
   'amqp.handshake.milliseconds': integer(10_000, 100, 600_000, 'time for a client to reach connection.open'),
   'amqp.close.milliseconds': integer(3000, 100, 600_000, 'time for a client to answer connection.close'),
-  'amqp.message.bytes.max': bytes(16 * MiB, 1 * KiB, 512 * MiB, 'largest message body'),
-  'amqp.assembly.bytes.max': bytes(64 * MiB, 1 * KiB, 4 * GiB, 'unfinished messages of one connection'),
+  'amqp.message.bytes.max': bytes(128 * MiB, 1 * KiB, 512 * MiB, 'largest message body'),
+  'amqp.assembly.bytes.max': bytes(
+    256 * MiB,
+    1 * KiB,
+    4 * GiB,
+    'unfinished messages of one connection; if not given at least twice amqp.message.bytes.max',
+  ),
   'amqp.write.buffer.bytes': bytes(
     1 * MiB,
     64 * KiB,
@@ -546,6 +570,13 @@ function findSelf(settings: Settings, nodes: readonly ClusterNode[], joins: bool
   return self;
 }
 
+/** Defaults that follow from other settings: `isGiven` says which values somebody chose, and those stay. */
+export function withDerivedDefaults(settings: Settings, isGiven: (key: Key) => boolean): Settings {
+  if (isGiven('amqp.assembly.bytes.max')) return settings;
+  const { 'amqp.message.bytes.max': message, 'amqp.assembly.bytes.max': assembly } = settings;
+  return { ...settings, 'amqp.assembly.bytes.max': Math.max(assembly, 2 * message) };
+}
+
 /** Values that are each fine alone, and not together. */
 function checkTogether(settings: Settings, nodesCount: number, peerPort: number): ConfigProblem | null {
   const problem = (key: Key, allowed: string): ConfigProblem => ({ key, allowed });
@@ -565,6 +596,15 @@ function checkTogether(settings: Settings, nodesCount: number, peerPort: number)
   if (settings['http.port'] === settings['amqp.port']) return problem('http.port', 'another port than amqp.port');
   if (peerPort === settings['amqp.port']) return problem('peer.port', 'another port than amqp.port');
   if (peerPort === settings['http.port']) return problem('peer.port', 'another port than http.port');
+  const tlsPort = settings['amqp.tls.port'];
+  if (tlsPort !== 0) {
+    if ([settings['amqp.port'], settings['http.port'], peerPort].includes(tlsPort))
+      return problem('amqp.tls.port', 'another port than those of AMQP, HTTP and peers');
+    for (const key of ['amqp.tls.certificate.file', 'amqp.tls.key.file'] as const)
+      if (settings[key] === '') return problem(key, 'a path, as amqp.tls.port is given');
+    if (settings['amqp.tls.clients'] === 'required' && settings['amqp.tls.ca.file'] === '')
+      return problem('amqp.tls.ca.file', 'a path, as amqp.tls.clients is required');
+  }
   return (
     fits('heartbeat.ticks', 4, 'election.ticks') ??
     fits('raft.append.bytes.max', 2, 'peer.frame.bytes.max') ??

@@ -33,6 +33,9 @@ Runs a whole cluster on this machine until Ctrl-C, and starts a node again when 
   --port PORT    AMQP port of the first node; default 5672. Node i takes PORT+i-1 for AMQP, PORT+${httpPortOffset}+i-1 for HTTP
                  and PORT+${peerPortOffset}+i-1 for its peers.
 
+On a terminal it takes keys: k kills the node that leads most (kill -9; it starts again), p cuts it off from the other nodes, r heals that, q
+quits.
+
 Other settings of the nodes can be given as WARREN_* environment variables: see "warren node --help". Of the nodes' logs only warnings
 and errors are shown; WARREN_LOG_LEVEL=info shows more.`;
 
@@ -85,6 +88,8 @@ export function planNodes(
   // The secret is in the environment and not among the flags: those can be read by every user of the machine. Of what the nodes log only
   // trouble is shown, unless asked for: the launcher itself tells who lives and who died.
   const given = { WARREN_CLUSTER_SECRET: secret, WARREN_LOG_LEVEL: 'warn', ...environment };
+  // The nodes share this machine, and so its ports.
+  const tlsPort = Number(environment.WARREN_AMQP_TLS_PORT ?? 0);
   const nodes: PlannedNode[] = [];
   for (const node of numbers) {
     const values = {
@@ -93,6 +98,7 @@ export function planNodes(
       'cluster.nodes': members.join(','),
       'data.folder': dataFolder,
       'amqp.port': options.port + node - 1,
+      ...(tlsPort > 0 ? { 'amqp.tls.port': tlsPort + node - 1 } : {}),
       'http.port': options.port + httpPortOffset + node - 1,
       'peer.host': '127.0.0.1',
       'peer.port': options.port + peerPortOffset + node - 1,

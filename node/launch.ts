@@ -9,16 +9,17 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { createInterface } from 'node:readline';
-import type { NodeConfig } from './config.ts';
+import { askNode, reachableHost } from './ask.ts';
 import { checkDataFolder, makeFolder, replaceFile } from './data-folder.ts';
 import { ExitCode } from './exit-codes.ts';
+import { type KeyInput, type KeyTarget, keysHelp, LaunchKeys } from './launch-keys.ts';
 import { type LaunchOptions, type PlannedNode, planNodes } from './launch-options.ts';
 import { findBusyAddress } from './listen-check.ts';
 import { createPrettifier } from './log.ts';
+import type { Order } from './orders.ts';
 
 /**
  * A broker's heap is small and its buffers are many: each 64 MiB of them starts a collection. Measured with 1 KiB messages on two cores
@@ -36,6 +37,8 @@ export interface LaunchSurroundings {
   /** Pretty log lines for people, instead of the nodes' JSON. */
   readonly isTerminal: boolean;
   readonly colours: boolean;
+  /** Where keys come from; left out, or null: none are taken. */
+  readonly keys?: KeyInput | null;
   readonly times?: Partial<LaunchTimes>;
 }
 
@@ -78,6 +81,8 @@ interface Member extends PlannedNode {
   timer: NodeJS.Timeout | null;
   healthy: boolean;
   everHealthy: boolean;
+  /** Its present process was told to cut itself off from the other nodes. */
+  isolated: boolean;
   /** Why it is not healthy, as it says itself. */
   reasons: readonly string[];
   /** The last line on stderr of the current process. */
@@ -85,7 +90,6 @@ interface Member extends PlannedNode {
 }
 
 const logLineBytesMax = 64 * 1024;
-const healthTimeoutMilliseconds = 1_000;
 
 export function launch(options: LaunchOptions, surroundings: LaunchSurroundings): Launch {
   const launcher = new Launcher(options, surroundings);
@@ -103,6 +107,7 @@ class Launcher {
   #ready = false;
   #stopping = false;
   #exitCode = 0;
+  #keys: LaunchKeys | null = null;
   #patience: NodeJS.Timeout | null = null;
   #killTimer: NodeJS.Timeout | null = null;
   #finish: () => void = () => {};
@@ -132,6 +137,7 @@ class Launcher {
       await finished;
       return this.#exitCode;
     } finally {
+      this.#keys?.end();
       if (temporary !== null) rmSync(temporary, { recursive: true, force: true });
     }
   }
@@ -139,6 +145,7 @@ class Launcher {
   stop(): void {
     if (this.#stopping) return;
     this.#stopping = true;
+    this.#keys?.end();
     if (this.#patience !== null) clearTimeout(this.#patience);
     let boundMilliseconds = 0;
     for (const member of this.#members) {
@@ -184,6 +191,7 @@ class Launcher {
       timer: null,
       healthy: false,
       everHealthy: false,
+      isolated: false,
       reasons: ['does not answer'],
       lastError: '',
     }));
@@ -198,6 +206,7 @@ class Launcher {
     member.child = child;
     member.startedAt = performance.now();
     member.healthy = false;
+    member.isolated = false;
     member.lastError = '';
     // Lines of a child that died are still read; `close` comes when all were.
     if (child.stdout !== null) createInterface({ input: child.stdout }).on('line', (line) => this.#log(member, line));
@@ -226,13 +235,13 @@ class Launcher {
   /** Asks for its health until it is well, or gone. */
   #poll(member: Member, child: ChildProcess): void {
     if (this.#stopping || member.child !== child) return;
-    askHealth(member.config, (ok, reasons) => {
+    void askNode(member.config, '/health').then((answer) => {
       if (this.#stopping || member.child !== child) return;
-      if (ok) {
+      if (answer?.statusCode === 200) {
         this.#healthy(member);
         return;
       }
-      member.reasons = reasons;
+      member.reasons = answer === null ? ['does not answer'] : reasonsIn(answer.value);
       member.timer = setTimeout(() => this.#poll(member, child), this.#times.healthPoll);
     });
   }
@@ -308,6 +317,30 @@ class Launcher {
     if (this.#members.length > 1)
       this.#print(`  kill -9 $(cat ${shownPath(victim)}/pid)    nothing confirmed is lost; it comes back`);
     this.#print('  Ctrl-C    stops all nodes');
+    const { keys } = this.#surroundings;
+    if (keys === undefined || keys === null) return;
+    this.#keys = new LaunchKeys(keys, this.#keyTarget());
+    this.#print(`  ${keysHelp}`);
+  }
+
+  #keyTarget(): KeyTarget {
+    const members = this.#members;
+    const memberOf = (node: { readonly config: Member['config'] }) =>
+      members.find((member) => member.config === node.config)!;
+    return {
+      nodesCount: members.length,
+      running: () => members.filter((member) => member.child !== null),
+      kill: (node) => memberOf(node).child?.kill('SIGKILL'),
+      isolate: (node, on) => {
+        const member = memberOf(node);
+        member.isolated = on;
+        const order: Order = { isolate: on };
+        // A process that has just died needs no telling.
+        if (member.child?.connected === true) member.child.send(order, () => {});
+      },
+      stop: () => this.stop(),
+      print: (line) => this.#print(line),
+    };
   }
 
   #sayWhatIsMissing(): void {
@@ -356,46 +389,9 @@ function readSecret(dataFolder: string): Secret {
   }
 }
 
-/** Answers exactly once. */
-function askHealth(config: NodeConfig, answer: (ok: boolean, reasons: readonly string[]) => void): void {
-  const { settings } = config;
-  let answered = false;
-  const done = (ok: boolean, reasons: readonly string[]): void => {
-    if (!answered) answer(ok, reasons);
-    answered = true;
-  };
-  const host = reachableHost(settings['http.host'][0]);
-  const asking = request(
-    { host, port: settings['http.port'], path: '/health', agent: false, timeout: healthTimeoutMilliseconds },
-    (response) => {
-      let body = '';
-      response.setEncoding('utf8');
-      response.on('data', (chunk: string) => {
-        if (body.length < logLineBytesMax) body += chunk;
-      });
-      response.on('end', () => done(response.statusCode === 200, reasonsIn(body)));
-      response.on('error', () => done(false, ['does not answer']));
-    },
-  );
-  asking.on('timeout', () => asking.destroy());
-  asking.on('close', () => done(false, ['does not answer']));
-  asking.on('error', () => done(false, ['does not answer']));
-  asking.end();
-}
-
-function reasonsIn(body: string): readonly string[] {
-  try {
-    const { reasons } = Object(JSON.parse(body));
-    return Array.isArray(reasons) ? reasons.map(String) : [];
-  } catch {
-    return [];
-  }
-}
-
-/** An address to dial for one to listen on. */
-function reachableHost(host = '127.0.0.1'): string {
-  if (host === '0.0.0.0') return '127.0.0.1';
-  return host === '::' ? '::1' : host;
+function reasonsIn(value: unknown): readonly string[] {
+  const { reasons } = Object(value) as { reasons?: unknown };
+  return Array.isArray(reasons) ? reasons.map(String) : [];
 }
 
 function shownHost(host: string | undefined): string {

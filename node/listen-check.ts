@@ -5,7 +5,7 @@ import type { NodeConfig } from './config.ts';
 import { isMissingAddress } from './errors.ts';
 
 export interface BusyAddress {
-  readonly what: 'amqp' | 'http' | 'peer';
+  readonly what: 'amqp' | 'amqp.tls' | 'http' | 'peer';
   readonly host: string;
   readonly port: number;
   /** EADDRINUSE, EACCES and the like. */
@@ -17,6 +17,9 @@ export async function findBusyAddress(config: NodeConfig): Promise<BusyAddress |
   const { settings, peerListen } = config;
   return (
     (await findBusy('amqp', settings['amqp.host'], settings['amqp.port'])) ??
+    (settings['amqp.tls.port'] === 0
+      ? null
+      : await findBusy('amqp.tls', settings['amqp.host'], settings['amqp.tls.port'])) ??
     (await findBusy('http', settings['http.host'], settings['http.port'])) ??
     (await findBusy('peer', [peerListen.host], peerListen.port))
   );

@@ -1,7 +1,7 @@
 #!/usr/bin/env -S node --single-threaded-gc --no-incremental-marking
 // The `warren` command. Dispatches, and loads only what the command needs. `launch.ts` says why these flags.
 
-import { readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 const help = `usage: warren COMMAND
@@ -10,6 +10,7 @@ const help = `usage: warren COMMAND
   node       one node, from a config file or the environment ("warren node --help")
   cluster    the nodes of a running cluster: status, join, leave, replace ("warren cluster --help")
   rebuild    builds a node's replica of a group anew ("warren rebuild --help")
+  chaos      harms a cluster under load and judges what its clients saw ("warren chaos --help")
   version    the version of Warren
   help       this text`;
 
@@ -37,10 +38,12 @@ async function main(command: string | undefined, flags: readonly string[]): Prom
       process.exitCode = await runClusterCommand(flags);
       return;
     }
+    case 'chaos':
+      return chaos(flags);
     case 'version':
     case '--version':
     case '-v':
-      return console.log(JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version);
+      return console.log((await import('./version.ts')).readVersion());
     case undefined:
     case 'help':
     case '--help':
@@ -52,8 +55,26 @@ async function main(command: string | undefined, flags: readonly string[]): Prom
   }
 }
 
+/** The suite is no part of a node, knows nothing of its code, and is not shipped everywhere. */
+async function chaos(flags: readonly string[]): Promise<void> {
+  const suite = new URL('../chaos/main.js', import.meta.url);
+  if (!existsSync(suite)) {
+    console.error(
+      'warren: the chaos suite is not part of this installation: run it from a checkout, by "npm run chaos"',
+    );
+    process.exitCode = 1;
+    return;
+  }
+  const { chaosProgram } = (await import(suite.href)) as { chaosProgram(flags: readonly string[]): Promise<number> };
+  process.exit(await chaosProgram(flags));
+}
+
 async function start(flags: readonly string[]): Promise<void> {
-  const [{ launch }, { parseLaunchFlags }] = await Promise.all([import('./launch.ts'), import('./launch-options.ts')]);
+  const [{ launch }, { parseLaunchFlags }, { terminalInput }] = await Promise.all([
+    import('./launch.ts'),
+    import('./launch-options.ts'),
+    import('./launch-keys.ts'),
+  ]);
   const parsed = parseLaunchFlags(flags);
   if (!parsed.ok) {
     console.error(`warren: ${parsed.error}`);
@@ -70,6 +91,7 @@ async function start(flags: readonly string[]): Promise<void> {
     printError: (line) => process.stderr.write(`${line}\n`),
     isTerminal,
     colours: isTerminal && process.env.NO_COLOR === undefined,
+    keys: isTerminal ? terminalInput() : null,
   });
   // A Ctrl-C may arrive twice, from the terminal and from npm; `stop` does not mind.
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => launched.stop());

@@ -3,6 +3,7 @@
 import { join } from 'node:path';
 import {
   type ClusterOptions,
+  createNet,
   createPorts,
   type Format,
   type Formation,
@@ -17,8 +18,9 @@ import { type AmqpServer, createAmqpServer } from './amqp/server.ts';
 import { Broker } from './broker/broker.ts';
 import { amqpOptions, clusterLimits, type JoinConfig, type NodeConfig } from './config.ts';
 import { type Identity, storeFolder } from './data-folder.ts';
-import { EventLoopDelay } from './event-loop.ts';
+import { type Measures, ProcessWatch } from './measures.ts';
 import type { CreateParts, NodeContext, NodeParts } from './server.ts';
+import { readTls } from './tls.ts';
 
 export const createParts: CreateParts = (context) => new Parts(context);
 
@@ -26,10 +28,11 @@ class Parts implements NodeParts {
   readonly #context: NodeContext;
   #cluster: Awaited<ReturnType<typeof openCluster>> | null = null;
   #amqp: AmqpServer | null = null;
+  #broker: Broker | null = null;
   readonly #ports;
   #formation: Formation | null = null;
   #joining: Joining | null = null;
-  readonly #eventLoop = new EventLoopDelay();
+  readonly #process = new ProcessWatch();
 
   constructor(context: NodeContext) {
     this.#context = context;
@@ -136,6 +139,7 @@ class Parts implements NodeParts {
       consumerWindow: settings['consumer.window'],
       parkedMilliseconds: settings['consumer.parked.milliseconds'],
     });
+    this.#broker = broker;
     this.#amqp = createAmqpServer(amqpOptions(settings), ports, broker, log);
   }
 
@@ -145,13 +149,34 @@ class Parts implements NodeParts {
 
   async listen(): Promise<void> {
     const { settings } = this.#context.config;
-    const port = settings['amqp.port'];
-    await this.#amqp?.listen(settings['amqp.host'].map((host) => ({ host, port })));
+    const addresses = (port: number) => settings['amqp.host'].map((host) => ({ host, port }));
+    await this.#amqp?.listen(addresses(settings['amqp.port']));
+    const tls = readTls(settings);
+    if (!tls.ok) throw new Error(tls.error);
+    if (tls.identity !== null)
+      await this.#amqp?.listen(addresses(settings['amqp.tls.port']), createNet({ tls: tls.identity }));
   }
 
   status() {
     const status = this.#cluster?.status() ?? { ready: false, groups: [] };
-    return { ...status, eventLoopMilliseconds: Math.round(this.#eventLoop.longest * 10) / 10 };
+    return { ...status, eventLoopMilliseconds: Math.round(this.#process.longestDelayMilliseconds * 10) / 10 };
+  }
+
+  measures(): Measures {
+    const [cluster, amqp, broker] = [this.#cluster, this.#amqp, this.#broker];
+    const clients =
+      amqp === null || broker === null
+        ? null
+        : { ...amqp.measures(), consumers: broker.consumerCount, unroutable: broker.unroutable };
+    return {
+      process: this.#process.read(),
+      cluster: cluster === null ? null : { ...cluster.measures(), status: cluster.status() },
+      clients,
+    };
+  }
+
+  isolate(on: boolean): void {
+    this.#cluster?.isolate(on);
   }
 
   async rebuild(group: number): Promise<string | null> {
@@ -176,7 +201,7 @@ class Parts implements NodeParts {
 
   async close(): Promise<void> {
     await this.#cluster?.stop();
-    this.#eventLoop.stop();
+    this.#process.stop();
   }
 }
 

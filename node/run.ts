@@ -3,7 +3,7 @@
 // Exit codes: see `exit-codes.ts`. Before the checks have passed nothing is touched.
 //
 // Started by a launcher (there is an IPC channel), the node stops cleanly when the launcher is gone, and leaves SIGINT to it: a Ctrl-C at a
-// terminal reaches the whole process group.
+// terminal reaches the whole process group. The launcher alone may tell it to cut itself off from the other nodes (`orders.ts`).
 
 import { FormationError, LeftClusterError } from '../cluster/index.ts';
 import { readConfig } from './config-sources.ts';
@@ -11,7 +11,9 @@ import { checkDataFolder, openDataFolder } from './data-folder.ts';
 import { ExitCode } from './exit-codes.ts';
 import { findBusyAddress } from './listen-check.ts';
 import { createLog, type Log } from './log.ts';
+import { readOrder } from './orders.ts';
 import { type CreateParts, createNodeServer } from './server.ts';
+import { readTls } from './tls.ts';
 
 /** Ends the process itself. */
 export async function runNode(flags: readonly string[], createParts: CreateParts): Promise<void> {
@@ -21,6 +23,8 @@ export async function runNode(flags: readonly string[], createParts: CreateParts
   const read = readConfig({ flags, environment: process.env });
   if (!read.ok) return refuse(read.error);
   const { config } = read;
+  const tls = readTls(config.settings);
+  if (!tls.ok) return refuse(tls.error);
   const foreign = checkDataFolder(config);
   if (foreign !== null) return refuse(foreign);
   const busy = await findBusyAddress(config);
@@ -43,6 +47,12 @@ export async function runNode(flags: readonly string[], createParts: CreateParts
   process.on('unhandledRejection', fatal);
 
   const server = createNodeServer({ config, folder: opened.folder, log, fatal }, createParts);
+  if (launched) {
+    process.on('message', (message) => {
+      const order = readOrder(message);
+      if (order !== null) server.isolate(order.isolate);
+    });
+  }
   stopOnSignals(log, launched, config.settings['stop.milliseconds'], () => server.stop());
   try {
     await server.start();
@@ -66,6 +76,7 @@ export async function runNode(flags: readonly string[], createParts: CreateParts
     {
       cluster: config.settings['cluster.name'],
       amqp: `${config.settings['amqp.host'].join(',')}:${config.settings['amqp.port']}`,
+      ...(config.settings['amqp.tls.port'] === 0 ? {} : { amqps: config.settings['amqp.tls.port'] }),
       http: `${config.settings['http.host'].join(',')}:${config.settings['http.port']}`,
       peers: `${config.peerListen.host}:${config.peerListen.port}`,
       folder: config.dataFolder,

@@ -10,9 +10,10 @@ import type { NodeConfig } from './config.ts';
 import type { DataFolder } from './data-folder.ts';
 import { type HttpServer, startHttpServer } from './http/server.ts';
 import type { Log } from './log.ts';
+import type { Measures } from './measures.ts';
 import type { Phase, StatusView } from './status.ts';
 
-/** What a node is made of, as far as starting and stopping goes. Each is called at most once, in this order, but for `status`. */
+/** What a node is made of, as far as starting and stopping goes. Each is called at most once, in this order, but for what asks or tells. */
 export interface NodeParts {
   /** Resolves once the data folder belongs to a cluster; a new one is formed when all its nodes are there, else never. */
   form(): Promise<void>;
@@ -28,6 +29,10 @@ export interface NodeParts {
   listen(): Promise<void>;
   /** From the end of `open` on. */
   status(): StatusView;
+  /** At any time. */
+  measures(): Measures;
+  /** On: without any connection to the other nodes. From the end of `open` on. */
+  isolate(on: boolean): void;
   /** Builds this node's replica of a group anew. Null: it has begun; else why not. From the end of `open` on. */
   rebuild(group: number): Promise<string | null>;
   /** A node of the cluster is to leave it. Null: that has begun; else why not. From the end of `open` on. */
@@ -54,6 +59,8 @@ export type CreateParts = (context: NodeContext) => NodeParts;
 
 export interface NodeServer {
   readonly phase: Phase;
+  /** On: the node cuts itself off from the other nodes, until it is off again; clients stay. Before it has opened it does nothing. */
+  isolate(on: boolean): void;
   /** Rejects if a part cannot start; then `stop` cleans up. */
   start(): Promise<void>;
   /** True: everything ended cleanly. False: some part failed on the way, which is logged. */
@@ -106,6 +113,10 @@ class Server implements NodeServer {
     if (!this.#isStopping()) this.#phase = 'running';
   }
 
+  isolate(on: boolean): void {
+    if (this.#opened) this.#parts?.isolate(on);
+  }
+
   stop(): Promise<boolean> {
     this.#phase = 'stopping';
     this.#stopped ??= this.#end();
@@ -127,6 +138,7 @@ class Server implements NodeServer {
         status: () => (this.#opened ? (this.#parts?.status() ?? null) : null),
         rebuild: async (group) => (this.#opened ? this.#parts!.rebuild(group) : notOpen),
         leave: async (node) => (this.#opened ? this.#parts!.leave(node) : notOpen),
+        measures: () => this.#parts?.measures() ?? null,
         formingWith: () => this.#parts?.formingWith() ?? null,
         failed: (path, error) => log.error({ path, err: error }, 'an HTTP request failed'),
       },

@@ -304,6 +304,28 @@ describe('what was purged or deleted', () => {
     told.consume('c').take('a');
     expect(told.kinds()).toEqual(['back']);
   });
+
+  test('by a purge behind what was given back on the same channel does not come again', () => {
+    for (const [channel, other, kinds] of [
+      ['g', null, ['back']],
+      ['h', null, []],
+      ['g', 'h', []],
+    ] as const) {
+      const told = new Story('q');
+      told.publish('a');
+      const get = (consumer: string) => ({ kind: 'get', queue: 'q', consumer, noAck: false }) as const;
+      told.operate(get('g.1'), 'ok', 0, 'g');
+      const first = told.deliver('a', { channel: 'g', consumer: 'g.1' });
+      told.history.settle(first, 'requeue');
+      // Somebody else may have got it in between, and lost it again.
+      if (other !== null) told.operate(get('h.1'), null, null, other);
+      told.operate({ kind: 'purge', queue: 'q' }, 'ok', 1, channel);
+      told.operate(get('g.2'), 'ok', 0, 'g');
+      told.take('a', { channel: 'g', consumer: 'g.2', redelivered: true });
+      told.history.calm();
+      expect(told.faults(false).map(({ kind }) => kind)).toEqual(kinds);
+    }
+  });
 });
 
 describe('what comes', () => {

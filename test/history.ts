@@ -113,6 +113,7 @@ export type HistoryEvent = { readonly at: number } & (
 export class History {
   readonly events: HistoryEvent[] = [];
   readonly #now: () => number;
+  readonly #onEvent: ((event: HistoryEvent) => void) | null;
   /** Confirmed and not delivered so far. */
   readonly #awaited = new Set<string>();
   readonly #delivered = new Set<string>();
@@ -120,9 +121,10 @@ export class History {
   readonly #returned = new Set<number>();
   #confirmed = 0;
 
-  /** `now`: milliseconds since some moment. */
-  constructor(now: () => number) {
+  /** `now`: milliseconds since some moment. `onEvent`: is told each event as it is written down. */
+  constructor(now: () => number, onEvent: ((event: HistoryEvent) => void) | null = null) {
     this.#now = now;
+    this.#onEvent = onEvent;
   }
 
   /** How many confirmed messages have not been delivered yet. Messages that found no queue do not count. */
@@ -193,6 +195,7 @@ export class History {
   }
 
   #add(event: HistoryEvent): number {
+    this.#onEvent?.(event);
     return this.events.push(event) - 1;
   }
 

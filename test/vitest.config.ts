@@ -45,6 +45,11 @@ export default defineConfig({
         hookTimeout: 60_000,
         fileParallelism: false,
       }),
+      project('chaos', ['test/chaos/**/*.test.ts'], {
+        testTimeout: 120_000,
+        hookTimeout: 60_000,
+        fileParallelism: false,
+      }),
       project('cluster', ['test/processes/**/*.test.ts'], {
         testTimeout: 180_000,
         hookTimeout: 60_000,

@@ -8,6 +8,7 @@
 //   cache.ts      what leaves memory next               snapshots.ts, staging.ts, snapshot-*.ts   saved, sent, installed
 //   life.ts       open, closed or failed                kept-writer.ts         what lives on, in files of its own
 //   scrub.ts      rot, found in time                    volatile-groups.ts     what nobody waits for, and nobody syncs
+//   time-histogram.ts   how long writes take
 
 import type { Clock, Disk } from '../ports.ts';
 import { describeGroup, recover } from './recovery.ts';

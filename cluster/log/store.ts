@@ -306,6 +306,7 @@ export class Store implements Log {
       setAside,
       syncs: writer.syncs,
       lastSyncMilliseconds: writer.lastSyncMilliseconds,
+      writeTimes: writer.writeTimes,
       writeInFlight: writer.writeInFlight,
     };
   }

@@ -1,6 +1,7 @@
 // What the log offers to the host. Types only; `index.ts` exports the implementation.
 
 import type { Configuration, Entry, HardState, SnapshotMeta } from 'raft-ts';
+import type { Durations } from './time-histogram.ts';
 
 /** What the host keeps with every entry. `checksum` (zlib.crc32 of the payload) is made by the origin and checked on every read from disk. */
 export interface EntryData {
@@ -199,6 +200,8 @@ export interface Log {
     setAside: readonly string[];
     syncs: number;
     lastSyncMilliseconds: number;
+    /** Of the writes of what lasts: how long each took until it was durable. */
+    writeTimes: Durations;
     writeInFlight: boolean;
   };
   /** Waits for what is gathered, writes the footer of the open file, closes. */

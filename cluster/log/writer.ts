@@ -28,6 +28,7 @@ import {
 } from './codec.ts';
 import { LogFile, logFolder } from './files.ts';
 import type { GroupLog } from './group.ts';
+import { TimeHistogram } from './time-histogram.ts';
 import { syncFile, writeAll } from './whole-files.ts';
 
 const slabBytes = 64 * 1024;
@@ -116,6 +117,8 @@ export class Writer {
   readonly durable = { sequence: 0, bytes: 0 };
   syncs = 0;
   lastSyncMilliseconds = 0;
+  /** How long batches took from their write until they were durable. */
+  readonly writeTimes = new TimeHistogram();
 
   constructor(
     disk: Disk,
@@ -271,6 +274,7 @@ export class Writer {
       this.#writing = false;
       this.syncs++;
       this.lastSyncMilliseconds = this.#clock.now() - started;
+      this.writeTimes.add(this.lastSyncMilliseconds);
       this.#durable(batch);
     };
     if (this.#kind === FileKind.volatile) handle.write(batch.buffers, batch.offset, written);

@@ -11,6 +11,7 @@ import type { FeedConsumer } from '../feed/feed-wire.ts';
 import type { Feeds } from '../feed/feeds.ts';
 import type { Group } from '../group/group.ts';
 import type { MetadataLease } from '../lease/metadata-lease.ts';
+import { TimeHistogram } from '../log/time-histogram.ts';
 import { ResultCode } from '../machine/commands.ts';
 import { isVolatileGroup, metadataGroup, nodeOfVolatileGroup, volatileGroupOf } from '../machine/groups.ts';
 import type { Machine, PipeSink } from '../machine/machine.ts';
@@ -74,6 +75,8 @@ export interface OriginContext {
 }
 
 export class LocalOrigin {
+  /** How long the batches of publishes took until they were confirmed, each from its first one on. */
+  readonly confirmTimes = new TimeHistogram();
   readonly #context: OriginContext;
   /** Made when first asked for. */
   readonly #pipes = new Map<number, Pipe>();
@@ -119,6 +122,15 @@ export class LocalOrigin {
   }
   get sessions(): Feed | null {
     return this.#feed;
+  }
+  /** What was asked for here and is not applied yet, and for how long the oldest of it has waited. */
+  get unapplied(): { readonly bytes: number; readonly milliseconds: number } {
+    let [bytes, milliseconds] = [0, 0];
+    for (const pipe of this.#pipes.values()) {
+      bytes += pipe.unappliedBytes;
+      milliseconds = Math.max(milliseconds, pipe.unappliedMilliseconds);
+    }
+    return { bytes, milliseconds };
   }
 
   /** The pipe to a group, which need not have a replica here. */
@@ -305,6 +317,7 @@ export class LocalOrigin {
       now: () => clock.now(),
       metadataVersion: () => metadata.appliedIndex,
       send,
+      confirming: (milliseconds) => this.confirmTimes.add(milliseconds),
       congestion: () => this.#congestionChanged(),
       refused: (refusing, sequence) => {
         events.log('error', 'a batch was refused as malformed', { group: refusing, sequence });
@@ -324,6 +337,7 @@ export class LocalOrigin {
       now: () => clock.now(),
       metadataVersion: () => 0,
       send: () => false,
+      confirming: () => {},
       congestion: () => {},
       refused: () => {},
       dirty: () => {

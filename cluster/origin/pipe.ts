@@ -67,6 +67,8 @@ export interface PipeHost {
   metadataVersion(): number;
   /** Hands the batch to the group's leader: true if it left (or is here). */
   send(group: number, payload: Buffer, checksum: number): boolean;
+  /** The publishes of a batch are about to be confirmed, so long after its first one came. */
+  confirming(milliseconds: number): void;
   /** Congestion of some pipe changed. */
   congestion(): void;
   /** The group's leader finds a batch malformed, which is a bug here: this incarnation cannot go on. */
@@ -92,6 +94,7 @@ interface SentBatch {
   readonly payload: Buffer;
   readonly checksum: number;
   readonly sealedAt: number;
+  readonly publishedAt: number;
   runs: Run[];
   replies: { readonly ordinal: number; readonly reply: CommandReply }[];
   readonly large: readonly Large[];
@@ -110,6 +113,8 @@ const creditsReserved = 4096;
 interface OpenBatch {
   readonly builder: BatchBuilder;
   runs: Run[];
+  /** When the first of `runs` came. */
+  publishedAt: number;
   replies: SentBatch['replies'];
   large: Large[];
   /** A part of a large body: put into the builder when the batch is sealed, so that a turn copies no more than a few of them. */
@@ -118,6 +123,7 @@ interface OpenBatch {
 const openBatch = (builder: BatchBuilder): OpenBatch => ({
   builder,
   runs: [],
+  publishedAt: 0,
   replies: [],
   large: noLarge,
   part: null,
@@ -213,6 +219,7 @@ export class Pipe {
     const ordinal = builder.addPublish(queues, allFlags, priority, expiration, key, properties, last, lastBytes);
     this.#openBytes += builder.bytes - before;
     if (target !== null) {
+      if (open.runs.length === 0) open.publishedAt = this.#host.now();
       addToRuns(open.runs, target, tag, ordinal);
       if (parts !== null && (flags & PublishFlag.mandatory) !== 0)
         open.large = [...open.large, { ordinal, before: parts.flat() }];
@@ -313,15 +320,17 @@ export class Pipe {
   /** The node's replica applied batch `sequence` of this pipe (and so all before it). */
   applied(sequence: number): void {
     let done = 0;
+    const now = this.#host.now();
     while (done < this.#sent.length && this.#sent[done]!.sequence <= sequence) {
       const batch = this.#sent[done++]!;
       this.#sentBytes -= batch.payload.length;
+      if (batch.runs.length > 0) this.#host.confirming(now - batch.publishedAt);
       finish(batch);
     }
     if (done === 0) return;
     this.#sent.splice(0, done);
     if (this.#handedTo <= sequence) this.#handedTo = sequence + 1;
-    this.#resendAt = this.#host.now() + this.#options.resendMilliseconds;
+    this.#resendAt = now + this.#options.resendMilliseconds;
     this.#fullUntil = 0;
     this.#stalled = false;
     this.#measureCongestion();
@@ -462,8 +471,9 @@ export class Pipe {
     const payload = batch.builder.seal(this.#origin, sequence, this.#host.metadataVersion(), acknowledged);
     const now = this.#host.now();
     if (this.#sent.length === 0) this.#resendAt = now + this.#options.resendMilliseconds;
-    const { runs, replies, large } = batch;
-    this.#sent.push({ sequence, payload, checksum: crc32(payload), sealedAt: now, runs, replies, large, results: [] });
+    const { runs, publishedAt, replies, large } = batch;
+    const checksum = crc32(payload);
+    this.#sent.push({ sequence, payload, checksum, sealedAt: now, publishedAt, runs, replies, large, results: [] });
     this.#sentBytes += payload.length;
     if (this.#open.length > 1) {
       this.#open.shift();

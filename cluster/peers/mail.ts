@@ -131,6 +131,9 @@ export class Mail {
   close(): Promise<void> {
     return this.#transport.close();
   }
+  isolate(on: boolean): void {
+    this.#transport.isolate(on);
+  }
   /** The connection to this node is open. */
   isUp(node: number): boolean {
     return this.#transport.isUp(node);

@@ -23,6 +23,8 @@ export interface PeerContext {
   dialHandshake(address: PeerAddress, lane: Lane): Handshake;
   refused(address: string, reason: string): void;
   flushSoon(lane: OutgoingLane): void;
+  /** Nobody is to be dialled, until `dial` is called. */
+  isIsolated(): boolean;
 }
 
 const lanes: readonly Lane[] = ['control', 'bulk'];
@@ -75,7 +77,7 @@ export class Peer {
   dial(): void {
     this.#redialTimer?.cancel();
     this.#redialTimer = null;
-    if (this.#closed) return;
+    if (this.#closed || this.#context.isIsolated()) return;
     for (const lane of lanes) if (this.#outgoing[lane] === null && this.#attempts[lane] === null) this.#dialLane(lane);
   }
 
@@ -104,6 +106,15 @@ export class Peer {
       this.#outgoing[lane]?.tick();
       this.#incoming[lane]?.tick();
     }
+  }
+
+  /** Ends every lane, open or being dialled: this node is isolated. */
+  drop(): void {
+    this.#redialTimer?.cancel();
+    this.#redialTimer = null;
+    for (const lane of lanes) this.#endAttempt(lane);
+    this.#closeLanes();
+    this.#goDown();
   }
 
   close(): void {
@@ -216,7 +227,7 @@ export class Peer {
 
   /** Plans to dial what is not open. */
   #redial(): void {
-    if (this.#closed || this.#redialTimer !== null) return;
+    if (this.#closed || this.#redialTimer !== null || this.#context.isIsolated()) return;
     if (lanes.every((lane) => this.#outgoing[lane] !== null || this.#attempts[lane] !== null)) return;
     const { clock, random } = this.#context.ports;
     const wait = this.#redialWait;

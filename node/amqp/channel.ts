@@ -22,8 +22,9 @@ import type {
 import { readU32, readU64 } from './bytes.ts';
 import { Confirms } from './confirms.ts';
 import { Content } from './content.ts';
+import type { Counters } from './counters.ts';
 import { DeliveryTags } from './delivery-tags.ts';
-import { FrameType } from './frames.ts';
+import { FrameType, undecodable } from './frames.ts';
 import { type Method, type MethodArguments, type MethodId, methodId, readMethod } from './methods.ts';
 import { directReplyTo, withDeliveryCount } from './properties.ts';
 import { encodeShortString } from './table.ts';
@@ -34,6 +35,7 @@ import type { FrameWriter } from './writer.ts';
 /** What a channel needs of its connection. */
 export interface ChannelHost {
   readonly writer: FrameWriter;
+  readonly counters: Counters;
   readonly user: string;
   readonly messageBytesMax: number;
   readonly consumersPerChannelMax: number;
@@ -74,6 +76,7 @@ export class Channel implements ChannelEvents, TopologyHost {
   readonly number: number;
   readonly #host: ChannelHost;
   readonly #writer: FrameWriter;
+  readonly #counters: Counters;
   readonly #backend: ChannelBackend;
   readonly #content: Content;
   readonly #topology: Topology;
@@ -118,6 +121,7 @@ export class Channel implements ChannelEvents, TopologyHost {
     this.number = number;
     this.#host = host;
     this.#writer = host.writer;
+    this.#counters = host.counters;
     this.#content = new Content(host.user, host.messageBytesMax);
     this.#backend = open(this);
     this.#topology = new Topology(this, this.#backend);
@@ -157,10 +161,12 @@ export class Channel implements ChannelEvents, TopologyHost {
       this.#takeMethod(bytes, start, end);
       return;
     }
+    // Whose content it is, if anybody's.
+    const method = this.#content.isUnfinished ? methodId.basicPublish : 0;
     const error =
       type === FrameType.header ? this.#content.header(bytes, start, end) : this.#content.piece(bytes, start, end);
     if (error !== null) {
-      this.#method = error.scope === 'channel' ? methodId.basicPublish : 0;
+      this.#method = method;
       this.fail(error);
     } else if (this.#content.isComplete) {
       this.#publish();
@@ -171,7 +177,7 @@ export class Channel implements ChannelEvents, TopologyHost {
     const id = end - start < 4 ? 0 : readU32(bytes, start);
     this.#method = id;
     if (this.#content.isUnfinished) {
-      this.#method = 0;
+      this.#method = methodId.basicPublish;
       this.fail(this.#content.unexpectedFrame());
     } else if (id === methodId.basicPublish) {
       const error = this.#content.begin(bytes, start, end);
@@ -181,14 +187,14 @@ export class Channel implements ChannelEvents, TopologyHost {
     } else if (this.#host.isStuffed) {
       this.#wait(FrameType.method, bytes, start, end);
     } else {
-      this.#takeRareMethod(readMethod(bytes, start, end));
+      const method = readMethod(bytes, start, end);
+      if (method === 'malformed') this.fail(undecodable(bytes, start + 4, end));
+      else this.#takeRareMethod(method);
     }
   }
 
-  #takeRareMethod(method: Method | 'unknown' | 'malformed'): void {
+  #takeRareMethod(method: Method | 'unknown'): void {
     if (method === 'unknown') return this.fail(new BrokerError('command-invalid', 'unknown method'));
-    if (method === 'malformed')
-      return this.fail(new BrokerError('syntax-error', 'method arguments are not well formed'));
     this.#flushSettlements();
     if (!this.#dispatch(method)) this.fail(new BrokerError('command-invalid', 'unimplemented method'));
   }
@@ -307,6 +313,8 @@ export class Channel implements ChannelEvents, TopologyHost {
 
   #publish(): void {
     const content = this.#content;
+    this.#counters.publishes++;
+    this.#counters.publishedBytes += content.bodyBytes;
     if (this.#transaction !== null) return this.#hold(this.#transaction);
     const tag = this.#confirms === null ? 0 : this.#confirms.next();
     const result = this.#backend.publish(
@@ -328,7 +336,10 @@ export class Channel implements ChannelEvents, TopologyHost {
       return;
     }
     const { publication, properties, body, bodyBytes } = this.#content;
-    if (publication!.mandatory) this.#writer.returned(this.number, publication!.key, properties, body, bodyBytes);
+    if (publication!.mandatory) {
+      this.#counters.returned++;
+      this.#writer.returned(this.number, publication!.key, properties, body, bodyBytes);
+    }
     if (tag > 0) this.confirmed(tag, tag, true);
   }
 
@@ -362,6 +373,7 @@ export class Channel implements ChannelEvents, TopologyHost {
     const settlements: HeldSettlement[] = [];
     for (const [tag, settlement] of settled) {
       if (!this.#tags.take(tag)) throw new Error(`delivery ${tag} was settled twice`);
+      this.#counters.settled[settlement]++;
       addTo(settlements, settlement, this.#tags.takenConsumer, this.#tags.takenOrdinal);
     }
     const done = this.ask<void>(() => this.send({ kind: 'tx.commit-ok' }));
@@ -384,6 +396,7 @@ export class Channel implements ChannelEvents, TopologyHost {
     if (this.#life !== 'open') return;
     const { payload, keyStart, propertiesStart, bodyStart, bodyEnd, before } = message;
     const body = [...before, payload.subarray(bodyStart, bodyEnd)];
+    this.#counters.returned++;
     this.#writer.returned(
       this.number,
       payload.subarray(keyStart, propertiesStart),
@@ -402,6 +415,8 @@ export class Channel implements ChannelEvents, TopologyHost {
     if (this.#life !== 'open') return;
     if (this.#confirms === null) throw new Error('a confirm for a channel that asked for none');
     this.#confirms.settle(first, last, ok);
+    if (ok) this.#counters.confirmed += last - first + 1;
+    else this.#counters.refused += last - first + 1;
     if (this.#confirmsAnnounced) return;
     this.#confirmsAnnounced = true;
     this.#host.confirmsPending(this);
@@ -450,6 +465,8 @@ export class Channel implements ChannelEvents, TopologyHost {
       this.#tags.add(tag, consumer, leaseOrdinal, false);
       if (this.#isWindowFull) this.#windowWasFull = true;
     }
+    this.#counters.deliveries++;
+    if (redelivered) this.#counters.redeliveries++;
     this.#writer.deliver(
       this.number,
       to.tagBytes,
@@ -562,6 +579,8 @@ export class Channel implements ChannelEvents, TopologyHost {
   #got(got: Got, noAck: boolean): void {
     const tag = this.#nextDeliveryTag++;
     if (!noAck) this.#tags.add(tag, got.consumer, got.leaseOrdinal, true);
+    this.#counters.deliveries++;
+    if (got.redelivered) this.#counters.redeliveries++;
     const properties = got.deliveryCount > 0 ? countedProperties(got.message, got.deliveryCount) : null;
     this.#writer.getOk(this.number, tag, got.redelivered, got.remaining, got.message, properties);
   }
@@ -634,6 +653,7 @@ export class Channel implements ChannelEvents, TopologyHost {
     const count = this.#settleCount;
     if (count === 0) return;
     this.#settleCount = 0;
+    this.#counters.settled[this.#settlement] += count;
     this.#backend.settle(this.#settlement, this.#settleConsumer, this.#settleFirst, count);
   }
 

@@ -13,6 +13,7 @@ import { BrokerError } from '../errors.ts';
 import type { AmqpBackend, ConnectionBackend, ConnectionEvents } from './backend.ts';
 import { readU32 } from './bytes.ts';
 import { Channel, type ChannelHost } from './channel.ts';
+import type { Counters } from './counters.ts';
 import { isMechanism, mechanisms, readCredentials } from './credentials.ts';
 import {
   describePayload,
@@ -22,6 +23,7 @@ import {
   frameBytesMin,
   frameOverheadBytes,
   protocolHeader,
+  undecodable,
 } from './frames.ts';
 import { idOf, type Method, type MethodArguments, type MethodId, methodId, readMethod } from './methods.ts';
 import type { AmqpOptions } from './options.ts';
@@ -35,6 +37,7 @@ export type PauseReason = 'broker' | 'backlog' | 'replies';
 /** What a connection needs of its session. */
 export interface ConnectionHost {
   readonly remoteAddress: string;
+  readonly counters: Counters;
   readonly isStuffed: boolean;
   /** Something is to be written at the end of the turn. */
   wake(): void;
@@ -97,6 +100,12 @@ export class AmqpConnection implements FrameSink, ChannelHost, ConnectionEvents 
   }
   get isStuffed(): boolean {
     return this.#host.isStuffed;
+  }
+  get counters(): Counters {
+    return this.#host.counters;
+  }
+  get channelCount(): number {
+    return this.#channels.size;
   }
   get messageBytesMax(): number {
     return this.#options.messageBytesMax;
@@ -193,8 +202,7 @@ export class AmqpConnection implements FrameSink, ChannelHost, ConnectionEvents 
     const method = readMethod(bytes, start, end);
     const id = end - start < 4 ? 0 : readU32(bytes, start);
     if (method === 'unknown') return this.fail(new BrokerError('command-invalid', 'unknown method'), id);
-    if (method === 'malformed')
-      return this.fail(new BrokerError('syntax-error', 'method arguments are not well formed'), id);
+    if (method === 'malformed') return this.fail(undecodable(bytes, start + 4, end), id);
     if (method.kind === 'connection.close') return this.#closedByClient();
     if (this.#life === 'start' && method.kind === 'connection.start-ok') this.#startOk(method);
     else if (this.#life === 'tune' && method.kind === 'connection.tune-ok') this.#tuneOk(method);

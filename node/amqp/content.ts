@@ -8,6 +8,7 @@
 import { BrokerError } from '../errors.ts';
 import type { ArgumentValue, Publication, Traits } from './backend.ts';
 import { ByteReader, copyBytes, readU16, readU64, sameBytes } from './bytes.ts';
+import { undecodable } from './frames.ts';
 import {
   contentHeaderFixedBytes,
   directReplyTo,
@@ -346,7 +347,7 @@ function readPublication(payload: Buffer): Known | BrokerError {
   const exchange = reader.shortString();
   const routingKey = reader.shortString();
   const bits = reader.u8();
-  if (!reader.isDone) return new BrokerError('syntax-error', 'arguments of basic.publish are not well formed');
+  if (!reader.isDone) return undecodable(payload, 4, payload.length);
   if ((bits & 2) !== 0) return new BrokerError('not-implemented', 'immediate=true');
   const key = payload.subarray(6, payload.length - 1);
   return { payload, publication: { exchange, routingKey, key, mandatory: (bits & 1) !== 0, route: null } };

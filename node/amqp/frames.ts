@@ -137,7 +137,7 @@ export class FrameReader {
   #deliver(bytes: Buffer, at: number, total: number): void {
     const end = at + total - 1;
     if (bytes[end] !== frameEnd) {
-      this.#break(bytes, at, end, `missing frame end marker, got ${bytes[end]}`);
+      this.#break(bytes, at, end, `{invalid_frame_end_marker,${bytes[end]}}`);
       return;
     }
     this.#sink.frame(bytes[at]!, (bytes[at + 1]! << 8) | bytes[at + 2]!, bytes, at + frameHeadBytes, end);
@@ -174,6 +174,12 @@ export class FrameReader {
     this.#heldBytes = needed;
     return end;
   }
+}
+
+/** A method whose arguments, in bytes[start, end), make no sense. */
+export function undecodable(bytes: Buffer, start: number, end: number): BrokerError {
+  const shown = [...bytes.subarray(start, Math.min(end, start + 16))].join(',');
+  return new BrokerError('frame-error', `cannot decode <<${shown}${end - start > 16 ? ',...' : ''}>>`);
 }
 
 /** The beginning of a payload for an error text. */

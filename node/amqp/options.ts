@@ -40,8 +40,8 @@ export const defaultAmqpOptions: AmqpOptions = {
   closeMilliseconds: 3_000,
   handshakeFrameMax: 8192,
   preAuthBytesMax: 64 * 1024,
-  messageBytesMax: 16 * 1024 * 1024,
-  assemblyBytesMax: 64 * 1024 * 1024,
+  messageBytesMax: 128 * 1024 * 1024,
+  assemblyBytesMax: 256 * 1024 * 1024,
   socketBufferBytesMax: 1024 * 1024,
   channelBacklogBytesMax: 1024 * 1024,
   consumersPerChannelMax: 65_535,
@@ -55,8 +55,8 @@ export const defaultAmqpOptions: AmqpOptions = {
 /** The defaults where nothing else is said. */
 export function withDefaults(options: Partial<AmqpOptions>): AmqpOptions {
   const merged = { ...defaultAmqpOptions, ...options };
-  // One whole message must fit, however large messages may be.
-  const assemblyBytesMax = options.assemblyBytesMax ?? Math.max(merged.assemblyBytesMax, merged.messageBytesMax);
+  // Whole messages must fit, however large they may be.
+  const assemblyBytesMax = options.assemblyBytesMax ?? Math.max(merged.assemblyBytesMax, 2 * merged.messageBytesMax);
   return { ...merged, assemblyBytesMax };
 }
 

@@ -5,19 +5,33 @@
 import type { Address, Clock, Net, Random, Connection as Socket } from '../../cluster/index.ts';
 import { BrokerError, isMissingAddress } from '../errors.ts';
 import type { AmqpBackend } from './backend.ts';
+import { Counters } from './counters.ts';
 import { type AmqpOptions, checkAmqpOptions, withDefaults } from './options.ts';
 import { type AmqpLog, Session, type SessionHost } from './session.ts';
 
 export { type AmqpOptions, defaultAmqpOptions } from './options.ts';
 export type { AmqpLog } from './session.ts';
 
+export interface AmqpMeasures {
+  readonly connections: number;
+  readonly channels: number;
+  /** Connections whose publishes have to wait. */
+  readonly held: number;
+  readonly counters: Counters;
+}
+
 export interface AmqpServer {
-  /** Listens on all addresses, or on those of them that this machine has; resolves with the ports. A busy port makes the whole fail. */
-  listen(addresses: readonly Address[]): Promise<number[]>;
+  /**
+   * Listens on all addresses, or on those of them that this machine has; resolves with the ports. A busy port makes the whole fail.
+   * May be called again for others, with another net: one that speaks TLS.
+   */
+  listen(addresses: readonly Address[], net?: Net): Promise<number[]>;
   stopAccepting(): Promise<void>;
   /** Stops accepting, asks every client to go (320), and ends what is left after `closeMilliseconds`. */
   close(): Promise<void>;
   readonly connectionCount: number;
+  /** Looks at every session. */
+  measures(): AmqpMeasures;
 }
 
 export interface AmqpPorts {
@@ -33,6 +47,7 @@ class Server implements AmqpServer, SessionHost {
   readonly clock: Clock;
   readonly backend: AmqpBackend;
   readonly log: AmqpLog;
+  readonly counters = new Counters();
   readonly #net: Net;
   readonly #random: Random;
   #listeners: Listener[] = [];
@@ -53,11 +68,23 @@ class Server implements AmqpServer, SessionHost {
     return this.#sessions.size;
   }
 
-  async listen(addresses: readonly Address[]): Promise<number[]> {
+  measures(): AmqpMeasures {
+    let [channels, held] = [0, 0];
+    for (const session of this.#sessions) {
+      channels += session.channelCount;
+      if (session.isHeld) held++;
+    }
+    return { connections: this.#sessions.size, channels, held, counters: this.counters };
+  }
+
+  async listen(addresses: readonly Address[], net = this.#net): Promise<number[]> {
     let missing: unknown = null;
+    const listeners: Listener[] = [];
     for (const address of addresses) {
       try {
-        this.#listeners.push(await this.#net.listen(address, (socket) => this.#accept(socket)));
+        const listener = await net.listen(address, (socket) => this.#accept(socket));
+        listeners.push(listener);
+        this.#listeners.push(listener);
       } catch (error) {
         missing = error;
         if (isMissingAddress(error)) continue;
@@ -65,12 +92,13 @@ class Server implements AmqpServer, SessionHost {
         throw error;
       }
     }
-    if (this.#listeners.length === 0 && missing !== null) throw missing;
-    return this.#listeners.map((listener) => listener.port);
+    if (listeners.length === 0 && missing !== null) throw missing;
+    return listeners.map((listener) => listener.port);
   }
 
   #accept(socket: Socket): void {
     if (this.#isClosing || this.#sessions.size >= this.options.connectionsMax) {
+      this.counters.connectionsRefused++;
       socket.close();
       return;
     }

@@ -8,6 +8,7 @@ import type { Clock, Connection as Socket, Timer } from '../../cluster/index.ts'
 import type { BrokerError } from '../errors.ts';
 import type { AmqpBackend } from './backend.ts';
 import { AmqpConnection, type ConnectionHost, type ConnectionLife, type PauseReason } from './connection.ts';
+import type { Counters } from './counters.ts';
 import type { AmqpOptions } from './options.ts';
 
 export interface AmqpLog {
@@ -22,6 +23,7 @@ export interface SessionHost {
   readonly clock: Clock;
   readonly backend: AmqpBackend;
   readonly log: AmqpLog;
+  readonly counters: Counters;
   makeName(): string;
   ended(session: Session): void;
 }
@@ -67,6 +69,16 @@ export class Session implements ConnectionHost {
   get life(): ConnectionLife {
     return this.#connection.life;
   }
+  get counters(): Counters {
+    return this.#host.counters;
+  }
+  get channelCount(): number {
+    return this.#connection.channelCount;
+  }
+  /** What it publishes has to wait. */
+  get isHeld(): boolean {
+    return this.#paused.has('broker');
+  }
 
   /** Asks the client to go: connection.close, then the end within `closeMilliseconds`. */
   close(error: BrokerError): void {
@@ -85,6 +97,7 @@ export class Session implements ConnectionHost {
 
   #received(chunk: Buffer): void {
     this.#hasReceived = true;
+    this.#host.counters.receivedBytes += chunk.length;
     this.#connection.push(chunk);
   }
 
@@ -125,6 +138,7 @@ export class Session implements ConnectionHost {
       if (!writer.hasRoom) this.#wasFull = true;
       const replyBytes = writer.bytes - writer.deliveryBytes;
       this.#hasSent = true;
+      this.#host.counters.sentBytes += writer.bytes;
       const drained = this.#socket.write(writer.take());
       this.#replyBytes = drained ? 0 : this.#replyBytes + replyBytes;
       // Only after a false answer the socket tells when it has drained.
@@ -184,7 +198,9 @@ export class Session implements ConnectionHost {
   // ---- the end
 
   lifeChanged(life: ConnectionLife, error: BrokerError | null): void {
-    const { log } = this.#host;
+    const { log, counters } = this.#host;
+    if (life === 'running') counters.connectionsOpened++;
+    if (error?.code === 'login-refused') counters.loginsRefused++;
     if (error !== null)
       log.info({ remoteAddress: this.remoteAddress, code: error.code, error: error.message }, 'connection closes');
     switch (life) {

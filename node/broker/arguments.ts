@@ -2,7 +2,7 @@
 //
 // Arguments that nobody knows are kept and mean nothing.
 
-import type { Arguments, ArgumentValue } from '../../cluster/index.ts';
+import type { Arguments, ArgumentValue, Difference } from '../../cluster/index.ts';
 import type { QueueDeclaration } from '../amqp/backend.ts';
 import { BrokerError } from '../errors.ts';
 
@@ -62,6 +62,7 @@ const checks: ReadonlyMap<string, Check> = new Map<string, Check>([
   ['x-queue-mode', oneOf(['default', 'lazy'], () => 'invalid_queue_mode')],
   ['x-single-active-consumer', flag],
   ['x-delivery-limit', count],
+  ['x-consumer-timeout', count],
   ['x-quorum-initial-group-size', size],
   ['x-queue-type', oneOf(['classic', 'quorum'], (type) => `"unsupported queue type '${type}'"`)],
 ]);
@@ -79,6 +80,15 @@ export function invalidArgument(vhost: string, name: string, table: Arguments): 
       return new BrokerError('precondition-failed', `invalid arg '${argument}' for ${what}: ${problem}`);
   }
   return null;
+}
+
+/** Means nothing here, but has to be the same when a queue is declared again, as in RabbitMQ. The machine compares those that it acts on. */
+const comparedHere = 'x-consumer-timeout';
+
+/** How a declaration differs from the queue that is there, in what only matters to clients; or null. */
+export function differenceHere(existing: Arguments, wanted: Arguments): Difference | null {
+  const [is, asked] = [existing[comparedHere], wanted[comparedHere]];
+  return JSON.stringify(is) === JSON.stringify(asked) ? null : { name: comparedHere, existing: is, wanted: asked };
 }
 
 /** An argument that is to name an exchange, and does not; or null. */

@@ -50,6 +50,8 @@ export class Broker implements AmqpBackend, Feed {
   readonly clock: Clock;
   readonly random: Random;
   readonly consumers = new Map<number, Consumer>();
+  /** Publishes that found no queue, by what this node knew. */
+  unroutable = 0;
   readonly #connections = new Set<BrokerConnection>();
   /** Closed, with publishes that still wait for the metadata. */
   readonly #lingering = new Set<BrokerConnection>();
@@ -168,6 +170,13 @@ export class Broker implements AmqpBackend, Feed {
       connection.abandon();
       connection.events.shutdown(error);
     }
+  }
+
+  /** Those that clients know of. */
+  get consumerCount(): number {
+    let count = 0;
+    for (const { getter, cancelling } of this.consumers.values()) if (!getter && !cancelling) count++;
+    return count;
   }
 
   // -- for channels ---------------------------------------------------------------------------------------------------------------

@@ -154,7 +154,10 @@ export class BrokerChannel implements ChannelBackend {
     const route = this.route(publication, properties, traits);
     if (route instanceof BrokerError) return route;
     const { shards } = route;
-    if (shards.length === 0) return 'unroutable';
+    if (shards.length === 0) {
+      this.broker.unroutable++;
+      return 'unroutable';
+    }
     this.connection.pauseIfCongested();
     const target = shards.length === 1 ? this.#confirms.one : this.#confirms.several(confirmTag, shards.length);
     // Without confirms only a mandatory message has somebody to tell.

@@ -13,7 +13,7 @@ import {
 } from '../../cluster/index.ts';
 import type { Binding, ExchangeDeclaration, QueueDeclaration, QueueState, Reply } from '../amqp/backend.ts';
 import { BrokerError } from '../errors.ts';
-import { invalidArgument, invalidMatch, invalidProperty, notExchange } from './arguments.ts';
+import { differenceHere, invalidArgument, invalidMatch, invalidProperty, notExchange } from './arguments.ts';
 import type { BrokerConnection } from './broker.ts';
 import { checkReplyName, isReplyName } from './replies.ts';
 
@@ -82,7 +82,7 @@ function answerDeclared(
 ) {
   if (isForeign(connection, queue) || wanted.exclusive !== (queue.exclusive !== null))
     return fail(reply, locked(queue));
-  const difference = queueDifference(queue, wanted);
+  const difference = queueDifference(queue, wanted) ?? differenceHere(queue.arguments, wanted.arguments);
   if (difference === null) return answerState(connection, queue, reply);
   const { vhost, name } = queue;
   fail(reply, inequivalent(difference, `queue '${name}' in vhost '${vhost}'`));
@@ -99,8 +99,11 @@ function inequivalent({ name, existing, wanted }: Difference, what: string): Bro
   );
 }
 
-export function declareQueue(connection: BrokerConnection, wanted: QueueDeclaration, reply: Reply<QueueState>): void {
+export function declareQueue(connection: BrokerConnection, asked: QueueDeclaration, reply: Reply<QueueState>): void {
   const { cluster, random } = connection.broker;
+  // An exclusive queue goes with its connection: whether it was to be durable is no difference.
+  const durable = asked.durable && !asked.exclusive;
+  const wanted = { ...asked, durable };
   const { vhost } = connection;
   if (isReplyName(wanted.name)) return checkReplyName(connection, wanted.name, reply);
   const name = wanted.name === '' ? `amq.gen-${random.bytes(16).toString('base64url')}` : wanted.name;
@@ -112,7 +115,7 @@ export function declareQueue(connection: BrokerConnection, wanted: QueueDeclarat
   if (invalid !== null) return fail(reply, invalid);
   const exclusive = wanted.exclusive ? connection.id : null;
   if (wanted.exclusive) connection.ownsQueues = true;
-  const { durable, autoDelete, arguments: args } = wanted;
+  const { autoDelete, arguments: args } = wanted;
   const home = { node: cluster.node, incarnation: cluster.incarnation };
   cluster.changeMetadata(
     {
@@ -166,7 +169,7 @@ export function deleteQueue(
     if (result.code === ResultCode.inUse)
       return fail(reply, new BrokerError('precondition-failed', `queue '${name}' in vhost '${vhost}' in use`));
     if (result.code === ResultCode.notEmpty)
-      return fail(reply, new BrokerError('precondition-failed', `queue '${name}' in vhost '${vhost}' is not empty`));
+      return fail(reply, new BrokerError('precondition-failed', `queue '${name}' in vhost '${vhost}' not empty`));
     cluster.changeMetadata({ kind: 'deleteQueue', uid: queue.uid }, (deleted) => {
       if (deleted === null) fail(reply, metadataUnavailable());
       else reply({ ok: true, value: { messages: result.value } });

@@ -39,6 +39,7 @@ export function commit(
   for (const shard of shares.keys())
     if (cluster.pipe(shard).isStalled) return reply({ ok: false, error: metadataUnavailable() });
   channel.connection.pauseIfCongested();
+  channel.broker.unroutable += unroutable.length;
   for (const { publication, properties, body } of unroutable)
     if (publication.mandatory) channel.returnUnroutable(publication, properties, body);
   send(channel, events, shares, reply);

@@ -1,11 +1,14 @@
-// The HTTP port of a node, in JSON: GET /health, GET /cluster, POST /groups/<number>/rebuild, POST /cluster/nodes/<number>/leave.
+// The HTTP port of a node, in JSON: GET /health, GET /cluster, POST /groups/<number>/rebuild, POST /cluster/nodes/<number>/leave. And GET
+// /metrics, in the text format of Prometheus.
 // State: its listeners, one per address.
 // Reads the status when asked and keeps nothing. Takes no bodies; a request that brings one is answered and its connection closed. What
 // changes something is refused to web pages: a browser says where its page is from, and a page of elsewhere may send to this port too.
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { isMissingAddress } from '../errors.ts';
+import type { Measures } from '../measures.ts';
 import { type Health, healthOf, type Phase, rebuildCommand, type StatusView } from '../status.ts';
+import { metricsType, renderMetrics } from './metrics.ts';
 
 export interface HttpOptions {
   readonly hosts: readonly string[];
@@ -18,6 +21,8 @@ export interface HttpSources {
   phase(): Phase;
   /** Null while there is no cluster yet. */
   status(): StatusView | null;
+  /** Null while the process has not come so far. */
+  measures(): Measures | null;
   /** What the forming of the cluster waits for, or null. */
   formingWith(): string | null;
   /** Builds this node's replica of a group anew. Null: it has begun; else why not. */
@@ -96,11 +101,16 @@ function answer(request: IncomingMessage, response: ServerResponse, sources: Htt
     } else if (leave !== null) {
       const node = Number(leave[1]);
       change(request, response, sources, () => sources.leave(node), { node, status: 'leaving' });
-    } else if (path !== '/health' && path !== '/cluster') {
-      reply(response, 404, { error: 'not-found', paths: ['/health', '/cluster'] });
+    } else if (!readPaths.includes(path)) {
+      reply(response, 404, { error: 'not-found', paths: readPaths });
     } else if (request.method !== 'GET' && request.method !== 'HEAD') {
       response.setHeader('allow', 'GET, HEAD');
       reply(response, 405, { error: 'method-not-allowed' });
+    } else if (path === '/metrics') {
+      const measures = sources.measures();
+      const { status } = healthOf(sources.phase(), sources.status(), sources.formingWith());
+      if (measures === null) reply(response, 503, { error: 'starting' });
+      else replyWith(response, 200, metricsType, renderMetrics(measures, status === 'ok'));
     } else if (path === '/health') {
       const health: Health = healthOf(sources.phase(), sources.status(), sources.formingWith(), addressOf(request));
       reply(response, health.status === 'ok' ? 200 : 503, health);
@@ -114,6 +124,7 @@ function answer(request: IncomingMessage, response: ServerResponse, sources: Htt
   }
 }
 
+const readPaths = ['/health', '/cluster', '/metrics'];
 const rebuildPath = /^\/groups\/([0-9]{1,10})\/rebuild$/;
 const leavePath = /^\/cluster\/nodes\/([0-9]{1,10})\/leave$/;
 
@@ -158,12 +169,12 @@ function withCommands(status: StatusView, http: string): StatusView {
 }
 
 function reply(response: ServerResponse, code: number, value: unknown): void {
-  const text = Buffer.from(`${JSON.stringify(value)}\n`);
-  response.writeHead(code, {
-    'content-type': 'application/json',
-    'content-length': text.length,
-    'cache-control': 'no-store',
-  });
+  replyWith(response, code, 'application/json', `${JSON.stringify(value)}\n`);
+}
+
+function replyWith(response: ServerResponse, code: number, type: string, text: string): void {
+  const bytes = Buffer.from(text);
+  response.writeHead(code, { 'content-type': type, 'content-length': bytes.length, 'cache-control': 'no-store' });
   // For HEAD Node leaves the body out.
-  response.end(text);
+  response.end(bytes);
 }

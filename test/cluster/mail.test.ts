@@ -36,6 +36,7 @@ function setting() {
     isUp: (node) => up.has(node),
     incarnationOf: () => 1,
     setPeers: () => {},
+    isolate: () => {},
     close: async () => {},
   };
   /** Nodes that have left the cluster. */

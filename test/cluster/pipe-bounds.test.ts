@@ -12,6 +12,7 @@ function started() {
     dirty: () => {},
     metadataVersion: () => 5,
     send: (_group, payload) => payloads.push(payload) > 0,
+    confirming: () => {},
     congestion: () => {},
     refused: () => {},
   });

@@ -28,6 +28,7 @@ function harness(options: Partial<PipeOptions> = {}) {
     now: 0,
     accepts: true,
     congestions: 0,
+    confirmTimes: [] as number[],
     refusals: 0,
     sent: [] as number[],
     payloads: [] as Buffer[],
@@ -53,6 +54,7 @@ function harness(options: Partial<PipeOptions> = {}) {
         if (state.accepts) state.onSend();
         return state.accepts;
       },
+      confirming: (milliseconds) => void state.confirmTimes.push(milliseconds),
       congestion: () => state.congestions++,
       refused: () => state.refusals++,
     },
@@ -74,6 +76,26 @@ describe('pipe', () => {
     pipe.applied(1);
     expect(told).toEqual(['ok 1-5']);
     expect(pipe.unappliedBytes).toBe(0);
+  });
+
+  test('what is confirmed was waited for since the first publish of its batch; nobody waits for what nobody is told of', () => {
+    const { pipe, state, publish } = harness();
+    for (const tag of [1, 2]) {
+      publish(tag);
+      state.now += 10;
+    }
+    pipe.flush();
+    publish(3, null);
+    pipe.settle(SettleOperation.accept, 0, 1, 1, 1);
+    pipe.flush();
+    state.now = 50;
+    pipe.applied(2);
+    expect(state.confirmTimes).toEqual([50]);
+    publish(4);
+    pipe.flush();
+    state.now = 100;
+    pipe.applied(3);
+    expect(state.confirmTimes).toEqual([50, 50]);
   });
 
   test('whoever is told "unknown" because the incarnation ended and asks again at once is heard under the next one', () => {

@@ -126,6 +126,53 @@ describe('transport: connections', () => {
     expect([transport.incarnationOf(9), transport.bufferedBytes(9, 'bulk')]).toEqual([0, 0]);
   });
 
+  it('is alone while it is isolated, whoever dials whom, and finds everybody again', async () => {
+    const { start, clock } = simulate([1, 2, 3]);
+    const members = [await start(1), await start(2), await start(3)];
+    clock.advance(500);
+    const [a, b, c] = members as [Member, Member, Member];
+    for (const { news } of members) news.length = 0;
+    a.transport.isolate(true);
+    a.transport.isolate(true);
+    expect([...a.news].sort()).toEqual(['down 2', 'down 3']);
+    expect(a.transport.send(2, 'bulk', 1, [Buffer.from('lost')])).toBe(false);
+    clock.advance(5_000);
+    // A peer that is new meanwhile is not dialled either.
+    a.transport.setPeers([]);
+    a.transport.setPeers(optionsOf(1, [1, 2, 3], (peer) => 7000 + peer).peers);
+    clock.advance(5_000);
+    expect(members.map(({ news }) => news.filter((line) => line.startsWith('up')))).toEqual([[], [], []]);
+    expect([b.news, c.news]).toEqual([['down 1'], ['down 1']]);
+    expect([b.transport.isUp(3), c.transport.isUp(2)]).toEqual([true, true]);
+    a.transport.isolate(false);
+    clock.advance(2_000);
+    expect(
+      members.map(({ transport }, at) => [1, 2, 3].filter((n) => n !== at + 1).every((n) => transport.isUp(n))),
+    ).toEqual([true, true, true]);
+    expect(a.transport.send(2, 'bulk', 1, [Buffer.from('again')])).toBe(true);
+    clock.advance(100);
+    expect(bodies(b.frames)).toEqual(['again']);
+    expect(members.map(({ refusals }) => refusals)).toEqual([[], [], []]);
+  });
+
+  it('may be isolated before it starts, and closed while it is', async () => {
+    const world = simulate([1, 2]);
+    const b = await world.start(2);
+    const net = world.network.endpoint('node1');
+    const a = create(
+      { net, clock: world.clock, random: world.random },
+      optionsOf(1, [1, 2], (peer) => 7000 + peer),
+    );
+    a.transport.isolate(true);
+    await a.transport.start();
+    world.clock.advance(3_000);
+    expect([a.news, b.news]).toEqual([[], []]);
+    await a.transport.close();
+    a.transport.isolate(false);
+    world.clock.advance(3_000);
+    expect([a.news, b.news]).toEqual([[], []]);
+  });
+
   it('passes on why it could not listen', async () => {
     const { start } = simulate([1, 2]);
     await start(1);

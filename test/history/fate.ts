@@ -171,7 +171,7 @@ function firstBehind<T extends { readonly place: number }>(rows: readonly T[], p
   return rows[low];
 }
 
-/** What was in a queue before it was deleted, or purged before anybody consumed from it, never comes again. */
+/** What was in a queue before it was deleted, or purged with nobody else there who could have it, never comes again. */
 function checkReturnFromTheDead({ queue, message, isDeadLetter, deliveries }: Copy, lives: Lives, report: ReportFault) {
   const life = lives.queues.get(queue);
   if (life === undefined || isDeadLetter || message.open > 0) return;
@@ -190,6 +190,21 @@ function checkReturnFromTheDead({ queue, message, isDeadLetter, deliveries }: Co
     report('back', deliveries[0]!.place, message.id, `came out of ${queue} after it had been purged`);
     return;
   }
+  const late = deliveries.find((delivery, i) => i > 0 && wasPurgedBetween(deliveries[i - 1]!, delivery, life));
+  if (late !== undefined && message.attempts === 1)
+    report('back', late.place, message.id, `came out of ${queue} though it had been given back and then purged`);
+}
+
+/** Given back, and purged on the same channel behind that, before the next one asked for it, while nobody could have it unseen. */
+function wasPurgedBetween(before: SeenDelivery, after: SeenDelivery, { purges, consumers }: QueueLife): boolean {
+  if (before.settlement !== 'requeue' && before.settlement !== 'reject') return false;
+  return purges.some(
+    ({ from, to, channel }) =>
+      channel === before.channel &&
+      from > before.settled &&
+      to < after.asked &&
+      !consumers.some(({ begin, over }) => begin < to && over > before.settled),
+  );
 }
 
 /** A purge takes as many messages as it tells: no more of what was confirmed may be missing. */

@@ -15,6 +15,8 @@ interface Chance {
   /** `never`: it was not answered. */
   readonly to: number;
   readonly messages: number | null;
+  /** On which it was asked for. */
+  readonly channel: string;
 }
 
 export interface QueueLife {
@@ -202,11 +204,11 @@ function readQueues(
 ) {
   const queues = new Map<string, QueueLife>();
   const bindings = new Map<string, { makings: Chance[]; endings: Chance[]; queue: string }>();
-  for (const { operation, place, answer, answered } of invocations) {
+  for (const { operation, place, answer, answered, channel } of invocations) {
     if (answer === 'refused' || answer === 'missing') continue;
     const answerEvent = answered === never ? undefined : events[answered];
     const messages = answerEvent?.kind === 'answer' ? answerEvent.messages : null;
-    const chance: Chance = { from: place, to: answered, messages };
+    const chance: Chance = { from: place, to: answered, messages, channel };
     switch (operation.kind) {
       case 'declare': {
         const queue = queueOf(queues, operation.queue, operation);

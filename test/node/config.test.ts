@@ -110,6 +110,17 @@ describe('settings', () => {
     expect(settings['log.level']).toBe('debug');
   });
 
+  it('make room for unfinished messages as messages may be larger, unless that was said, and is enough', () => {
+    const assembly = (flags: string[]) => good({ flags }).settings['amqp.assembly.bytes.max'];
+    const MiB = 2 ** 20;
+    expect(assembly([])).toBe(256 * MiB);
+    expect(assembly(['--amqp.message.bytes.max', '500MiB'])).toBe(1000 * MiB);
+    expect(assembly(['--amqp.message.bytes.max', '1MiB', '--amqp.assembly.bytes.max', '3MiB'])).toBe(3 * MiB);
+    expect(error({ flags: ['--amqp.message.bytes.max', '5MiB', '--amqp.assembly.bytes.max', '3MiB'] })).toBe(
+      'amqp.message.bytes.max = "5MiB" (flag --amqp.message.bytes.max): must be at most amqp.assembly.bytes.max, which is 3MiB',
+    );
+  });
+
   it('take sizes with suffixes, and passwords with any sign', () => {
     const { settings } = good({
       file: 'log.cache.bytes = 2 GiB\nlog.file.bytes = 1048576\ndefault.password = a=b # c',

@@ -4,6 +4,7 @@ import { createServer, type Server } from 'node:http';
 import { connect } from 'node:net';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { type HttpServer, startHttpServer } from '../../node/http/server.ts';
+import { type Measures, ProcessWatch } from '../../node/measures.ts';
 import { parseRebuildFlags, rebuildGroup } from '../../node/rebuild-command.ts';
 import { healthOf, type Phase, reasonsMax, type StatusView } from '../../node/status.ts';
 import { freeHttpPort } from './ports.ts';
@@ -81,10 +82,14 @@ describe('the HTTP port', () => {
     return node === 1 ? 'it is the last node' : null;
   };
 
-  async function start(status: () => StatusView | null, hosts = ['127.0.0.1']): Promise<string> {
+  async function start(
+    status: () => StatusView | null,
+    hosts = ['127.0.0.1'],
+    measures: () => Measures | null = () => null,
+  ): Promise<string> {
     const port = await freeHttpPort();
     const phase = () => 'running' as const;
-    const sources = { phase, status, formingWith: () => null, rebuild, leave, failed: () => {} };
+    const sources = { phase, status, measures, formingWith: () => null, rebuild, leave, failed: () => {} };
     server = await startHttpServer({ hosts, port, connectionsMax: 10 }, sources);
     return `http://127.0.0.1:${port}`;
   }
@@ -100,6 +105,30 @@ describe('the HTTP port', () => {
     status = null;
     expect((await fetch(`${url}/health`)).status).toBe(503);
     expect((await fetch(`${url}/cluster`)).status).toBe(503);
+  });
+
+  it('answers /metrics as text, from the beginning on', async () => {
+    const watch = new ProcessWatch();
+    let measures: Measures | null = null;
+    const url = await start(
+      () => null,
+      ['127.0.0.1'],
+      () => measures,
+    );
+    expect((await fetch(`${url}/metrics`)).status).toBe(503);
+    measures = { process: watch.read(), cluster: null, clients: null };
+    watch.stop();
+    const answer = await fetch(`${url}/metrics`);
+    expect([answer.status, answer.headers.get('content-type')]).toEqual([
+      200,
+      'text/plain; version=0.0.4; charset=utf-8',
+    ]);
+    const text = await answer.text();
+    expect(text).toContain('\nwarren_healthy 0\n');
+    expect(Number(answer.headers.get('content-length'))).toBe(Buffer.byteLength(text));
+    const head = await fetch(`${url}/metrics`, { method: 'HEAD' });
+    expect([head.status, await head.text()]).toEqual([200, '']);
+    expect((await fetch(`${url}/metrics`, { method: 'POST' })).status).toBe(405);
   });
 
   it('lets a node leave when it is asked to, and says why not', async () => {
@@ -203,6 +232,7 @@ describe('the HTTP port', () => {
     const sources = {
       phase: () => 'running' as const,
       status: () => fine,
+      measures: () => null,
       formingWith: () => null,
       rebuild,
       leave,

@@ -8,6 +8,7 @@ import type { NodeConfig } from '../../node/config.ts';
 import { readConfig } from '../../node/config-sources.ts';
 import { openDataFolder } from '../../node/data-folder.ts';
 import { createLog } from '../../node/log.ts';
+import { readOrder } from '../../node/orders.ts';
 import { createNodeServer, type NodeParts, type NodeServer } from '../../node/server.ts';
 import { freeBasePort } from './ports.ts';
 
@@ -43,6 +44,7 @@ function fakeParts(overrides: Partial<NodeParts> = {}): NodeParts {
   return {
     status,
     formingWith: overrides.formingWith ?? (() => null),
+    isolate: (on: boolean) => calls.push(`isolate ${on}`),
     stopForming: () => {},
     ...parts,
   } as unknown as NodeParts;
@@ -104,6 +106,27 @@ describe('a node', () => {
     expect(await health(config)).toEqual([503, ['missing: n2']]);
     expect(await server.stop()).toBe(true);
     expect(calls).toEqual(['form']);
+  });
+
+  it('is cut off when its launcher says so, once there is something to cut off', async () => {
+    const { server } = await node();
+    server.isolate(true);
+    await server.start();
+    server.isolate(true);
+    server.isolate(false);
+    expect(calls.filter((call) => call.startsWith('isolate'))).toEqual(['isolate true', 'isolate false']);
+  });
+
+  it.each<[unknown, unknown]>([
+    [{ isolate: true }, { isolate: true }],
+    [{ isolate: false, more: 1 }, { isolate: false }],
+    [{ isolate: 1 }, null],
+    [{ cmd: 'NODE_HANDLE' }, null],
+    ['isolate', null],
+    [null, null],
+    [undefined, null],
+  ])('takes %o for the order %o', (message, order) => {
+    expect(readOrder(message)).toEqual(order);
   });
 
   it('waits for what it has begun when it is stopped at once', async () => {

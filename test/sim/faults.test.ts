@@ -7,6 +7,7 @@ import { createMemoryDisk, type MemoryDisk } from '../support/memory-disk.ts';
 import { createMemoryNetwork } from '../support/memory-net.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
 import { createNodeClock, type NodeClock } from '../support/node-clock.ts';
+import { changeKinds } from './faults/membership.ts';
 import { createFaults, type FaultTarget, faultKinds, type NodeState, type Profile, profiles } from './faults.ts';
 
 const electionMilliseconds = 1_200;
@@ -197,6 +198,17 @@ describe('faults by seed', () => {
       if (damaged.size > 0) expect(world.nodes().length).toBeGreaterThanOrEqual(3);
     }
     for (const kind of ['join', 'leave', 'replace']) expect(done[kind]).toBeGreaterThan(5);
+  });
+
+  it('are what is asked for in any case, and a change of members where members change', () => {
+    const target = new FakeWorld(3);
+    const report = () => {};
+    for (let seed = 1; seed <= 30; seed++) {
+      const drawn = createFaults({ seed, profile: 'membership', target, report }).kinds;
+      if (drawn.length > 0) expect(drawn.some((kind) => changeKinds.includes(kind))).toBe(true);
+      const besides = createFaults({ seed, profile: 'membership', target, report, besides: ['crash', 'damage'] }).kinds;
+      expect(new Set(besides)).toEqual(new Set([...drawn, 'crash', 'damage']));
+    }
   });
 
   it('leave kinds out, or are exactly those that are asked for', () => {

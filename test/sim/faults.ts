@@ -11,7 +11,7 @@ import type { Random, Timer } from '../../cluster/ports.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
 import { damageKinds } from './faults/damage.ts';
 import { diskKinds } from './faults/disk.ts';
-import { membershipKinds } from './faults/membership.ts';
+import { changeKinds, membershipKinds } from './faults/membership.ts';
 import { networkKinds } from './faults/network.ts';
 import { processKinds } from './faults/process.ts';
 import type { Begun, Details, FaultContext, FaultKind, FaultTarget, NodeState, Profile } from './faults/target.ts';
@@ -36,6 +36,8 @@ export interface FaultOptions {
   readonly report: (kind: string, details: Details) => void;
   /** Kinds that this run must not have: for finding out which one matters. */
   readonly without?: readonly string[];
+  /** Kinds that this run has in any case, besides what is drawn. */
+  readonly besides?: readonly string[];
   /** Exactly these kinds instead of a random part, in every seed. */
   readonly only?: readonly string[];
 }
@@ -77,7 +79,7 @@ class Driver implements Faults, FaultContext {
   #damaged: number | null = null;
   #isHealed = false;
 
-  constructor({ seed, profile, target, report, without = [], only }: FaultOptions) {
+  constructor({ seed, profile, target, report, without = [], besides = [], only }: FaultOptions) {
     this.target = target;
     this.random = createMemoryRandom((seed ^ 0x0fa1_7000) >>> 0);
     this.#report = report;
@@ -89,17 +91,24 @@ class Driver implements Faults, FaultContext {
       ({ kind, profiles: of }) => (profile === 'all' || of.includes(profile)) && !without.includes(kind),
     );
     if (only !== undefined) this.#kinds = faultKinds.filter(({ kind }) => only.includes(kind));
-    else this.#kinds = isCalm || fitting.length === 0 ? [] : this.#swarm(fitting);
+    else {
+      const drawn = isCalm || fitting.length === 0 ? [] : this.#swarm(fitting, profile);
+      this.#kinds = faultKinds.filter((fault) => drawn.includes(fault) || besides.includes(fault.kind));
+    }
   }
 
   get kinds(): readonly string[] {
     return this.#kinds.map(({ kind }) => kind);
   }
 
-  #swarm(fitting: readonly FaultKind[]): readonly FaultKind[] {
+  #swarm(fitting: readonly FaultKind[], profile: Profile): readonly FaultKind[] {
     const share = 2 + this.random.integer(4);
     const chosen = fitting.filter(() => this.random.integer(share) === 0);
-    return chosen.length > 0 ? chosen : [this.pick(fitting)];
+    if (chosen.length === 0) chosen.push(this.pick(fitting));
+    // What else goes wrong matters here while members change.
+    const changes = profile === 'membership' ? fitting.filter(({ kind }) => changeKinds.includes(kind)) : [];
+    if (changes.length > 0 && !chosen.some((kind) => changes.includes(kind))) chosen.push(this.pick(changes));
+    return chosen;
   }
 
   start(): void {

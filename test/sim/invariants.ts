@@ -5,6 +5,7 @@
 //   R3 a new leader has all that was committed before            R4 one entry per index is ever applied
 //   R5 terms never fall, commits neither, also over restarts     R6 what is committed is on a quorum's disks; what was durable is there
 //   R7 replicas that have applied as much have the same state    R8 quorums of neighbouring configurations meet
+//   A3 an incarnation that the metadata ended is ended in every shard that knows as much of them
 //
 // State owned: per group what was ever seen of it; per replica how far it was looked at. Every call looks only at what changed since the last
 // one. Call `check` often, and `ended` in the very moment in which a process dies: what was durable then must be there again.
@@ -12,7 +13,9 @@
 
 import { type Configuration, majority, type Raft } from 'raft-ts';
 import type { Log } from '../../cluster/log/types.ts';
-import { isVolatileGroup } from '../../cluster/machine/groups.ts';
+import { isVolatileGroup, metadataGroup } from '../../cluster/machine/groups.ts';
+import type { MetadataMachine } from '../../cluster/machine/metadata.ts';
+import type { ShardMachine } from '../../cluster/machine/shard.ts';
 import type { WatchedReplica } from '../../cluster/options.ts';
 import type { Marks } from './marks.ts';
 
@@ -32,6 +35,8 @@ function fail(invariant: string, text: string): never {
 interface Watched {
   readonly node: number;
   readonly replica: WatchedReplica;
+  /** What the process before had durably, and this one is to have. */
+  readonly owed: number;
   term: number;
   role: string;
   commit: number;
@@ -39,6 +44,8 @@ interface Watched {
   /** The log was looked at up to here, where it has this term. */
   seen: number;
   seenTerm: number;
+  /** The last entry with a configuration in its log, if it was not committed when the log was looked at. */
+  configuration: { readonly index: number; readonly term: number } | null;
 }
 
 /** What a replica of a dead process had on its disk. */
@@ -70,7 +77,6 @@ interface GroupSeen {
   commitTerm: number;
   /** The term in which `commit` was known first, or a later one. */
   commitSeenIn: number;
-  configuration: { readonly index: number; readonly value: Configuration } | null;
 }
 
 /** How a replica came back, and what it owes. A damaged one is halted a moment after it was recovered. */
@@ -102,6 +108,8 @@ export class Invariants {
   readonly #nodes = new Map<number, NodeSeen>();
   /** Per node and group: of processes that ended. Of a machine that was lost too: others may still hear what it had acknowledged. */
   readonly #owed = new Map<number, Map<number, Owed>>();
+  /** By node: incarnations that the metadata ended, and a version in which they had. */
+  readonly #fences = new Map<number, { readonly incarnation: number; readonly version: number }>();
 
   constructor(marks: Marks) {
     this.#marks = marks;
@@ -180,21 +188,34 @@ export class Invariants {
 
   #watch(node: NodeSeen, replica: WatchedReplica, before?: Watched): Watched {
     const { raft } = replica;
-    if (before !== undefined && raft.term < before.term)
-      fail('R5', `${nameOf(node.node, replica.id)} was built anew in term ${raft.term} and had been in ${before.term}`);
+    if (before !== undefined) this.#checkBuiltAnew(node.node, replica, before);
     const start = Math.max(raft.commit, raft.lastIndex - lookBackMax, 0);
     const watched: Watched = {
       node: node.node,
       replica,
+      owed: node.restarts.get(replica)?.owed.index ?? 0,
       term: raft.term,
       role: '',
       commit: raft.commit,
       applied: replica.appliedIndex,
       seen: start,
       seenTerm: raft.termAt(start) ?? -1,
+      configuration: null,
     };
     node.watched.set(replica.id, watched);
     return watched;
+  }
+
+  /** In the place of one that was damaged, or moved away. */
+  #checkBuiltAnew(node: number, { id, raft }: WatchedReplica, before: Watched): void {
+    const name = nameOf(node, id);
+    if (raft.term < before.term)
+      fail('R5', `${name} was built anew in term ${raft.term} and had been in ${before.term}`);
+    const had = Math.max(before.owed, before.replica.raft.persistedIndex);
+    // What it had need not be there any more if a later leader did not have it.
+    const isReplaced = (raft.termAt(raft.lastIndex) ?? 0) > before.replica.raft.term;
+    if (!raft.status().repairing && raft.lastIndex < had && !isReplaced)
+      fail('R6', `${name} was built anew and votes with ${raft.lastIndex}, and had ${had} durably`);
   }
 
   #checkReplica(node: NodeSeen, watched: Watched): void {
@@ -221,6 +242,7 @@ export class Invariants {
     watched.term = raft.term;
     watched.role = raft.role;
     watched.commit = raft.commit;
+    if (watched.configuration !== null && watched.configuration.index <= raft.commit) watched.configuration = null;
   }
 
   /** R2, and R8 on the way. */
@@ -230,8 +252,7 @@ export class Invariants {
     if (from > raft.lastIndex || raft.termAt(from) !== watched.seenTerm) {
       if (from > raft.lastIndex || raft.termAt(from) !== undefined) {
         this.#marks.hit('log truncated');
-        const { configuration } = group;
-        if (configuration !== null && configuration.index > raft.commit && configuration.index <= from)
+        if (watched.configuration !== null && !isAt(raft, watched.configuration.index, watched.configuration.term))
           this.#marks.hit('configuration cut off');
       }
       from = Math.min(raft.commit, raft.lastIndex);
@@ -245,6 +266,7 @@ export class Invariants {
       const content = entry === undefined || entry.term !== term ? -1 : contentOf(entry);
       this.#checkEntry(watched, group, index, term, previousTerm, content);
       if (entry?.kind !== 'configuration' || entry.term !== term) continue;
+      watched.configuration = { index, term };
       // Of what was in force before a snapshot the core knows nothing any more.
       if (describe(raft.configurationAt(index)) === describe(entry.configuration))
         this.#checkConfiguration(group, index, raft.configurationAt(index - 1), entry.configuration);
@@ -280,7 +302,6 @@ export class Invariants {
 
   #checkConfiguration(group: GroupSeen, index: number, before: Configuration, after: Configuration): void {
     this.#marks.hit(after.outgoing.length > 0 ? 'joint phase begun' : 'configuration changed');
-    group.configuration = { index, value: after };
     if (!quorumsMeet(before, after))
       fail(
         'R8',
@@ -367,10 +388,29 @@ export class Invariants {
       else if (known !== value) fail('R4', `${name} applied another entry ${index} (term ${entry.term}) than others`);
     }
     watched.applied = appliedIndex;
+    this.#checkFences(name, replica);
+    if (machine.due === 0) this.#marks.hit('work left for later entries');
     const hash = machine.stateHash();
     const known = group.hashes.get(appliedIndex);
     if (known === undefined) group.hashes.set(appliedIndex, hash);
     else if (known !== hash) fail('R7', `${name} has another state at ${appliedIndex} than others`);
+  }
+
+  /** A3. */
+  #checkFences(name: string, { id, machine }: WatchedReplica): void {
+    if (id === metadataGroup) {
+      for (const { node, fencedTo } of (machine as MetadataMachine).nodes())
+        if (fencedTo > (this.#fences.get(node)?.incarnation ?? 0))
+          this.#fences.set(node, { incarnation: fencedTo, version: machine.appliedIndex });
+      return;
+    }
+    const { metadataVersion } = machine as ShardMachine;
+    for (const [node, { incarnation, version }] of this.#fences)
+      if (version <= metadataVersion && !machine.isFenced({ node, incarnation }))
+        fail(
+          'A3',
+          `${name} knows the metadata up to ${metadataVersion}, and hears incarnation ${incarnation} of node ${node}`,
+        );
   }
 
   // ---- restarts ----
@@ -395,7 +435,7 @@ export class Invariants {
     let group = this.#groups.get(id);
     if (group === undefined) {
       const fresh = { leaders: new Map(), entries: new Map(), applied: new Map(), hashes: new Map() };
-      group = { id, ...fresh, commit: 0, commitTerm: 0, commitSeenIn: 0, configuration: null };
+      group = { id, ...fresh, commit: 0, commitTerm: 0, commitSeenIn: 0 };
       this.#groups.set(id, group);
     }
     return group;

@@ -26,6 +26,8 @@ export const wantedMarks = [
   'queue deleted and declared again',
   'node fenced',
   'lease on the metadata lost',
+  'work left for later entries',
+  'log rewritten',
 ] as const;
 
 /** What a series with changes of members has to meet besides. */

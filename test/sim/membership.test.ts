@@ -13,12 +13,12 @@ describe('members of the simulated cluster', () => {
 
   beforeEach(async () => {
     exits.length = 0;
-    const { limits } = planOf({ seed: 5, profile: 'membership', nodes: 3 });
+    const { limits, versions } = planOf({ seed: 5, profile: 'membership', nodes: 3 });
     const watcher = {
       logged: () => {},
       exited: (node: number, error: Error) => exits.push(`${node}: ${error.message}`),
     };
-    world = new World({ seed: 5, nodes: 3, limits, trace: new Trace(), watcher });
+    world = new World({ seed: 5, nodes: 3, limits, versions, trace: new Trace(), watcher });
     world.startAll();
     await serves(1, 2, 3);
   });

@@ -15,7 +15,8 @@ import { mutants as all, noMutants } from './mutants/all.ts';
 export interface MuseumOptions {
   /** Parts of names, or pitfalls: only these mutants. None: all. */
   readonly only: readonly string[];
-  readonly firstSeed: number;
+  /** Null: each mutant's own, then from 1. */
+  readonly firstSeed: number | null;
   /** Children at a time. */
   readonly jobs: number;
   readonly print: (line: string) => void;
@@ -58,7 +59,7 @@ export async function runMuseum(options: MuseumOptions): Promise<boolean> {
   if (misfits.length > 0) return false;
   for (const prey of new Set(chosen.map((mutant) => mutant.prey))) {
     const seeds = options.controlSeeds ?? controlSeeds[prey];
-    const control = await huntWith({ ...orderOf(null, options.firstSeed), prey, seeds });
+    const control = await huntWith({ ...orderOf(null, options.firstSeed ?? 1), prey, seeds });
     if (control.invariant !== null) {
       print(`the code as it is fails (${prey}, seed ${control.seed}): ${control.invariant}: ${control.text}`);
       return false;
@@ -66,39 +67,16 @@ export async function runMuseum(options: MuseumOptions): Promise<boolean> {
     print(`the code as it is: ${seeds} seeds clean (${prey})`);
   }
   const hunted: Hunted[] = [];
-  const clean = new Map<string, Promise<Seen>>();
-  /** What the code as it is shows under the seed that caught a mutant. */
-  const controlOf = (mutant: Mutant, seed: number): Promise<Seen> => {
-    const key = `${mutant.prey} ${mutant.profile ?? 'all'} ${seed}`;
-    const known = clean.get(key);
-    if (known !== undefined) return known;
-    const control = huntWith({ ...orderOf(mutant, seed), mutant: null, seeds: 1 });
-    clean.set(key, control);
-    return control;
-  };
-  let isClean = true;
-  /** Past seeds under which the code as it is fails, too. */
-  const catchOne = async (mutant: Mutant): Promise<Seen> => {
-    const end = options.firstSeed + mutant.seedsMax;
-    let found = await huntWith(orderOf(mutant, options.firstSeed));
-    while (found.invariant !== null) {
-      const { seed } = found;
-      const control = await controlOf(mutant, seed);
-      if (control.invariant === null) return found;
-      isClean = false;
-      print(`the code as it is fails (${mutant.prey}, seed ${seed}): ${control.invariant}: ${control.text}`);
-      found = { seed, invariant: null, text: '' };
-      if (seed + 1 < end) found = await huntWith({ ...orderOf(mutant, seed + 1), seeds: end - seed - 1 });
-    }
-    return found;
-  };
+  const control = new Control(print);
   const waiting = [...chosen];
   const worker = async () => {
     for (let mutant = waiting.shift(); mutant !== undefined; mutant = waiting.shift()) {
       const begun = performance.now();
-      const found = await catchOne(mutant);
-      const seeds = found.seed - options.firstSeed + 1;
-      const row = { mutant, ...found, seeds, milliseconds: performance.now() - begun };
+      const row = {
+        mutant,
+        ...(await hunt(mutant, options.firstSeed, control)),
+        milliseconds: performance.now() - begun,
+      };
       hunted.push(row);
       print(`${String(hunted.length).padStart(3)}/${chosen.length} ${rowOf(row)}`);
     }
@@ -106,8 +84,59 @@ export async function runMuseum(options: MuseumOptions): Promise<boolean> {
   await Promise.all(Array.from({ length: jobs }, worker));
   hunted.sort((left, right) => chosen.indexOf(left.mutant) - chosen.indexOf(right.mutant));
   for (const line of tableOf(hunted, only.length === 0 ? noMutants : [])) print(line);
+  for (const line of newSeeds(hunted)) print(line);
   print(`${((performance.now() - museumBegan) / 60_000).toFixed(1)} minutes, ${jobs} at a time`);
-  return isClean && hunted.every(({ invariant }) => invariant !== null);
+  return control.isClean && hunted.every(({ invariant }) => invariant !== null);
+}
+
+/** The code as it is, under every seed that caught a mutant: what it shows itself is no mutant's. */
+class Control {
+  isClean = true;
+  readonly #print: MuseumOptions['print'];
+  readonly #known = new Map<string, Promise<Seen>>();
+
+  constructor(print: MuseumOptions['print']) {
+    this.#print = print;
+  }
+
+  /** False, and said: it fails, too. */
+  async passes({ prey, profile, nodes, besides }: Hunt, seed: number): Promise<boolean> {
+    const key = [prey, profile, nodes, besides, seed].join(' ');
+    const known = this.#known.get(key);
+    const seen = known ?? huntWith({ ...orderOf(null, seed), prey, profile, nodes, besides });
+    this.#known.set(key, seen);
+    const { invariant, text } = await seen;
+    if (invariant === null) return true;
+    this.isClean = false;
+    if (known === undefined)
+      this.#print(`the code as it is fails (${prey}, profile ${profile}, seed ${seed}): ${invariant}: ${text}`);
+    return false;
+  }
+}
+
+/** The mutant's own seed first, unless others are asked for. */
+async function hunt(mutant: Mutant, firstSeed: number | null, control: Control): Promise<Seen & { seeds: number }> {
+  const isKnown = mutant.seed !== undefined && firstSeed === null;
+  if (isKnown) {
+    const found = await catchOne({ ...orderOf(mutant, mutant.seed), seeds: 1 }, control);
+    if (found.invariant !== null) return { ...found, seeds: 1 };
+  }
+  const first = firstSeed ?? 1;
+  const found = await catchOne(orderOf(mutant, first), control);
+  return { ...found, seeds: found.seed - first + (isKnown ? 2 : 1) };
+}
+
+/** The first of these seeds that shows the mutant, past those under which the code as it is fails, too. */
+async function catchOne(order: Hunt, control: Control): Promise<Seen> {
+  const end = order.first + order.seeds;
+  let found = await huntWith(order);
+  while (found.invariant !== null) {
+    const { seed } = found;
+    if (await control.passes(order, seed)) return found;
+    found = { seed, invariant: null, text: '' };
+    if (seed + 1 < end) found = await huntWith({ ...order, first: seed + 1, seeds: end - seed - 1 });
+  }
+  return found;
 }
 
 /** What is wrong if the code has changed under a mutant; null: it fits. */
@@ -128,6 +157,8 @@ function orderOf(mutant: Mutant | null, first: number): Hunt {
     path: mutant === null ? '' : join(root, compiledPath(mutant.file)),
     prey: mutant?.prey ?? 'raft',
     profile: mutant?.profile ?? 'all',
+    nodes: mutant?.nodes ?? null,
+    besides: mutant?.besides ?? [],
     first,
     seeds: mutant?.seedsMax ?? 1,
   };
@@ -171,17 +202,28 @@ function rowOf({ mutant, invariant, seeds, milliseconds }: Hunted): string {
   return `${mutant.pitfall.padStart(4)}  ${mutant.name.padEnd(44)} ${found} (${(milliseconds / 1000).toFixed(1)} s)`;
 }
 
+/** For `mutants/seeds.ts`. */
+function newSeeds(hunted: readonly Hunted[]): string[] {
+  const found = hunted.filter(({ mutant, invariant, seed }) => invariant !== null && seed !== mutant.seed);
+  if (found.length === 0) return [];
+  return [
+    '',
+    'seeds that mutants/seeds.ts does not have:',
+    ...found.map(({ mutant, seed }) => `  '${mutant.name}': ${seed},`),
+  ];
+}
+
 function tableOf(hunted: readonly Hunted[], none: readonly NoMutant[]): string[] {
   const survivors = hunted.filter(({ invariant }) => invariant === null);
   return [
     '',
-    '| pitfall | mutant | seeds needed | caught by |',
-    '|---|---|---|---|',
+    '| pitfall | mutant | seeds needed | of at most | caught by |',
+    '|---|---|---|---|---|',
     ...hunted.map(
-      ({ mutant: { pitfall, mistake }, invariant, seeds, seed }) =>
-        `| ${pitfall} | ${mistake} | ${invariant === null ? `**none of ${seeds}**` : `${seeds} (seed ${seed})`} | ${invariant ?? '**survived**'} |`,
+      ({ mutant: { pitfall, mistake, seedsMax }, invariant, seeds, seed }) =>
+        `| ${pitfall} | ${mistake} | ${invariant === null ? `**none of ${seeds}**` : `${seeds} (seed ${seed})`} | ${seedsMax} | ${invariant ?? '**survived**'} |`,
     ),
-    ...none.map(({ pitfall, mistake, why }) => `| ${pitfall} | ${mistake} | – | no mutant: ${why} |`),
+    ...none.map(({ pitfall, mistake, why }) => `| ${pitfall} | ${mistake} | – | – | no mutant: ${why} |`),
     '',
     `${hunted.length} mutants, ${hunted.length - survivors.length} caught${survivors.length === 0 ? '' : `; NOT CAUGHT: ${survivors.map(({ mutant }) => mutant.name).join(', ')}`}`,
   ];

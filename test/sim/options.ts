@@ -15,6 +15,8 @@ export interface Options {
   readonly profile: Profile;
   /** Kinds of faults that no run has. */
   readonly without: readonly string[];
+  /** Kinds that every run has. */
+  readonly besides: readonly string[];
   readonly twice: boolean;
   readonly frames: boolean;
   /** Null: no museum; else parts of names, none for all. */
@@ -38,6 +40,7 @@ Options
   --minutes M       begins no seed after so many minutes of real time
   --nodes N         1, 3 or 5 nodes in every run; by the seed otherwise
   --profile P       which faults: ${profiles.join(', ')} (default all)
+  --with KIND       faults of this kind in every run, besides what the seed draws; repeatable
   --without KIND    no faults of this kind; repeatable
   --twice           every seed twice: both runs must have the same trace
   --frames          with --seed: also what nodes send one another
@@ -58,6 +61,7 @@ export function parseOptions(args: readonly string[]): Options | null {
       minutes: { type: 'string' },
       nodes: { type: 'string' },
       profile: { type: 'string', default: 'all' },
+      with: { type: 'string', multiple: true, default: [] },
       without: { type: 'string', multiple: true, default: [] },
       twice: { type: 'boolean', default: false },
       frames: { type: 'boolean', default: false },
@@ -84,6 +88,7 @@ export function parseOptions(args: readonly string[]): Options | null {
     nodes,
     profile,
     without: values.without,
+    besides: values.with,
     twice: values.twice,
     frames: values.frames,
     museum: values.museum ? positionals : null,

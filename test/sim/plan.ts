@@ -3,6 +3,7 @@
 // Bounds are small, so that a short run sees many log files, snapshots, truncations and replicas that are far behind.
 
 import { type ClusterLimits, defaultLimits } from '../../cluster/index.ts';
+import { type MachineVersions, machineVersions } from '../../cluster/machine/versions.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
 import type { Profile } from './faults/target.ts';
 import { stretch, stretched } from './pace.ts';
@@ -16,16 +17,21 @@ export interface SeedOptions {
   readonly nodes: number | null;
   /** Kinds of faults that the run must not have. */
   readonly without?: readonly string[];
+  /** Kinds of faults that the run must have, besides those that the seed draws. */
+  readonly besides?: readonly string[];
 }
 
 export interface Plan {
   readonly seed: number;
   readonly profile: Profile;
   readonly without: readonly string[];
+  readonly besides: readonly string[];
   readonly nodes: number;
   /** Not by the seed. */
   readonly fixedNodes: boolean;
   readonly limits: ClusterLimits;
+  /** What an entry may do at most; the same on all nodes. */
+  readonly versions: MachineVersions;
   readonly workloads: readonly Workload[];
   /** How long faults are injected, by the nodes' clocks. */
   readonly busyMilliseconds: number;
@@ -42,15 +48,34 @@ export function planOf(options: SeedOptions): Plan {
   const mix = [...workloads].sort((a, b) => (a.name < b.name ? -1 : 1));
   const chosen: Workload[] = [];
   for (let left = 2 + random.integer(2); left > 0; left--) chosen.push(mix.splice(random.integer(mix.length), 1)[0]!);
+  const busyMilliseconds = (20_000 + random.integer(30_000)) * stretch;
   return {
     seed: options.seed,
     profile: options.profile,
     without: options.without ?? [],
+    besides: options.besides ?? [],
     nodes,
     fixedNodes: options.nodes !== null,
     limits,
+    versions: versionsOf(pick),
     workloads: chosen,
-    busyMilliseconds: (20_000 + random.integer(30_000)) * stretch,
+    busyMilliseconds,
+  };
+}
+
+/** With bounds so small that work is left for later entries, in some runs. */
+function versionsOf(pick: <T>(...from: readonly T[]) => T): MachineVersions {
+  if (pick(true, false)) return machineVersions;
+  const bounds = {
+    debtPerEntryMax: pick(1, 5, 16_384),
+    returnsPerEntryMax: pick(1, 5, 8_192),
+    assignmentsPerEntryMax: pick(3, 16_384),
+    duePerEntryMax: pick(2, 16_384),
+  };
+  const rules = { debtItemsPerEntry: pick(1, 4_096) };
+  return {
+    shard: machineVersions.shard.map((version) => ({ ...version, ...bounds })),
+    metadata: machineVersions.metadata.map((version) => ({ ...version, ...rules })),
   };
 }
 
@@ -78,6 +103,7 @@ function limitsOf(pick: <T>(...from: readonly T[]) => T, shards: number): Cluste
       cacheBytesMax: pick(8 * kib, 256 * kib, 4096 * kib),
       keptBytesMax: pick(8 * kib, 64 * kib, 1024 * kib),
       pressureBytes: pick(512 * kib, 8192 * kib),
+      compactionSlackBytes: pick(4 * kib, 64 * kib, defaultLimits.log.compactionSlackBytes),
       // Some times what there is, in a run.
       scrubBytesPerSecond: pick(32 * kib, 256 * kib),
     },

@@ -87,6 +87,7 @@ class Run {
       seed: plan.seed,
       nodes: plan.nodes,
       limits: plan.limits,
+      versions: plan.versions,
       trace,
       watcher: {
         logged: (node, event, details) => this.#logged(node, event, details),
@@ -97,6 +98,7 @@ class Run {
       seed: plan.seed,
       profile: plan.profile,
       without: plan.without,
+      besides: plan.besides,
       target: this.#world,
       report: (kind, details) => {
         trace.line('faults', `${kind} ${JSON.stringify(details)}`);
@@ -170,6 +172,7 @@ class Run {
 
   async #calm(): Promise<void> {
     const world = this.#world;
+    this.#markDisks();
     this.#faults.heal();
     world.startAll();
     const election = world.electionMilliseconds;
@@ -219,6 +222,12 @@ class Run {
     const verdict = checkHistory(world.history.events);
     const [fault] = verdict.faults;
     if (fault !== undefined) throw new ViolationError(`history: ${fault.kind}`, `${fault.subject}: ${fault.text}`);
+  }
+
+  #markDisks(): void {
+    const { marks } = this.#world;
+    for (const { disk } of this.#world.machines())
+      if (disk.paths().some(({ path }) => path.endsWith('.kept'))) marks.hit('log rewritten');
   }
 
   // ---- conditions ----

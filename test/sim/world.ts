@@ -19,6 +19,7 @@ import {
   type Ports,
 } from '../../cluster/index.ts';
 import { metadataGroup } from '../../cluster/machine/groups.ts';
+import type { MachineVersions } from '../../cluster/machine/versions.ts';
 import type { Random } from '../../cluster/ports.ts';
 import { withDeath } from '../../node/amqp/deaths.ts';
 import { readHeaders } from '../../node/amqp/properties.ts';
@@ -42,6 +43,7 @@ export interface WorldOptions {
   readonly seed: number;
   readonly nodes: number;
   readonly limits: ClusterLimits;
+  readonly versions: MachineVersions;
   readonly trace: Trace;
   readonly watcher: Watcher;
 }
@@ -422,6 +424,7 @@ export class World implements FaultTarget, ClientWorld {
       readHeaders,
       withDeath,
       limits: this.limits,
+      machineVersions: this.#options.versions,
     };
   }
 }

@@ -40,6 +40,11 @@ export class AmqpWorld {
     return speaker;
   }
 
+  /** What speaks AMQP at a node. */
+  server(node: number): Harness<Broker> {
+    return this.#servers[node - 1]!;
+  }
+
   async run(milliseconds = 40): Promise<void> {
     for (let done = 0; done < milliseconds; done += 5) {
       await this.cluster.clock.run(5);

@@ -1,6 +1,10 @@
-// Changes of members while everything else goes wrong: nodes that join, leave, and are replaced after losing their disk.
+// Changes of members while everything else goes wrong: nodes that join, leave, and are replaced after losing their disk; and leaders that are
+// cut off in the middle of such a change.
 
 import type { FaultKind } from './target.ts';
+
+/** Without one of these nothing of this file happens. */
+export const changeKinds = ['join', 'leave', 'replace'];
 
 const nodesMax = 5;
 
@@ -48,4 +52,30 @@ const replace: FaultKind = {
   },
 };
 
-export const membershipKinds: readonly FaultKind[] = [join, leave, replace];
+/** It hears what is to be changed, and nobody hears what it does about it; or nobody hears it, nor it them. */
+const cutOff: FaultKind = {
+  kind: 'cut-in-change',
+  profiles: ['membership'],
+  everyMilliseconds: 2_000,
+  begin({ target, pick, oneIn, between }) {
+    const { membership, network } = target;
+    if (membership?.isBusy() !== true) return null;
+    const group = pick(target.groups());
+    const leader = target.leaderOf(group);
+    if (leader === null) return null;
+    const isDeaf = oneIn(3);
+    const place = target.place(leader);
+    for (const node of target.nodes()) {
+      if (node === leader) continue;
+      network.cut(place, target.place(node), 'drop');
+      if (isDeaf) network.cut(target.place(node), place, 'drop');
+    }
+    return {
+      details: { group, leader, isDeaf },
+      milliseconds: between(100, 4 * target.electionMilliseconds),
+      end: () => network.heal(),
+    };
+  },
+};
+
+export const membershipKinds: readonly FaultKind[] = [join, leave, replace, cutOff];

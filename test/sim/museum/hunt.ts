@@ -4,7 +4,8 @@
 //   node hunt.js <hunt as JSON>
 
 import { register } from 'node:module';
-import type { FaultTarget } from '../faults.ts';
+import type { FaultTarget, Profile } from '../faults.ts';
+import type { SeedOptions } from '../plan.ts';
 import type { Mutant, Prey } from './mutant.ts';
 
 export interface Hunt {
@@ -13,7 +14,10 @@ export interface Hunt {
   /** The compiled file of the mutant. */
   readonly path: string;
   readonly prey: Prey;
-  readonly profile: 'network' | 'disk' | 'membership' | 'all';
+  readonly profile: Profile;
+  /** Null: by the seed. */
+  readonly nodes: number | null;
+  readonly besides: readonly string[];
   readonly first: number;
   readonly seeds: number;
 }
@@ -29,7 +33,8 @@ const raftSteps = 3000;
 
 type Simulate = (seed: number) => Promise<{ readonly invariant: string; readonly text: string } | null>;
 
-async function simulatorOf({ prey, profile }: Hunt): Promise<Simulate> {
+async function simulatorOf(order: Hunt): Promise<Simulate> {
+  const { prey } = order;
   if (prey === 'raft') {
     const { runSwarm } = await import('../../raft-ts/swarm.ts');
     return throwing((seed) => runSwarm(seed, raftSteps));
@@ -41,8 +46,15 @@ async function simulatorOf({ prey, profile }: Hunt): Promise<Simulate> {
   const { runSeed } = await import('../run.ts');
   const { planOf } = await import('../plan.ts');
   const { Trace } = await import('../trace.ts');
-  return async (seed) => (await runSeed(planOf({ seed, profile, nodes: null }), new Trace())).violation;
+  return async (seed) => (await runSeed(planOf(seedOptions(order, seed)), new Trace())).violation;
 }
+
+const seedOptions = ({ profile, nodes, besides }: Hunt, seed: number): SeedOptions => ({
+  seed,
+  profile,
+  nodes,
+  besides,
+});
 
 /** Of a simulation that throws what it finds. */
 function throwing(run: (seed: number) => unknown): Simulate {
@@ -70,15 +82,16 @@ function ruleOf(text: string): string {
 }
 
 /** Which seeds are run at all. */
-async function filterOf({ mutant, prey, profile }: Hunt): Promise<(seed: number) => boolean> {
+async function filterOf(order: Hunt): Promise<(seed: number) => boolean> {
+  const { mutant, prey, profile, besides } = order;
   if (prey !== 'cluster' || mutant === null) return () => true;
   const { faults, workloads } = mutant;
   const { createFaults } = await import('../faults.ts');
   const { planOf } = await import('../plan.ts');
   // Which kinds there are is drawn before anything is done to a world.
   const target = {} as FaultTarget;
-  const kindsOf = (seed: number) => createFaults({ seed, profile, target, report: () => {} }).kinds;
-  const namesOf = (seed: number) => planOf({ seed, profile, nodes: null }).workloads.map(({ name }) => name);
+  const kindsOf = (seed: number) => createFaults({ seed, profile, besides, target, report: () => {} }).kinds;
+  const namesOf = (seed: number) => planOf(seedOptions(order, seed)).workloads.map(({ name }) => name);
   return (seed) =>
     (faults === undefined || kindsOf(seed).some((kind) => faults.includes(kind))) &&
     (workloads === undefined || namesOf(seed).some((name) => workloads.includes(name)));

@@ -3,6 +3,8 @@
 // The edit is applied in memory while a child process loads the file (`loader.ts`). `find` is written as in the source, without types, and must
 // occur exactly once; layout does not matter, nor do the kinds of quotes.
 
+import type { Profile } from '../faults/target.ts';
+
 /**
  * Where a mistake shows itself soonest. `raft`: one group of cores, nothing else: a hundred times as many elections a second. `log`: one log and its
  * disk: a hundred times as many crashes. `cluster`: the whole of it.
@@ -22,8 +24,14 @@ export interface Mutant {
   readonly prey: Prey;
   /** Within so many seeds it has to be caught. */
   readonly seedsMax: number;
+  /** One that caught it (`mutants/seeds.ts`), tried before all others. */
+  readonly seed?: number;
   /** What the seeds are drawn with; default: all faults. */
-  readonly profile?: 'network' | 'disk' | 'membership' | 'all';
+  readonly profile?: Profile;
+  /** In every run; default: by the seed. */
+  readonly nodes?: 1 | 3 | 5;
+  /** Kinds of faults that every run has, besides those that its seed draws: what it takes to be seen at all. */
+  readonly besides?: readonly string[];
   /** Seeds without any of these kinds of faults cannot show it, and are passed over. Default: all are run. */
   readonly faults?: readonly string[];
   /** The same of workloads. */

@@ -30,6 +30,27 @@ const log: readonly Row[] = [
     find: 'log.openSnapshotStream(group, live, match)',
     replace: 'log.openSnapshotStream(group, live, this.#host.appliedIndex())',
   },
+  {
+    name: 'compaction-forgets-what-is-held',
+    pitfall: 'A10',
+    mistake: 'compaction drops messages that consumers hold',
+    file: 'cluster/machine/queue/references.ts',
+    find: 'for (const { leases } of queue.attached) leases.captureRows(sections, writeDropped);',
+    replace: '',
+    seedsMax: 60,
+    workloads: ['keeping'],
+  },
+  {
+    name: 'compaction-forgets-what-is-owed',
+    pitfall: 'A10',
+    mistake: 'compaction drops dead letters that wait until their target has them',
+    file: 'cluster/machine/queue/references.ts',
+    find: 'store.letters.captureReferences(sections); store.outbox.captureReferences(sections);',
+    replace: '',
+    seedsMax: 100,
+    workloads: ['letters'],
+    besides: ['partition', 'kill'],
+  },
 ];
 
 const disks: readonly Row[] = [
@@ -42,7 +63,8 @@ const disks: readonly Row[] = [
     replace: "((_) => {})(new LogError('corrupt', `it is damaged:",
     profile: 'disk',
     seedsMax: 60,
-    faults: ['damage', 'damage-at-rest', 'stale-files'],
+    besides: ['damage', 'damage-at-rest'],
+    nodes: 3,
   },
 ];
 
@@ -74,16 +96,6 @@ const consensus: readonly Row[] = [
     replace:
       'for (const consumer of [...owner.consumers.values()].reverse()) if (!consumer.gone) this.withdraw(consumer);',
     seedsMax: 60,
-  },
-  {
-    name: 'append-from-another-log',
-    pitfall: '8',
-    mistake: 'an append is sent with entries that replaced those that it was made for',
-    file: 'cluster/peers/mail.ts',
-    find: 'if (last !== undefined && last.term !== message.lastTerm) return;',
-    replace: '',
-    seedsMax: 60,
-    faults: ['crash', 'pause', 'partition', 'slow-disk', 'disk-stall'],
   },
 ];
 
@@ -163,6 +175,11 @@ const metadata: readonly Row[] = [
     file: 'cluster/leading/duties.ts',
     find: "if (header.metadataVersion > this.#context.metadata.appliedIndex) return 'wait';",
     replace: '',
+    seedsMax: 100,
+    profile: 'disk',
+    besides: ['damage', 'damage-at-rest'],
+    workloads: ['redeclaring'],
+    nodes: 3,
   },
   {
     name: 'change-is-told-before-all-know-it',
@@ -171,6 +188,9 @@ const metadata: readonly Row[] = [
     file: 'cluster/lease/lease-keeper.ts',
     find: 'for (const row of this.#rows) visible = Math.min(visible, this.#appliedBy(row));',
     replace: '',
+    seedsMax: 60,
+    besides: ['delay', 'clog'],
+    workloads: ['redeclaring'],
   },
   {
     name: 'new-leader-takes-nobody-to-hold-a-lease',
@@ -207,7 +227,8 @@ const metadata: readonly Row[] = [
     find: 'pipes.fence(change.node, change.incarnation);',
     replace: '',
     seedsMax: 60,
-    faults: ['pause', 'partition'],
+    besides: ['pause', 'partition'],
+    nodes: 3,
   },
 ];
 
@@ -319,6 +340,16 @@ export const clusterMutants: readonly Mutant[] = [
 ].map((row) => ({ ...row, prey: 'cluster', seedsMax: row.seedsMax ?? 30 }));
 
 export const clusterNoMutants: readonly NoMutant[] = [
+  {
+    pitfall: 'A10',
+    mistake: 'compaction drops what was purged, or went with its queue, before that is worked off',
+    why: 'it is only counted from there on, and never read again',
+  },
+  {
+    pitfall: '8',
+    mistake: 'an append is sent with entries that replaced those that it was made for',
+    why: 'those are of a later leader: a follower in the term of the append refuses entries of later terms, and those of earlier terms are what the later leader has there',
+  },
   {
     pitfall: '36',
     mistake: 'publishes are taken until nothing fits on the disk any more',

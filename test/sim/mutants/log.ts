@@ -53,7 +53,7 @@ const rows: readonly Row[] = [
     mistake: 'rewritten files are removed while the durable manifest still names them',
     file: 'cluster/log/folder.ts',
     find: 'if (files.some((file) => file.kind !== FileKind.volatile)) await manifest.save();',
-    replace: 'if (files.some((file) => file.kind !== FileKind.volatile)) void manifest.save();',
+    replace: 'if (files.some((file) => file.kind !== FileKind.volatile)) void manifest.save().catch(() => {});',
   },
   {
     name: 'kept-files-are-named-before-they-are-durable',
@@ -61,7 +61,7 @@ const rows: readonly Row[] = [
     mistake: 'what compaction wrote counts before it is synced',
     file: 'cluster/log/compactor.ts',
     find: 'await kept.finish(); isDone = this.#isSound();',
-    replace: 'void kept.finish(); isDone = this.#isSound();',
+    replace: 'void kept.finish().catch(() => {}); isDone = this.#isSound();',
   },
   {
     name: 'compaction-ignores-what-happened-meanwhile',

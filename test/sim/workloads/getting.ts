@@ -1,4 +1,4 @@
-// Messages fetched one by one, with and without acknowledgement, and purges in between.
+// Messages fetched one by one, with and without acknowledgement, and purges in between, some of them right behind what was given back.
 
 import { Publisher, toQueue } from '../publisher.ts';
 import type { Received, Session } from '../session.ts';
@@ -21,8 +21,11 @@ export const getting: Workload = {
         if (received !== null) context.world.clock.after(context.between(0, 60), () => settle(session, received));
       });
     };
-    const settle = (session: Session, { deliveryTag }: Received) =>
-      session.settle(deliveryTag, context.oneIn(10) ? 'requeue' : context.oneIn(20) ? 'discard' : 'ack');
+    const settle = (session: Session, { deliveryTag }: Received) => {
+      if (!context.oneIn(10)) return session.settle(deliveryTag, context.oneIn(20) ? 'discard' : 'ack');
+      session.settle(deliveryTag, 'requeue');
+      if (session.isOpen && context.oneIn(6)) session.purge(queue);
+    };
     const visitors = Array.from(
       { length: context.between(1, 2) },
       () =>

@@ -1,7 +1,9 @@
 // Queues that come and go: declared, deleted and declared again through different nodes, while others publish to them, look at them and fetch
-// from them. After a deletion whose outcome nobody knows a queue gets a new name, as nothing certain can be said of the old one any more.
+// from them. Whoever hears that it was done tells the others, who act on it at once: through every node the queue is there, or gone. After a
+// deletion whose outcome nobody knows a queue gets a new name, as nothing certain can be said of the old one any more.
 
 import type { Answer } from '../../history.ts';
+import { messageId } from '../bodies.ts';
 import { Publisher, toQueue } from '../publisher.ts';
 import type { Session } from '../session.ts';
 import { Visitor } from '../visitor.ts';
@@ -20,24 +22,45 @@ export const redeclaring: Workload = {
       names[at] = `${name.slice(0, dot)}.${Number(name.slice(dot + 1)) + 1}`;
       used.add(names[at]);
     };
-    const deleted = (name: string) => (answer: Answer) => {
+    const sessions = new Set<Session>();
+    let told = 0;
+    /** Of everybody but the one who knows already. */
+    const tell = (from: Session, use: (session: Session) => void) => {
+      for (const session of sessions) {
+        if (!session.isOpen) sessions.delete(session);
+        else if (session !== from)
+          context.world.clock.after(context.between(0, 2), () => {
+            if (session.isOpen) use(session);
+          });
+      }
+    };
+    const declared = (from: Session, name: string) => (answer: Answer) => {
+      if (answer !== 'ok') return;
+      tell(from, (session) => {
+        if (context.oneIn(4)) return session.check(name);
+        const id = messageId(`${session.name}-told`, ++told, context.between(40, 100));
+        session.publish(id, '', name, toQueue(name).targets, { mandatory: true });
+      });
+    };
+    const deleted = (from: Session, name: string) => (answer: Answer) => {
       if (answer === 'unknown') renew(name);
+      else if (answer === 'ok' && context.oneIn(4)) tell(from, (session) => session.check(name));
     };
 
     const act = (session: Session) => {
       const name = context.pick(names);
       switch (context.random.integer(8)) {
         case 0:
-          return session.delete(name, deleted(name));
+          return session.delete(name, deleted(session, name));
         case 1:
-          return session.delete(name, deleted(name), true);
+          return session.delete(name, deleted(session, name), true);
         case 2:
         case 3:
           return session.check(name);
         case 4:
           return session.get(name, true, () => {});
         default:
-          return session.declare(name);
+          return session.declare(name, {}, {}, declared(session, name));
       }
     };
     const visitors = Array.from(
@@ -47,6 +70,7 @@ export const redeclaring: Workload = {
           role: 'd',
           again: () => context.between(10, 100),
           wait: () => context.between(20, 2_000),
+          prepare: (session) => void sessions.add(session),
           act,
         }),
     );
