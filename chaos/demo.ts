@@ -21,7 +21,7 @@ const rateMax = 20_000;
 const secondsMax = 7 * 24 * 3600;
 const tickMilliseconds = 100;
 /** For the messages that are under way at the end. */
-const finishMillisecondsMax = 20_000;
+const finishMillisecondsMax = 30_000;
 const heartbeatSeconds = 2;
 const notUnderstood = 64;
 const twiceMilliseconds = 500;

@@ -19,6 +19,8 @@ import { createView } from './view.ts';
 
 const notUnderstood = 64;
 const twiceMilliseconds = 500;
+/** To start, warm up, heal, wait for calm, drain and judge. */
+const overheadSeconds = 20;
 
 export interface ChaosIo {
   readonly out: NodeJS.WriteStream;
@@ -57,7 +59,12 @@ async function run(options: ChaosOptions, io: ChaosIo): Promise<number> {
   const ledgers = resolve(options.out);
   mkdirSync(ledgers, { recursive: true });
   const replay = replayOf(options, seed);
+  const count = options.scenarios.length;
+  const minutes = Math.ceil((options.seconds + count * overheadSeconds) / 60);
   io.print(`seed ${seed}; the same again: ${replay}`);
+  io.print(
+    `${count} scenarios, ${(options.seconds / count).toFixed(0)} s of harm each; about ${minutes} minutes in all`,
+  );
   const { target } = options;
   const about = {
     warren: warrenVersion(),

@@ -50,7 +50,8 @@ judges what the clients saw: lost, invented, doubled, out of order, come back. P
                      compose: the cluster of docker-compose.yml, which runs with its profile chaos
                      amqp://…,amqp://…: the nodes of any broker, by faults of the connections to it
   --nodes 1|3|5      of a local cluster; default ${defaults.nodes}
-  --rate N|full      messages a second, over all publishers; default ${defaults.rate}
+  --rate N|full      messages a second, over all publishers; default ${defaults.rate}. Fewer where a scenario would come to more
+                     than two million events: all of them are kept in memory for the judge
   --features LIST    what queues do beside keeping: ${features.join(', ')}
   --toxiproxy WHICH  what breaks the links: embedded, path (toxiproxy-server on the PATH), /the/program, or the URL of one
                      that runs; default: TOXIPROXY_URL, else the one on the PATH, else embedded

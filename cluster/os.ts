@@ -310,7 +310,8 @@ function listenForTls(tcp: object, tls: TlsIdentity, accept: (socket: Socket) =>
     handshakeTimeout: tls.handshakeMilliseconds,
   });
   server.on('secureConnection', (socket) => {
-    const hasNone = tls.authority === null || (!tls.demandsCertificate && socket.getPeerX509Certificate() === undefined);
+    const hasNone =
+      tls.authority === null || (!tls.demandsCertificate && socket.getPeerX509Certificate() === undefined);
     if (socket.authorized || hasNone) accept(socket);
     else socket.destroy();
   });

@@ -201,7 +201,7 @@ export class Replicas {
     const { log } = this.#context;
     const { term, vote } = raft.status();
     await closed;
-    await forgetReplica(log, id, { term, vote }, acknowledgedTo);
+    await forgetReplica(log, id, { term, vote }, acknowledgedTo, this.beginning(id));
     this.#former.set(id, { term, vote, repairTo: acknowledgedTo });
     this.#dropping.delete(id);
     this.sync();

@@ -65,7 +65,7 @@ function verdict(report: ChaosReport): string {
   if (sums.goals > 0) tiles.push(['stall goals kept', `${sums.goalsKept} of ${sums.goals}`, false]);
   const tile = ([name, value, isBad]: [string, string, boolean]) =>
     `<div${isBad ? ' class="bad"' : ''}><dt>${name}</dt><dd>${value}</dd></div>`;
-  const what = `${counted(ran, 'scenario')} in ${duration(sums.seconds * 1000)} against ${target}, begun ${moment(startedAt)}.`;
+  const what = `${counted(ran, 'scenario')} in ${duration(sums.seconds * 1000)}. Target: ${target}. Begun ${moment(startedAt)}.`;
   return [
     `<header class="card verdict ${outcome}">`,
     '<div class="kicker">Warren chaos report</div>',

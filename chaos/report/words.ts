@@ -77,7 +77,7 @@ export function headline({ outcome, scenarios }: ChaosReport): string {
     const broken = scenarios.reduce((sum, { violations }) => sum + violations, 0);
     return `Failed: ${counted(broken, 'violation')} of what a broker promises`;
   }
-  if (outcome === 'inconclusive') return 'Inconclusive: nothing certain can be said of a part of this run';
+  if (outcome === 'inconclusive') return 'Inconclusive: a part of this run proves nothing';
   return 'Nothing was run';
 }
 
@@ -91,7 +91,7 @@ export interface Sums {
   readonly longestStallMilliseconds: number;
   /** Confirmed and never seen again, as text: of a scenario with very many violations only the first are listed. */
   readonly lost: string;
-  /** How many of those goals that were set were kept. */
+  /** Of those scenarios of which something can be said, how many have a goal, and how many kept it. */
   readonly goalsKept: number;
   readonly goals: number;
 }
@@ -99,7 +99,8 @@ export interface Sums {
 export function sumsOf(scenarios: readonly ScenarioReport[]): Sums {
   const sum = (of: (scenario: ScenarioReport) => number) => scenarios.reduce((total, one) => total + of(one), 0);
   const promised = scenarios.filter(
-    ({ stallMillisecondsMax, counts }) => stallMillisecondsMax !== null && counts !== null,
+    ({ stallMillisecondsMax, outcome }) =>
+      stallMillisecondsMax !== null && (outcome === 'pass' || outcome === 'violation'),
   );
   const isListedWhole = scenarios.every(({ faults, violations }) => faults.length >= violations);
   const lost = sum(({ faults }) => faults.filter(({ kind }) => kind === 'lost').length);

@@ -122,8 +122,10 @@ function rowsOf(values: readonly number[], highest: number): string[] {
 
 function rateNow(samples: readonly Sample[], field: 'confirmed' | 'delivered'): number {
   const end = samples.at(-1)?.at ?? 0;
-  const from = samples.findLast(({ at }) => at <= end - 1000)?.at ?? 0;
-  const sum = samples.reduce((total, sample) => (sample.at > from ? total + sample[field] : total), 0);
+  const last = samples.findLastIndex(({ at }) => at <= end - 1000);
+  const from = samples[last]?.at ?? 0;
+  let sum = 0;
+  for (let i = last + 1; i < samples.length; i++) sum += samples[i]![field];
   return end > from ? (sum * 1000) / (end - from) : 0;
 }
 

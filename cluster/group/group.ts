@@ -80,17 +80,18 @@ export function emptyReplica(snapshot: SnapshotMeta): Restored {
 
 /**
  * The log forgets a replica that was closed: all but term and vote, which its core may have known and not written yet, and how far it may have
- * acknowledged. Resolves when that is durable; of a replica that has nothing there is nothing to forget.
+ * acknowledged. What takes its place begins as given. Resolves when that is durable; of a replica that has nothing there is nothing to forget.
  */
 export async function forgetReplica(
   log: Log,
   group: number,
   { term, vote }: { readonly term: number; readonly vote: number },
   acknowledgedTo: number,
+  { configuration }: SnapshotMeta,
 ): Promise<void> {
   // What follows waits for the log, which keeps the order.
   log.append([{ group, truncateFrom: null, entries: [], hardState: { term, vote, commit: 0 } }], ignore);
-  if (acknowledgedTo > 0) await log.resetGroup(group, acknowledgedTo);
+  if (acknowledgedTo > 0) await log.resetGroup(group, acknowledgedTo, configuration);
 }
 
 interface Waiting {

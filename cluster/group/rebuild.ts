@@ -175,9 +175,9 @@ export class Rebuilds {
     const isUnknown = repairTo === unknownIndex;
     const { term, vote } = isUnknown ? { term: this.#unseenTerm(id, known.term, others), vote: 0 } : known;
     await old.close();
-    await forgetReplica(log, id, { term, vote }, repairTo);
-    machine.restore(Buffer.concat(drain(this.#context.createMachine(id).snapshot())));
     const snapshot = this.#context.beginning(id);
+    await forgetReplica(log, id, { term, vote }, repairTo, snapshot);
+    machine.restore(Buffer.concat(drain(this.#context.createMachine(id).snapshot())));
     // A leader of the unseen term itself was elected without this replica, and has all that it may have acknowledged before.
     const repairTerm = isUnknown ? term - 1 : term;
     const restored = { ...emptyReplica(snapshot), hardState: { term, vote, commit: 0 }, repairTo, repairTerm };

@@ -7,6 +7,7 @@ import type { CacheOrder } from './cache.ts';
 import { EntryKind, RecordKind } from './codec.ts';
 import { encodeCheckpoint, encodeConfiguration } from './configuration.ts';
 import { assert } from './errors.ts';
+import type { Reset } from './file-index.ts';
 import type { LogFile } from './files.ts';
 import { GroupLog } from './group.ts';
 import type { LogEntry } from './types.ts';
@@ -97,9 +98,8 @@ export class Recorder {
   }
 
   /** The group begins anew, under this name: returns what takes its place, with nothing but its term and vote. */
-  reset(group: GroupLog, repairTo: number, keptFrom: number): GroupLog {
-    const { group: id, replica, hardState, snapshot, truncations } = group;
-    const { configuration } = snapshot;
+  reset(group: GroupLog, repairTo: number, { configuration, keptFrom }: Reset): GroupLog {
+    const { group: id, replica, hardState, truncations } = group;
     this.#control(RecordKind.reset, id, replica, repairTo, keptFrom, 0, encodeConfiguration(configuration));
     const { active } = this.writer;
     active.index.reset(id, replica, repairTo, { configuration, keptFrom });

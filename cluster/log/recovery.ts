@@ -507,6 +507,7 @@ function finishGroup(group: GroupLog, damage: Damage): void {
   group.settle();
   const broken = group.findBreak();
   if (broken !== null) damage.found(group.group, `${broken} (${logFolder})`);
+  if (group.snapshot.configuration.voters.length === 0) damage.found(group.group, `nobody votes (${logFolder})`);
   const needed = Math.max(group.hardState.commit, group.snapshot.index);
   if (group.lastIndex < needed)
     damage.found(group.group, `log ends at ${group.lastIndex}, but ${needed} was committed (${logFolder})`);

@@ -12,7 +12,7 @@
 //   - after the first error of writing nothing succeeds and `onFatal` was called once;
 //   - volatile groups have files, a writer and a cache order of their own: nothing durable ever waits for them, or they for it.
 
-import type { SnapshotMeta } from 'raft-ts';
+import type { Configuration, SnapshotMeta } from 'raft-ts';
 import type { Clock, Disk } from '../ports.ts';
 import { CacheOrder, evictDownTo } from './cache.ts';
 import { FileKind, fileBytesLimit } from './codec.ts';
@@ -142,11 +142,12 @@ export class Store implements Log {
     this.#writer.mark(group);
   }
 
-  async resetGroup(id: number, repairTo: number): Promise<void> {
+  async resetGroup(id: number, repairTo: number, configuration: Configuration): Promise<void> {
     this.#life.checkOpen();
     const known = this.#group(id);
     assert(!known.isVolatile, `group ${id} is not volatile`);
-    this.#begin(this.#records.reset(known, Math.max(repairTo, known.repairTo), this.#folder.takeSequence()));
+    const keptFrom = this.#folder.takeSequence();
+    this.#begin(this.#records.reset(known, Math.max(repairTo, known.repairTo), { configuration, keptFrom }));
     await this.#snapshots.afterReset(known);
   }
 

@@ -110,10 +110,10 @@ export interface Log {
   /**
    * Forgets a group's whole log and snapshot but for term and vote, and for what it may have acknowledged: until the replica has that again
    * it is `RecoveredGroup.repairTo`, also after restarts (the highest one that was ever given). For a replica that is to be built anew from
-   * its peers. Takes effect at once; when it resolves, it is durable. Snapshots of it that are being saved come to nothing, those being
+   * its peers, and begins with `configuration` (what the log had of it may be what was lost). Takes effect at once; when it resolves, it is durable. Snapshots of it that are being saved come to nothing, those being
    * installed are refused.
    */
-  resetGroup(group: number, repairTo: number): Promise<void>;
+  resetGroup(group: number, repairTo: number, configuration: Configuration): Promise<void>;
   /** The replica has all again that it may ever have acknowledged: `repairTo` is forgotten. Resolves when that is durable. */
   repaired(group: number): Promise<void>;
   /** Gathers. Starts a write at once when none is in flight. One call is for volatile groups, or for others, never for both. */

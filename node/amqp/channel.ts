@@ -145,7 +145,7 @@ export class Channel implements ChannelEvents, TopologyHost {
     if (this.#life !== 'open') return;
     this.#flushSettlements();
     if (this.#content.isUnfinished) this.#content.keep();
-    const held = this.#content.heldBytes + (this.#transaction === null ? 0 : this.#transaction.heldBytes);
+    const held = this.#content.reservedBytes + (this.#transaction === null ? 0 : this.#transaction.heldBytes);
     if (held !== this.#heldReported) this.#reportHeld(held);
     this.#resumeWindow();
   }

@@ -24,8 +24,8 @@ const basicClass = 60;
 const publicationsMax = 64;
 /** Bodies up to here are handed over in a buffer that is used again, which is cheaper than a view of the chunk (measured). */
 const smallBytesMax = 48;
-/** Sizes of the buffers for kept bytes: as much as is held already, within these bounds and what the message still lacks. */
-const keptBytesMin = 64 * 1024;
+/** Sizes of the buffers for kept bytes: what is to be kept, or as much as is held already, within these bounds and what the message still lacks. */
+const keptBytesMin = 4 * 1024;
 const keptBytesMax = 1024 * 1024;
 /** Larger bodies are handed over in buffers of their own. */
 const ownedBytesMin = 64 * 1024;
@@ -87,6 +87,8 @@ export class Content {
   bodyBytes = 0;
   /** Bytes of the unfinished message that are held beyond their chunk. */
   heldBytes = 0;
+  /** Of the buffers that those lie in: twice as many at most, but for the first few. */
+  reservedBytes = 0;
   #expecting: Expecting = Expecting.method;
   #bytesReceived = 0;
   /** Nearly every body comes in one piece. Setting an array's length to 0 would give its memory back, which costs more than all else here. */
@@ -310,8 +312,9 @@ export class Content {
   #copy(piece: Buffer, kept: Buffer[]): void {
     for (let at = 0; at < piece.length; ) {
       if (this.#roomUsed === this.#room.length) {
-        const wanted = Math.max(keptBytesMin, Math.min(this.heldBytes, keptBytesMax));
-        this.#room = Buffer.allocUnsafeSlow(Math.min(this.bodyBytes - this.heldBytes, wanted));
+        const wanted = Math.max(keptBytesMin, piece.length - at, this.heldBytes);
+        this.#room = Buffer.allocUnsafeSlow(Math.min(this.bodyBytes - this.heldBytes, wanted, keptBytesMax));
+        this.reservedBytes += this.#room.length;
         this.#roomUsed = 0;
         kept.push(noBytes);
       }
@@ -337,7 +340,7 @@ export class Content {
     this.#keptPieces = 0;
     this.#room = noBytes;
     this.#roomUsed = 0;
-    this.heldBytes = 0;
+    this.heldBytes = this.reservedBytes = 0;
   }
 }
 

@@ -61,7 +61,10 @@ export function parseConversations(text: string): Conversation[] {
   return conversations;
 }
 
-function stepOf(mark: string, { connection, line, tokens }: { connection: number; line: number; tokens: string }): Step {
+function stepOf(
+  mark: string,
+  { connection, line, tokens }: { connection: number; line: number; tokens: string },
+): Step {
   const words = tokens.trim();
   const at = { connection, line };
   if (mark === '*') return { ...at, kind: 'begins', how: words };
@@ -117,12 +120,13 @@ export class MemoryPartner implements Partner {
   }
 
   static async start(remarks: readonly string[] = []): Promise<MemoryPartner> {
-    const valueOf = (word: string) => Number(remarks.find((remark) => remark.startsWith(word))?.slice(word.length) ?? 0);
+    const numberOf = (word: string) =>
+      Number(remarks.find((remark) => remark.startsWith(word))?.slice(word.length) ?? 0);
     const disk = { freeBytesMin: 1 << 20, reserveBytes: 1 << 18, checkMilliseconds: 200 };
-    const cluster = new MemoryCluster(valueOf('nodes ') || 1, 7, { shards: 1, disk });
+    const cluster = new MemoryCluster(numberOf('nodes ') || 1, 7, { shards: 1, disk });
     await cluster.start();
     const options: Partial<AmqpOptions> = {};
-    const [messages, assembly] = [valueOf('messages '), valueOf('assembly ')];
+    const [messages, assembly] = [numberOf('messages '), numberOf('assembly ')];
     if (messages + assembly > 0) Object.assign(options, { messageBytesMax: messages || assembly });
     if (assembly > 0) Object.assign(options, { assemblyBytesMax: assembly });
     return new MemoryPartner(cluster, await serve(createBroker(cluster.node(1), cluster), options));
@@ -257,14 +261,17 @@ async function hear(partner: Partner, side: Side, step: Step, exchanged: Exchang
   for (let turn = 0; turn < turnsMax && !isThere(); turn++) await partner.wait();
   const came = side.wire.received().subarray(side.seen);
   if (step.kind !== 'hears') {
-    if (!side.wire.isClosed() || came.length > 0) throw new Error(`line ${step.line}: not closed, and ${shown(came)} came`);
+    if (!side.wire.isClosed() || came.length > 0)
+      throw new Error(`line ${step.line}: not closed, and ${shown(came)} came`);
     return;
   }
   const { pattern } = step;
   const same = came.length >= pattern.length && pattern.every((octet, at) => octet === null || octet === came[at]);
   if (!same) {
     const wanted = pattern.map((octet) => (octet === null ? '..' : octet.toString(16).padStart(2, '0'))).join('');
-    throw new Error(`line ${step.line}: another answer came\n  wanted ${wanted}\n  came   ${shown(came)}\n  ${printable(came)}`);
+    throw new Error(
+      `line ${step.line}: another answer came\n  wanted ${wanted}\n  came   ${shown(came)}\n  ${printable(came)}`,
+    );
   }
   side.seen += pattern.length;
   eachMethod(came.subarray(0, pattern.length), (name) => exchanged('server', name));
@@ -297,7 +304,8 @@ const openings = {
 /** Says the usual beginning and passes over its answers, a frame each. */
 async function begin(partner: Partner, side: Side, how: string): Promise<void> {
   const said: Buffer[] = [openings.header];
-  if (how === 'connect' || how === 'open') said.push(...[openings.startOk, openings.tuneOk].map(octets), octets(openings.open));
+  if (how === 'connect' || how === 'open')
+    said.push(...[openings.startOk, openings.tuneOk].map(octets), octets(openings.open));
   if (how === 'open') said.push(octets(openings.channel));
   else if (how !== 'connect' && how !== 'hello') throw new Error(`nothing begins with '${how}'`);
   for (const bytes of said) {
@@ -308,7 +316,8 @@ async function begin(partner: Partner, side: Side, how: string): Promise<void> {
       const came = side.wire.received().subarray(side.seen);
       return came.length < 7 ? Number.POSITIVE_INFINITY : 8 + came.readUInt32BE(3);
     };
-    for (let turn = 0; turn < turnsMax && side.wire.received().length - side.seen < frameEnd(); turn++) await partner.wait();
+    for (let turn = 0; turn < turnsMax && side.wire.received().length - side.seen < frameEnd(); turn++)
+      await partner.wait();
     if (frameEnd() === Number.POSITIVE_INFINITY) throw new Error(`no answer at the beginning: ${how}`);
     side.seen += frameEnd();
   }

@@ -10,7 +10,14 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, test } from 'vitest';
 import { type MethodName, methodNames } from '../../node/amqp/methods.ts';
-import { type Conversation, converse, MemoryPartner, type Partner, parseConversations, TcpPartner } from './conversation.ts';
+import {
+  type Conversation,
+  converse,
+  MemoryPartner,
+  type Partner,
+  parseConversations,
+  TcpPartner,
+} from './conversation.ts';
 
 const folder = fileURLToPath(new URL('conversations/', import.meta.url));
 const files = readdirSync(folder).sort();

@@ -17,12 +17,14 @@ it(
     const child = spawn(script, { stdio: ['ignore', 'pipe', 'inherit'], signal: context.signal });
     const closed = once(child, 'close');
     let skipped = '';
+    const lines: string[] = [];
     for await (const line of createInterface(child.stdout)) {
-      console.log(line);
+      lines.push(line);
+      if (line.startsWith('compose: ')) console.log(line);
       skipped = /^compose: skipped: (.*)/.exec(line)?.[1] ?? skipped;
     }
     const [code] = await closed;
-    expect(code).toBe(0);
+    expect(code, lines.slice(-200).join('\n')).toBe(0);
     if (skipped !== '') context.skip(skipped);
   },
   secondsMax * 1000,

@@ -289,7 +289,7 @@ describe('a round', () => {
     bench.live.loses = false;
     let reset: Promise<void> | null = null;
     bench.live.between = () => {
-      reset ??= bench.log.resetGroup(1, 0);
+      reset ??= bench.log.resetGroup(1, 0, origin.configuration);
     };
     await bench.collect(2);
     await reset;

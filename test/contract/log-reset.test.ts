@@ -50,7 +50,7 @@ describe('a group that is reset', () => {
     await state(log, 60, 3, 'state');
     log.compactionPoint(1);
     await log.collect((_, first, last) => first <= 7 && last >= 7);
-    const done = log.resetGroup(1, 100);
+    const done = log.resetGroup(1, 100, origin.configuration);
     for (const index of [7, 61, 100]) expect([log.has(1, index), log.cached(1, index)]).toEqual([false, undefined]);
     expect((await rejection(read(log, 1, 7, 7))).code).toBe('missing');
     await done;
@@ -74,12 +74,12 @@ describe('a group that is reset', () => {
 
   it('remembers the highest index until it is repaired', async () => {
     const { disk, log } = await open();
-    await log.resetGroup(1, 90);
-    await log.resetGroup(1, 50);
+    await log.resetGroup(1, 90, origin.configuration);
+    await log.resetGroup(1, 50, origin.configuration);
     await log.close();
     const second = await reopen(disk);
     expect(second.groups[0]!.repairTo).toBe(90);
-    await second.log.resetGroup(1, 70);
+    await second.log.resetGroup(1, 70, origin.configuration);
     disk.crash(createMemoryRandom(1));
     const third = await reopen(disk);
     expect(third.groups[0]!.repairTo).toBe(90);
@@ -87,7 +87,7 @@ describe('a group that is reset', () => {
     disk.crash(createMemoryRandom(2));
     const fourth = await reopen(disk);
     expect(fourth.groups[0]!.repairTo).toBe(0);
-    await fourth.log.resetGroup(1, 10);
+    await fourth.log.resetGroup(1, 10, origin.configuration);
     await fourth.log.close();
     expect((await reopen(disk)).groups[0]!.repairTo).toBe(10);
   });
@@ -105,7 +105,7 @@ describe('a group that is reset', () => {
       write(2, { entries: [entry(2, 1, 1, 2000)] }),
     );
     await append(log, write(2, { entries: [entry(2, 2, 1, 5000)] }));
-    await log.resetGroup(1, 20);
+    await log.resetGroup(1, 20, origin.configuration);
     await append(log, write(2, { entries: [entry(2, 3, 1, 5000), entry(2, 4, 1, 1000)] }));
     await log.saveSnapshot(2, { index: 3, term: 1, configuration }, piecesOf([Buffer.from('s')]));
     log.compactionPoint(2);
@@ -127,10 +127,10 @@ describe('a group that is reset', () => {
   it('has no entries of an earlier snapshot, also after it was given the same one again', async () => {
     const from = await stream();
     const { disk, log } = await open();
-    await log.resetGroup(1, 100);
+    await log.resetGroup(1, 100, origin.configuration);
     await installed(await staged(log, from));
     expect([20, 35, 50].map((index) => log.has(1, index))).toEqual([true, true, true]);
-    await log.resetGroup(1, 100);
+    await log.resetGroup(1, 100, origin.configuration);
     expect([20, 35, 50].map((index) => log.has(1, index))).toEqual([false, false, false]);
     disk.kill();
     const second = await reopen(disk);
@@ -154,7 +154,7 @@ describe('a group that is reset', () => {
     const { disk, log } = await open();
     await state(log, 60, 3, 'old');
     const reader = await log.openSnapshotStream(1, [], 0);
-    await log.resetGroup(1, 100);
+    await log.resetGroup(1, 100, origin.configuration);
     await append(log, write(1, { entries: entries(1, 1, 80, 3) }));
     await state(log, 60, 3, 'new');
     expect((await drain(reader, 100)).includes('old')).toBe(true);
@@ -177,7 +177,7 @@ describe('a group that is reset', () => {
     const next = { next: () => null, close: () => closed++ };
     const waiting = log.saveSnapshot(1, { index: 61, term: 3, configuration }, next);
     const staging = await staged(log, { ...from, meta: { ...from.meta } });
-    await Promise.all([log.resetGroup(1, 100), saving, waiting]);
+    await Promise.all([log.resetGroup(1, 100, origin.configuration), saving, waiting]);
     expect(closed).toBe(2);
     expect((await rejection(installed(staging))).code).toBe('stale');
     expect(await loadState(log, 1)).toBeNull();
@@ -191,14 +191,14 @@ describe('a group that is reset', () => {
     const outcomes = new Set<string>();
     for (let wait = 0; wait < 200; wait += 5) {
       const { disk, log } = await open();
-      await log.resetGroup(1, 100);
+      await log.resetGroup(1, 100, origin.configuration);
       const staging = await staged(log, from);
       const installing = installed(staging).then(
         () => 'installed',
         (error: { code: string }) => error.code,
       );
       for (let i = 0; i < wait; i++) await Promise.resolve();
-      await log.resetGroup(1, 50);
+      await log.resetGroup(1, 50, origin.configuration);
       outcomes.add(await installing);
       expect([20, 35, 50, 55].map((index) => log.has(1, index))).toEqual([false, false, false, false]);
       expect(await loadState(log, 1)).toBeNull();
@@ -229,7 +229,7 @@ describe('a group that is reset', () => {
         return null;
       };
       let done = false;
-      void log.resetGroup(1, 77).then(() => {
+      void log.resetGroup(1, 77, origin.configuration).then(() => {
         done = true;
       });
       await turns(4);

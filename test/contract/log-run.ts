@@ -371,7 +371,7 @@ export class Run {
     if (groups.length === 0) return;
     const id = groups[this.random.integer(groups.length)]!;
     const repairTo = this.random.integer(this.#highest + 1);
-    const reset = this.log.resetGroup(id, repairTo);
+    const reset = this.log.resetGroup(id, repairTo, origin.configuration);
     this.model.add({ kind: 'reset', group: id, repairTo });
     this.#beginEra(id);
     reset.then(this.#confirms(), this.#ignore);

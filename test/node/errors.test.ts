@@ -127,7 +127,7 @@ const cases: readonly Case[] = [
   [
     '406 not empty',
     406,
-    "PRECONDITION_FAILED - queue 'full' in vhost '/' is not empty",
+    "PRECONDITION_FAILED - queue 'full' in vhost '/' not empty",
     [50, 40],
     remove('full', false, true),
   ],

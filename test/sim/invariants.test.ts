@@ -23,6 +23,7 @@ class Fake {
   hash = 0;
   repairing = false;
   acknowledgedTo = 0;
+  isFenced = false;
   halted: Error | null = null;
 
   append(term: number, content: number, durable = true): this {
@@ -63,7 +64,7 @@ class Fake {
       configurationAt: () => configuration,
       status: () => ({ configuration, repairing: fake.repairing }),
     };
-    const machine = { stateHash: () => fake.hash };
+    const machine = { stateHash: () => fake.hash, metadataVersion: 5, isFenced: () => fake.isFenced };
     return Object.defineProperties({ id: 1, raft, machine } as unknown as WatchedReplica, {
       appliedIndex: { get: () => fake.appliedIndex },
       acknowledgedTo: { get: () => fake.acknowledgedTo },
@@ -83,6 +84,7 @@ class Stage {
   readonly marks = new Marks();
   readonly invariants = new Invariants(this.marks);
   readonly fakes = new Map<number, Fake>();
+  readonly replicas = new Map<number, Map<number, WatchedReplica>>();
 
   constructor(nodes = 3) {
     for (let node = 1; node <= nodes; node++) this.open(node, new Fake());
@@ -90,7 +92,26 @@ class Stage {
   open(node: number, fake: Fake): void {
     this.fakes.set(node, fake);
     const log = { cached: (_group: number, index: number) => fake.cached(index) };
-    this.invariants.opened(node, new Map([[1, fake.replica]]), log);
+    this.replicas.set(node, new Map([[1, fake.replica]]));
+    this.invariants.opened(node, this.replicas.get(node)!, log);
+  }
+  /** Its process goes on with another replica in place of the one that it had. */
+  replace(node: number, fake: Fake): void {
+    this.fakes.set(node, fake);
+    this.replicas.get(node)!.set(1, fake.replica);
+  }
+  /** Metadata on two nodes, which say that node 1 was ended, and where group 1 is. */
+  applyMetadata(appliedIndex: number, voters: readonly number[]): void {
+    const nodes = () => [{ node: 1, fencedTo: 3 }];
+    const machine = { appliedIndex, nodes, stateHash: () => 0, placement: () => ({ voters, target: null }) };
+    const fakes = [2, 3].map((node) => {
+      const fake = new Fake().append(1, 7);
+      this.replicas.get(node)!.set(0, Object.assign(fake.replica, { id: 0, machine }));
+      return fake;
+    });
+    expect(this.broken()).toBeNull();
+    for (const fake of fakes) Object.assign(fake, { commit: 1, appliedIndex: 1 });
+    expect(this.broken()).toBeNull();
   }
   at(node: number): Fake {
     return this.fakes.get(node)!;
@@ -229,6 +250,50 @@ describe('the invariants', () => {
     expect(restarted({ terms: [1, 2] })).toBe('R6');
     expect(restarted({ terms: [1], repairing: true })).toBeNull();
     expect(restarted({ terms: [1], halted: new Error('damaged') })).toBeNull();
+  });
+
+  test('R6 what was built anew stands aside until it has what the one before had durably', () => {
+    const rebuilt = (change: Partial<Fake>) => {
+      const stage = new Stage();
+      stage.at(1).append(1, 7).append(1, 8);
+      expect(stage.broken()).toBeNull();
+      stage.replace(1, Object.assign(new Fake(), change));
+      return stage.broken();
+    };
+    expect(rebuilt({})).toBe('R6');
+    expect(rebuilt({ repairing: true })).toBeNull();
+    expect(rebuilt({ terms: [1, 1] })).toBeNull();
+    expect(rebuilt({ terms: [2], term: 2 })).toBeNull();
+  });
+
+  test('A3 who was ended is not heard by those who know it', () => {
+    for (const [version, isFenced, broken] of [
+      [5, true, null],
+      [5, false, 'A3'],
+      [6, false, null],
+    ] as const) {
+      const stage = new Stage();
+      stage.applyMetadata(version, [1]);
+      stage.at(2).append(1, 7);
+      stage.at(1).isFenced = isFenced;
+      Object.assign(stage.at(1).append(1, 7), { commit: 1, appliedIndex: 1 });
+      expect([version, isFenced, stage.broken()]).toEqual([version, isFenced, broken]);
+    }
+  });
+
+  test('placement: what is said to be here is not dropped', () => {
+    for (const [voters, commit, broken] of [
+      [[1, 2, 3], 0, 'placement'],
+      [[2, 3, 4], 0, null],
+      // By what is committed it votes.
+      [[2, 3, 4], 1, 'placement'],
+    ] as const) {
+      const stage = new Stage();
+      stage.applyMetadata(3, voters);
+      for (const node of [2, 3]) stage.at(node).append(1, 7).commit = commit;
+      stage.replicas.get(1)!.delete(1);
+      expect(stage.broken()).toBe(broken);
+    }
   });
 
   test('R5 the term of a leader, and of what is durable, is known after a restart', () => {

@@ -6,6 +6,7 @@
 //   R5 terms never fall, commits neither, also over restarts     R6 what is committed is on a quorum's disks; what was durable is there
 //   R7 replicas that have applied as much have the same state    R8 quorums of neighbouring configurations meet
 //   A3 an incarnation that the metadata ended is ended in every shard that knows as much of them
+//   placement: a node drops no replica that the newest metadata say it has, nor one that votes
 //
 // State owned: per group what was ever seen of it; per replica how far it was looked at. Every call looks only at what changed since the last
 // one. Call `check` often, and `ended` in the very moment in which a process dies: what was durable then must be there again.
@@ -46,6 +47,8 @@ interface Watched {
   seenTerm: number;
   /** The last entry with a configuration in its log, if it was not committed when the log was looked at. */
   configuration: { readonly index: number; readonly term: number } | null;
+  /** Its node has it no more. */
+  isDropped: boolean;
 }
 
 /** What a replica of a dead process had on its disk. */
@@ -77,6 +80,8 @@ interface GroupSeen {
   commitTerm: number;
   /** The term in which `commit` was known first, or a later one. */
   commitSeenIn: number;
+  /** That at `commit`. */
+  configuration: Configuration | null;
 }
 
 /** How a replica came back, and what it owes. A damaged one is halted a moment after it was recovered. */
@@ -155,6 +160,14 @@ export class Invariants {
   /** Looks at all that changed since the last call. */
   check(): void {
     for (const node of this.#nodes.values()) this.#checkNode(node);
+    // After all have been looked at: what somebody dropped may have been committed by another.
+    for (const { node, replicas, watched } of this.#nodes.values()) {
+      for (const [group, one] of watched) {
+        if (one.isDropped || replicas.has(group) || isVolatileGroup(group)) continue;
+        one.isDropped = true;
+        this.#checkDropped(node, group);
+      }
+    }
   }
 
   /** A group that does not have these voters, by one that leads it, and nobody else; null: there is none. */
@@ -186,6 +199,19 @@ export class Invariants {
     }
   }
 
+  /** Who is to have it again has to get it first, as a learner: so it was not dropped by what was settled before. */
+  #checkDropped(node: number, group: number): void {
+    const newest = Array.from(this.#nodes.values(), ({ replicas }) => replicas.get(metadataGroup)?.machine)
+      .filter((machine) => machine !== undefined)
+      .reduce((one, other) => (one.appliedIndex >= other.appliedIndex ? one : other));
+    const placement = (newest as MetadataMachine).placement(group);
+    if (placement?.target === null && placement.voters.includes(node))
+      fail('placement', `node ${node} drops its replica of group ${group}, which is on ${placement.voters}`);
+    const { configuration = null } = this.#groups.get(group) ?? {};
+    if (configuration !== null && [...configuration.voters, ...configuration.outgoing].includes(node))
+      fail('placement', `node ${node} drops its replica of group ${group}, and votes in ${describe(configuration)}`);
+  }
+
   #watch(node: NodeSeen, replica: WatchedReplica, before?: Watched): Watched {
     const { raft } = replica;
     if (before !== undefined) this.#checkBuiltAnew(node.node, replica, before);
@@ -201,6 +227,7 @@ export class Invariants {
       seen: start,
       seenTerm: raft.termAt(start) ?? -1,
       configuration: null,
+      isDropped: false,
     };
     node.watched.set(replica.id, watched);
     return watched;
@@ -342,6 +369,7 @@ export class Invariants {
     if (term === undefined) return;
     group.commit = commit;
     group.commitTerm = term;
+    group.configuration = raft.configurationAt(commit);
     group.commitSeenIn = Math.max(group.commitSeenIn, raft.term);
     const durable = (node: number) => this.#isDurable(node, group.id, commit, term);
     const configurations = [raft.configurationAt(commit), raft.status().configuration];
@@ -435,7 +463,7 @@ export class Invariants {
     let group = this.#groups.get(id);
     if (group === undefined) {
       const fresh = { leaders: new Map(), entries: new Map(), applied: new Map(), hashes: new Map() };
-      group = { id, ...fresh, commit: 0, commitTerm: 0, commitSeenIn: 0 };
+      group = { id, ...fresh, commit: 0, commitTerm: 0, commitSeenIn: 0, configuration: null };
       this.#groups.set(id, group);
     }
     return group;
