@@ -162,6 +162,9 @@ fi
 at=$SECONDS
 must 'the image' timeout --foreground 900 docker build --network host --build-arg BASE="$base" --build-arg BUILDER="$builder" \
   -f node/Dockerfile -t "$NODE_IMAGE" .
+# The same from the compose file; all is done already.
+must 'docker compose build' timeout --foreground 900 "${compose[@]}" --env-file "$work/none.env" build --build-arg BASE="$base" \
+  --build-arg BUILDER="$builder" node1
 bytes() { docker image inspect --format '{{.Size}}' "$1"; }
 say "built in $((SECONDS - at)) s: $(($(bytes "$NODE_IMAGE") / 1000000)) MB, of which $((($(bytes "$NODE_IMAGE") - $(bytes "$base")) / 1000)) kB are Warren"
 [ "$(docker image inspect --format '{{.Config.User}}' "$NODE_IMAGE")" = node ] || fail 'the image does not run as the user node'
@@ -224,6 +227,11 @@ stops() {
 
 up 'docker compose up' run
 for node in 1 2 3; do must "publish through node $node" publish $node "first-$node:300"; done
+for node in 1 2 3; do
+  port="NODE${node}_HTTP_PORT"
+  must "metrics of node $node" node -e 'fetch(process.argv[1]).then((r) => r.text()).then((t) => process.exit(/^warren_/m.test(t) ? 0 : 1))' \
+    "http://127.0.0.1:${!port}/metrics"
+done
 must 'warren cluster status in a container' run exec -T node1 warren cluster status
 publish 1 killed:800 5 >"$work/killed.log" 2>&1 &
 publisher=$!

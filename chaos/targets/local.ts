@@ -21,6 +21,7 @@ import { type TargetOptions, thisMachine, warrenVersion } from './options.ts';
 
 const host = '127.0.0.1';
 const startMillisecondsMax = 60_000;
+const attemptsMax = 3;
 /** A busy machine may need so long to load the shim into a process. */
 const orderMillisecondsMax = 20_000;
 const joinMillisecondsMax = 120_000;
@@ -31,16 +32,19 @@ const pollMilliseconds = 100;
 /** A process whose disk is well again may still be about to end because it was not. */
 const excuseMilliseconds = 15_000;
 
+/** Resolves when all its nodes serve. */
 export async function startLocalTarget(options: TargetOptions = {}): Promise<Target> {
-  const toxiproxy = await openToxiproxy({ use: options.toxiproxy ?? null });
-  const target = new LocalTarget(toxiproxy);
-  try {
-    await target.begin(options.nodes ?? 3, options);
-  } catch (error) {
-    await target.close();
-    throw error;
+  for (let attempt = 1; ; attempt++) {
+    const target = new LocalTarget(await openToxiproxy({ use: options.toxiproxy ?? null }));
+    try {
+      await target.begin(options.nodes ?? 3, options);
+      return target;
+    } catch (error) {
+      await target.close();
+      // Somebody took a port between our look and our start.
+      if (attempt === attemptsMax || !/EADDRINUSE|address already in use/.test((error as Error).message)) throw error;
+    }
   }
-  return target;
 }
 
 /** What is known of a node beside its process. */

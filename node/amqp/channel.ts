@@ -700,6 +700,9 @@ export class Channel implements ChannelEvents, TopologyHost {
       this.flushConfirms();
     }
     this.#life = 'ended';
+    // Whoever still knows this channel keeps nothing of what its client sent.
+    this.#content.reset();
+    this.#transaction = null;
   }
 
   /** Everything known is told and handed on; then the leases that are left go back. */

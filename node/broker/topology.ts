@@ -274,9 +274,12 @@ function changeBinding(
   if (source === '' || (destination.kind === 'exchange' && destination.name === ''))
     return fail(reply, defaultExchangeRefused());
   const missing = missingEnd(connection, binding);
+  // What is not there is not bound either: unbinding it succeeds, as deleting does.
+  if (missing?.code === 'not-found' && kind === 'unbind') return succeed(reply);
   if (missing !== null) return fail(reply, missing);
   cluster.changeMetadata({ kind, vhost, source, destination, routingKey, arguments: args }, (result) => {
     if (result === null) fail(reply, metadataUnavailable());
+    else if (result.code === ResultCode.notFound && kind === 'unbind') succeed(reply);
     else if (result.code === ResultCode.notFound)
       fail(reply, missingEnd(connection, binding) ?? noExchange(vhost, source));
     else if (result.code === ResultCode.refused) {
