@@ -30,7 +30,7 @@ export default defineConfig({
           'test/cluster/**/*.test.ts',
           'test/node/**/*.test.ts',
         ],
-        { testTimeout: 30_000 },
+        { testTimeout: 90_000 },
       ),
       // The whole cluster under a few dozen seeds: minutes of one core.
       project('sim', ['test/sim/sim.test.ts'], { testTimeout: 240_000 }),
