@@ -18,7 +18,7 @@ import type { ChaosReport, ScenarioReport, Target } from './types.ts';
 import { createView } from './view.ts';
 
 const notUnderstood = 64;
-const twiceMilliseconds = 500;
+const twiceMilliseconds = 1500;
 /** To start, warm up, heal, wait for calm, drain and judge. */
 const overheadSeconds = 20;
 

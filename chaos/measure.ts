@@ -3,6 +3,7 @@
 // A stall is a time in which something was unconfirmed and no confirm came: of one stream (one publisher and one queue), for the death of a
 // leader stalls only its queues; or of the whole load, where a publisher without a connection waits too. The clients of a node that is dead,
 // paused or cut off cannot be served: what waited while its node was not well is no stall of a stream. Refusals and broken connections end none.
+// Time in which this very process did not get to run is none of the broker's: it is taken off.
 //
 // State owned: sums, histograms of fixed size, what is unconfirmed, and the publishing time of what was not delivered yet. Times are those of
 // the history. Pure, but for `node:perf_hooks`, which only computes here.
@@ -24,6 +25,8 @@ interface Stream {
   open: number;
   /** Since when it waits for a confirm; `never`: it does not. */
   since: number;
+  /** `Meter.#still` at that time. */
+  still: number;
   /** Its node was not well while it waited. */
   isExcused: boolean;
 }
@@ -68,7 +71,10 @@ export class Meter {
   readonly #stalls: Stall[] = [];
   /** Since when the whole load waits; `never`: it does not. */
   #since = never;
+  #stillSince = 0;
   #away = 0;
+  /** For how long this process has stood still in all. */
+  #still = 0;
   #longestStall = 0;
   #sampled = { sent: 0, confirmed: 0, delivered: 0 };
   sent = 0;
@@ -97,6 +103,11 @@ export class Meter {
       default:
         break;
     }
+  }
+
+  /** This process noticed that it had not run for so long: it could see no confirm. */
+  stoodStill(milliseconds: number): void {
+    this.#still += milliseconds;
   }
 
   /** What these nodes are asked for need not be answered. Counted: each call has its `well`. */
@@ -139,11 +150,11 @@ export class Meter {
   finish(at: number): void {
     for (const { streams } of this.#publishers.values()) {
       for (const stream of streams.values()) {
-        if (stream.since !== never && !stream.isExcused) this.#stalled(stream.since, at);
+        if (stream.since !== never && !stream.isExcused) this.#stalled(stream.since, at, stream.still);
         stream.since = never;
       }
     }
-    if (this.#since !== never) this.#stalled(this.#since, at);
+    if (this.#since !== never) this.#stalled(this.#since, at, this.#stillSince);
     this.#since = never;
   }
 
@@ -212,7 +223,7 @@ export class Meter {
     } else if (!publisher.isAway) {
       publisher.isAway = true;
       this.#away++;
-      if (this.#since === never) this.#since = at;
+      if (this.#since === never) this.#waits(at);
     }
   }
 
@@ -220,15 +231,16 @@ export class Meter {
     const publisher = this.#publishers.get(clientOf(channel))!;
     let stream = publisher.streams.get(queue);
     if (stream === undefined) {
-      stream = { node: publisher.node, open: 0, since: never, isExcused: false };
+      stream = { node: publisher.node, open: 0, since: never, still: 0, isExcused: false };
       publisher.streams.set(queue, stream);
     }
     stream.open++;
     if (stream.since === never) {
       stream.since = at;
+      stream.still = this.#still;
       stream.isExcused = this.#isUnwell(stream.node);
     }
-    if (this.#since === never) this.#since = at;
+    if (this.#since === never) this.#waits(at);
     this.#sent.set(place, { at, publisher, stream });
     this.#publishedAt.set(id, at);
     this.sent++;
@@ -244,11 +256,12 @@ export class Meter {
     this.confirmed++;
     sent.publisher.confirmedAt = at;
     record(this.#confirms, at - sent.at);
-    if (stream.since !== never && !stream.isExcused) this.#stalled(stream.since, at);
+    if (stream.since !== never && !stream.isExcused) this.#stalled(stream.since, at, stream.still);
     stream.since = stream.open > 0 ? at : never;
+    stream.still = this.#still;
     stream.isExcused = this.#isUnwell(stream.node);
-    if (this.#since !== never) this.#stalled(this.#since, at);
-    this.#since = this.#sent.size > 0 || this.#away > 0 ? at : never;
+    if (this.#since !== never) this.#stalled(this.#since, at, this.#stillSince);
+    this.#waits(this.#sent.size > 0 || this.#away > 0 ? at : never);
   }
 
   #delivered(id: string, at: number): void {
@@ -262,7 +275,14 @@ export class Meter {
     return (this.#unwell.get(node) ?? 0) > 0;
   }
 
-  #stalled(from: number, to: number): void {
+  #waits(since: number): void {
+    this.#since = since;
+    this.#stillSince = this.#still;
+  }
+
+  /** `still`: for how long this process had stood still in all when the waiting began. */
+  #stalled(begun: number, to: number, still: number): void {
+    const from = Math.min(to, begun + this.#still - still);
     const milliseconds = to - from;
     if (milliseconds > this.#longestStall) this.#longestStall = milliseconds;
     for (let i = this.#spans.length - 1; i >= 0; i--) {

@@ -43,6 +43,8 @@ export type RunAbout = Pick<ChaosReport, 'warren' | 'replay' | 'target'>;
 
 const sampleMilliseconds = 250;
 const leaderMilliseconds = 1000;
+/** How exactly it is known when this process stood still. */
+const tickMilliseconds = 10;
 const warmMilliseconds = 2000;
 const warmMillisecondsMax = 30_000;
 /** A peer that is silent for three of them is given up by everybody. */
@@ -195,6 +197,7 @@ class ScenarioRun {
       ledger?.append(event);
     });
     const timers = [
+      this.#watchOurselves(),
       setInterval(() => this.#sample(), sampleMilliseconds),
       setInterval(() => void this.#lookForLeader(), leaderMilliseconds),
     ];
@@ -295,9 +298,9 @@ class ScenarioRun {
   async #heal(): Promise<void> {
     const { signal } = this.#context;
     await this.#target.heal();
+    if (signal.aborted) return;
     const healed = this.#now();
     await this.#target.waitReady(comeBackMillisecondsMax);
-    if (signal.aborted) return;
     await this.#served(healed, comeBackMillisecondsMax);
     await sleep(calmMilliseconds, undefined, { signal });
     this.#history.calm();
@@ -326,6 +329,16 @@ class ScenarioRun {
     const sample = this.#meter.sample(this.#now(), this.#history.awaited);
     const totals = { sent, confirmed, received: this.#history.delivered, reconnects: this.#workload?.reconnects ?? 0 };
     this.#context.observer.sample(sample, totals, this.#leader);
+  }
+
+  /** On a busy machine this process may not get to run, and then sees nothing. */
+  #watchOurselves(): NodeJS.Timeout {
+    let last = this.#now();
+    return setInterval(() => {
+      const late = this.#now() - last - tickMilliseconds;
+      last += late + tickMilliseconds;
+      if (late > tickMilliseconds) this.#meter.stoodStill(late);
+    }, tickMilliseconds);
   }
 
   #isLooking = false;

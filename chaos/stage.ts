@@ -93,8 +93,10 @@ export class RunningStage implements Stage {
   }
 
   async calm(): Promise<void> {
-    if (this.#options.signal.aborted) return;
-    await this.target.waitReady(comeBackMillisecondsMax);
+    const { signal } = this.#options;
+    if (signal.aborted) return;
+    const aborted = new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
+    await Promise.race([this.target.waitReady(comeBackMillisecondsMax), aborted]);
     for (const recovery of this.#recovering) this.#recovered(recovery);
     await this.sleep(Math.min(calmMillisecondsMax, Math.max(calmMillisecondsMin, this.milliseconds * calmShare)));
   }

@@ -315,6 +315,8 @@ function listenForTls(tcp: object, tls: TlsIdentity, accept: (socket: Socket) =>
     if (socket.authorized || hasNone) accept(socket);
     else socket.destroy();
   });
+  // A handshake that failed, or took too long: its socket stays open otherwise.
+  server.on('tlsClientError', (_error, socket) => socket.destroy());
   return server;
 }
 

@@ -1,5 +1,6 @@
 // The files behind `amqp.tls.*`: who this node is to clients that speak TLS, and whom it trusts. Reads them; keeps nothing.
 
+import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createSecureContext } from 'node:tls';
 import type { TlsIdentity } from '../cluster/index.ts';
@@ -31,11 +32,11 @@ export function readTls(settings: Settings): TlsResult {
   const certificate = contents.get('amqp.tls.certificate.file')!;
   const key = contents.get('amqp.tls.key.file')!;
   const authority = contents.get('amqp.tls.ca.file') ?? null;
-  const problem = contextProblem({ cert: certificate }) ?? null;
+  const problem = problemOf(() => new X509Certificate(certificate));
   if (problem !== null) return named('amqp.tls.certificate.file', `is no certificate in PEM (${problem})`);
-  const keyProblem = contextProblem({ cert: certificate, key });
+  const keyProblem = problemOf(() => createSecureContext({ cert: certificate, key }));
   if (keyProblem !== null) return named('amqp.tls.key.file', `is not the key of that certificate (${keyProblem})`);
-  const authorityProblem = authority === null ? null : contextProblem({ ca: authority });
+  const authorityProblem = authority === null ? null : problemOf(() => new X509Certificate(authority));
   if (authorityProblem !== null) return named('amqp.tls.ca.file', `is no certificate in PEM (${authorityProblem})`);
   return {
     ok: true,
@@ -50,9 +51,9 @@ export function readTls(settings: Settings): TlsResult {
 }
 
 /** What OpenSSL says of it, or null. */
-function contextProblem(options: Parameters<typeof createSecureContext>[0]): string | null {
+function problemOf(make: () => unknown): string | null {
   try {
-    createSecureContext(options);
+    make();
     return null;
   } catch (error) {
     return (error as Error).message;

@@ -213,6 +213,6 @@ export interface ChannelBackend {
   limit(unsettledMax: number): void;
   /** `canDeliver` became true again, or there is `room` again. */
   deliveriesResumed(): void;
-  /** Unsettled leases go back at once. */
-  close(): void;
+  /** Unsettled leases go back at once. `done`: they are back, or nobody knows; also called when the connection is gone, or not at all. */
+  close(done?: () => void): void;
 }

@@ -1,7 +1,8 @@
 // One channel: what its client sent is done in order, and what comes of it is told.
 //
 // PURE. State owned: the unfinished publish, delivery tags, confirms, consumers, the last declared queue, and the frames that wait behind a
-// pending reply. Life: open → (discarding, after we sent channel.close, until the client's close-ok) → ended.
+// pending reply. Life: open → (discarding, after we sent channel.close, until the client's close-ok; or leaving, after the client's, until what it
+// held is back in its queues) → ended.
 // Invariants:
 // - At most one reply is pending; later frames wait in `#backlog`, in order. Deliveries, returns and confirms go on meanwhile.
 // - A lease is settled exactly once: its delivery tag is taken when the client settles it, and what is left goes back with `backend.close`.
@@ -70,7 +71,7 @@ interface WaitingFrame {
 /** What a waiting frame costs beside its bytes, about. */
 const waitingFrameBytes = 128;
 
-type Life = 'open' | 'discarding' | 'ended';
+type Life = 'open' | 'discarding' | 'leaving' | 'ended';
 
 export class Channel implements ChannelEvents, TopologyHost {
   readonly number: number;
@@ -688,9 +689,13 @@ export class Channel implements ChannelEvents, TopologyHost {
   }
 
   #closedByClient(): void {
-    this.#finish('ended');
-    this.send({ kind: 'channel.close-ok' });
-    this.#host.ended(this);
+    // Whoever reads this answer may look for the messages, on any channel.
+    this.#finish('leaving', () => {
+      if (this.#life !== 'leaving') return;
+      this.#life = 'ended';
+      this.send({ kind: 'channel.close-ok' });
+      this.#host.ended(this);
+    });
   }
 
   /** The connection ends. The broker learns of it once for all its channels; this one only hands on what was settled. */
@@ -706,14 +711,14 @@ export class Channel implements ChannelEvents, TopologyHost {
   }
 
   /** Everything known is told and handed on; then the leases that are left go back. */
-  #finish(life: Life): void {
+  #finish(life: Life, done?: () => void): void {
     this.#flushSettlements();
     this.flushConfirms();
     this.#life = life;
     this.#content.reset();
     this.#transaction = null;
     this.#reportHeld(0);
-    this.#backend.close();
+    this.#backend.close(done);
   }
 
   /** After our channel.close nothing counts but its answer, and a channel.close that crossed it. */

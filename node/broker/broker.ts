@@ -292,9 +292,9 @@ export class BrokerConnection implements ConnectionBackend {
 }
 
 /** Ends a consumer in the machine: what it holds goes back. */
-export function dropConsumer(broker: Broker, consumer: Consumer): void {
+export function dropConsumer(broker: Broker, consumer: Consumer, then: (() => void) | null = null): void {
   broker.consumers.delete(consumer.number);
-  broker.cluster.pipe(consumer.shard).cancel(consumer.number, CancelFlag.returnLeases, null);
+  broker.cluster.pipe(consumer.shard).cancel(consumer.number, CancelFlag.returnLeases, then);
 }
 
 /** Takes as long for a wrong text as for the right one. */

@@ -6,6 +6,7 @@
 import {
   ConsumeFlag,
   type QueueRecord,
+  RemoveFlag,
   ResultCode,
   type Route,
   SettleOperation,
@@ -290,7 +291,7 @@ export class BrokerChannel implements ChannelBackend {
   #consume(request: ConsumeRequest, reply: Reply<Consuming>): void {
     const queue = topology.accessibleQueue(this.connection, request.queue);
     if (queue instanceof BrokerError) return reply({ ok: false, error: queue });
-    const priority = request.arguments['x-priority'] ?? 0;
+    const { 'x-priority': priority = 0 } = request.arguments;
     // Any whole number of 32 bits.
     if (typeof priority !== 'number' || priority !== (priority | 0))
       return reply({
@@ -337,9 +338,20 @@ export class BrokerChannel implements ChannelBackend {
     this.broker.cluster.pipe(consumer.shard).cancel(number, 0, () => {
       consumer.cancelled = true;
       this.#dropWhenSettled(consumer);
-      reply({ ok: true, value: undefined });
+      const answer = () => reply({ ok: true, value: undefined });
+      if (consumer.autoDelete) this.#finishAutoDelete(consumer, answer);
+      else answer();
     });
     this.broker.channelDirty(this); // what waits for the socket goes back
+  }
+
+  /** If that was the queue's last consumer, its shard has sealed it: its client is told when the metadata know it no more, either. */
+  #finishAutoDelete({ shard, queue: uid }: Consumer, done: () => void): void {
+    const { cluster } = this.broker;
+    cluster.pipe(shard).remove(uid, RemoveFlag.ifUnused, (result) => {
+      if (result === null || result.code === ResultCode.inUse) done();
+      else cluster.changeMetadata({ kind: 'deleteQueue', uid }, done);
+    });
   }
 
   get(name: string, noAck: boolean, reply: Reply<Got | null>): void {
@@ -425,30 +437,42 @@ export class BrokerChannel implements ChannelBackend {
     this.pump();
   }
 
-  close(): void {
-    if (this.#closed) return;
+  close(done: () => void = () => {}): void {
+    if (this.#closed) return done();
     this.#closed = true;
     this.#windows.close();
     const unwritten = this.#delivering.close();
     this.connection.channelClosed(this);
-    for (const consumer of this.#consumers)
-      if (this.broker.consumers.has(consumer.number)) this.#end(consumer, unwritten.get(consumer) ?? []);
+    let pending = 1;
+    const oneIsDone = () => {
+      if (--pending === 0) done();
+    };
+    for (const consumer of this.#consumers) {
+      if (!this.broker.consumers.has(consumer.number)) continue;
+      pending++;
+      this.#end(consumer, unwritten.get(consumer) ?? [], oneIsDone);
+    }
     this.#consumers.clear();
     this.#getters.clear();
+    oneIsDone();
   }
 
   /**
    * Drops a consumer. What was never written to the socket goes back first, as if it had not been leased; but only once the machine
    * leases it nothing more, or it would get the same again.
    */
-  #end(consumer: Consumer, unwritten: readonly { readonly first: number; readonly count: number }[]): void {
+  #end(
+    consumer: Consumer,
+    unwritten: readonly { readonly first: number; readonly count: number }[],
+    done: () => void,
+  ): void {
     const { broker } = this;
     const { shard, number, getter, unseen, prefetch, outstanding } = consumer;
     const drop = () => {
-      if (!broker.consumers.has(number)) return;
+      if (!broker.consumers.has(number)) return done();
       this.#delivering.release(consumer, unwritten);
       if (unseen > 0) this.#delivering.release(consumer, [{ first: unseen, count: 1 }]);
-      dropConsumer(broker, consumer);
+      dropConsumer(broker, consumer, done);
     };
     const mayBeLeasedMore = getter ? consumer.polling : prefetch === 0 || outstanding < prefetch;
     consumer.cancelling = true;
@@ -520,6 +544,7 @@ export class BrokerChannel implements ChannelBackend {
       number: this.broker.newConsumerNumber(),
       shard: queue.shard,
       queue: queue.uid,
+      autoDelete: queue.autoDelete,
       channel: this,
       noAck,
       prefetch,

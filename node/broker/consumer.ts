@@ -6,6 +6,8 @@ export interface Consumer {
   readonly number: number;
   readonly shard: number;
   readonly queue: number;
+  /** Its queue goes with its last consumer. */
+  readonly autoDelete: boolean;
   readonly channel: BrokerChannel;
   readonly noAck: boolean;
   /** Messages that it may have out unsettled by its own limit; 0: none. */

@@ -80,7 +80,8 @@ export class Delivering {
       }
       // Its client must hear of the consumer first: what another node tells comes in pieces.
       if (!consumer.attached) return;
-      if (!consumer.noAck && events.room === 0) return;
+      // Those without acknowledgements take no room, but wait for it like the others.
+      if (events.room === 0) return;
       const message = this.#message();
       if (message === undefined) return; // being read
       if (message !== null) this.#deliver(consumer, message);

@@ -338,7 +338,7 @@ export class FakeChannel implements ChannelBackend {
     this.resumed++;
     for (const consumer of this.consumers.values()) this.backend.pump(consumer.queue);
   }
-  close(): void {
+  close(done: () => void = () => {}): void {
     this.#record('close');
     this.isClosed = true;
     for (const consumer of this.consumers.values()) {
@@ -347,5 +347,6 @@ export class FakeChannel implements ChannelBackend {
       for (const stored of [...consumer.leases.values()].reverse()) this.#putBack(consumer, stored, true);
       this.backend.pump(consumer.queue);
     }
+    this.backend.answer(done, ok(undefined));
   }
 }

@@ -4,6 +4,7 @@ import process from 'node:process';
 import { compare, verdictsText } from './compare.ts';
 import { diskText, measureDisk } from './disk.ts';
 import { measureMemory, measureStall } from './failures.ts';
+import { measureMoves, movesText } from './moves.ts';
 import { type Options, parseOptions, usage } from './options.ts';
 import { measureReplies, repliesText } from './replies.ts';
 import { count, environment, environmentText, milliseconds, ProgressLine, tableText } from './report.ts';
@@ -96,6 +97,10 @@ async function special(suite: string, options: Options, progress: ProgressLine):
       const { messages, size, runs } = options;
       const results = await measureDisk(messages ?? undefined, size ?? undefined, runs, progress);
       return { suite, result: results, text: diskText(results) };
+    }
+    case 'moves': {
+      const moves = await measureMoves(options.messages ?? undefined, progress);
+      return { suite, result: moves, text: movesText(moves) };
     }
     case 'compare': {
       const verdicts = await compare(options, progress);

@@ -49,6 +49,7 @@ Suites (--suite, comma separated; default: throughput,publish,latency,fanin)
   snapshot    no broker: what taking, sending and installing a snapshot of --n ready messages (default 10 million) costs the event loop
   disk        no broker: what a log keeps of --n messages (default 4 million) of which one in 10,000 is never settled, with compaction and
               without
+  moves       starts a cluster of its own: what a fourth node that joins costs publishers, with --n messages (default 600,000) waiting
   compare     Warren beside RabbitMQ and the ceiling, line by line of the table in README.md
 
 Options

@@ -145,6 +145,21 @@ describe('stalls', () => {
     expect(tape.meter.longestStall).toBeLessThanOrEqual(10);
   });
 
+  test('are no longer than the time in which anything could be seen', () => {
+    const tape = new Tape();
+    tape.open('publisher-0.0', 1);
+    tape.meter.stoodStill(5000);
+    const waiting = tape.publish('publisher-0.0', 'a', 100);
+    tape.meter.stoodStill(300);
+    tape.answer(waiting, 500);
+    expect(tape.meter.longestStall).toBe(100);
+    expect(tape.meter.stalls).toEqual([{ from: 400, to: 500 }]);
+    const short = tape.publish('publisher-0.0', 'a', 600);
+    tape.meter.stoodStill(700);
+    tape.answer(short, 1200);
+    expect(tape.meter.longestStall).toBe(100);
+  });
+
   test('that overlap are listed once, by the longest', () => {
     const tape = new Tape();
     tape.open('publisher-0.0', 1);

@@ -103,7 +103,9 @@ class Stage {
   /** Metadata on two nodes, which say that node 1 was ended, and where group 1 is. */
   applyMetadata(appliedIndex: number, voters: readonly number[]): void {
     const nodes = () => [{ node: 1, fencedTo: 3 }];
-    const machine = { appliedIndex, nodes, stateHash: () => 0, placement: () => ({ voters, target: null }) };
+    const placement = { voters, target: null, version: 0 };
+    const placements = () => [[1, { voters, target: [2, 3, 4], version: 4 }]];
+    const machine = { appliedIndex, nodes, placements, stateHash: () => 0, placement: () => placement };
     const fakes = [2, 3].map((node) => {
       const fake = new Fake().append(1, 7);
       this.replicas.get(node)!.set(0, Object.assign(fake.replica, { id: 0, machine }));

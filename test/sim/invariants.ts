@@ -6,7 +6,8 @@
 //   R5 terms never fall, commits neither, also over restarts     R6 what is committed is on a quorum's disks; what was durable is there
 //   R7 replicas that have applied as much have the same state    R8 quorums of neighbouring configurations meet
 //   A3 an incarnation that the metadata ended is ended in every shard that knows as much of them
-//   placement: a node drops no replica that the newest metadata say it has, nor one that votes
+//   placement: a node drops no replica that the newest metadata say it has, nor one that votes or learns; before a shard's voters are a
+//   target of the metadata, its log says of which version that is
 //
 // State owned: per group what was ever seen of it; per replica how far it was looked at. Every call looks only at what changed since the last
 // one. Call `check` often, and `ended` in the very moment in which a process dies: what was durable then must be there again.
@@ -115,6 +116,8 @@ export class Invariants {
   readonly #owed = new Map<number, Map<number, Owed>>();
   /** By node: incarnations that the metadata ended, and a version in which they had. */
   readonly #fences = new Map<number, { readonly incarnation: number; readonly version: number }>();
+  /** By shard: the newest target that is not where it was. */
+  readonly #moves = new Map<number, { readonly target: readonly number[]; readonly version: number }>();
 
   constructor(marks: Marks) {
     this.#marks = marks;
@@ -208,8 +211,13 @@ export class Invariants {
     if (placement?.target === null && placement.voters.includes(node))
       fail('placement', `node ${node} drops its replica of group ${group}, which is on ${placement.voters}`);
     const { configuration = null } = this.#groups.get(group) ?? {};
-    if (configuration !== null && [...configuration.voters, ...configuration.outgoing].includes(node))
-      fail('placement', `node ${node} drops its replica of group ${group}, and votes in ${describe(configuration)}`);
+    if (configuration === null) return;
+    const { voters, outgoing, learners, learnersNext } = configuration;
+    if ([...voters, ...outgoing, ...learners, ...learnersNext].includes(node))
+      fail(
+        'placement',
+        `node ${node} drops its replica of group ${group}, of ${describe(configuration)} and ${learners}`,
+      );
   }
 
   #watch(node: NodeSeen, replica: WatchedReplica, before?: Watched): Watched {
@@ -416,7 +424,8 @@ export class Invariants {
       else if (known !== value) fail('R4', `${name} applied another entry ${index} (term ${entry.term}) than others`);
     }
     watched.applied = appliedIndex;
-    this.#checkFences(name, replica);
+    if (group.id === metadataGroup) this.#readMetadata(machine as MetadataMachine);
+    else this.#checkShard(name, machine as ShardMachine, group);
     if (machine.due === 0) this.#marks.hit('work left for later entries');
     const hash = machine.stateHash();
     const known = group.hashes.get(appliedIndex);
@@ -424,21 +433,29 @@ export class Invariants {
     else if (known !== hash) fail('R7', `${name} has another state at ${appliedIndex} than others`);
   }
 
-  /** A3. */
-  #checkFences(name: string, { id, machine }: WatchedReplica): void {
-    if (id === metadataGroup) {
-      for (const { node, fencedTo } of (machine as MetadataMachine).nodes())
-        if (fencedTo > (this.#fences.get(node)?.incarnation ?? 0))
-          this.#fences.set(node, { incarnation: fencedTo, version: machine.appliedIndex });
-      return;
-    }
-    const { metadataVersion } = machine as ShardMachine;
+  #readMetadata(metadata: MetadataMachine): void {
+    for (const { node, fencedTo } of metadata.nodes())
+      if (fencedTo > (this.#fences.get(node)?.incarnation ?? 0))
+        this.#fences.set(node, { incarnation: fencedTo, version: metadata.appliedIndex });
+    for (const [group, { voters, target, version }] of metadata.placements())
+      if (target !== null && !isSame(target, voters) && version > (this.#moves.get(group)?.version ?? 0))
+        this.#moves.set(group, { target, version });
+  }
+
+  /** A3, and that configurations follow the versions of the metadata. */
+  #checkShard(name: string, shard: ShardMachine, { id, commit, configuration }: GroupSeen): void {
+    const { metadataVersion } = shard;
     for (const [node, { incarnation, version }] of this.#fences)
-      if (version <= metadataVersion && !machine.isFenced({ node, incarnation }))
+      if (version <= metadataVersion && !shard.isFenced({ node, incarnation }))
         fail(
           'A3',
           `${name} knows the metadata up to ${metadataVersion}, and hears incarnation ${incarnation} of node ${node}`,
         );
+    const move = this.#moves.get(id);
+    if (move === undefined || configuration === null || shard.appliedIndex < commit) return;
+    const isMoved = configuration.outgoing.length === 0 && isSame(configuration.voters, move.target);
+    if (isMoved && metadataVersion < move.version)
+      fail('placement', `${name} is on ${move.target}, and its log knows nothing of version ${move.version}`);
   }
 
   // ---- restarts ----
@@ -477,6 +494,9 @@ function durableTerm(raft: Raft<unknown>, persisted: number): number {
   const ofLog = raft.termAt(persisted) ?? 0;
   return raft.role === 'leader' ? Math.max(raft.term, ofLog) : ofLog;
 }
+
+const isSame = (left: readonly number[], right: readonly number[]): boolean =>
+  left.length === right.length && left.every((node) => right.includes(node));
 
 /** The entry is in the log, or behind what is still whole. */
 function isAt(raft: Raft<unknown>, index: number, term: number): boolean {
