@@ -3,7 +3,7 @@
 // A stall is a time in which something was unconfirmed and no confirm came: of one stream (one publisher and one queue), for the death of a
 // leader stalls only its queues; or of the whole load, where a publisher without a connection waits too. The clients of a node that is dead,
 // paused or cut off cannot be served: what waited while its node was not well is no stall of a stream. Refusals and broken connections end none.
-// Time in which this very process did not get to run is none of the broker's: it is taken off.
+// A confirm that is seen when this very process has not run for a while may have been there all that while: until then, nobody waited.
 //
 // State owned: sums, histograms of fixed size, what is unconfirmed, and the publishing time of what was not delivered yet. Times are those of
 // the history. Pure, but for `node:perf_hooks`, which only computes here.
@@ -17,6 +17,9 @@ const stallMillisecondsMin = 100;
 const stallsMax = 1000;
 /** How long after a fault a stall may begin and still be due to it. */
 const afterMilliseconds = 5000;
+/** This process did not run if it did not show for so long. It has seen all that came meanwhile soon after. */
+const stillMillisecondsMin = 50;
+const catchUpMilliseconds = 20;
 const never = Number.POSITIVE_INFINITY;
 
 interface Stream {
@@ -25,8 +28,6 @@ interface Stream {
   open: number;
   /** Since when it waits for a confirm; `never`: it does not. */
   since: number;
-  /** `Meter.#still` at that time. */
-  still: number;
   /** Its node was not well while it waited. */
   isExcused: boolean;
 }
@@ -71,10 +72,11 @@ export class Meter {
   readonly #stalls: Stall[] = [];
   /** Since when the whole load waits; `never`: it does not. */
   #since = never;
-  #stillSince = 0;
   #away = 0;
-  /** For how long this process has stood still in all. */
-  #still = 0;
+  /** When this process last showed that it runs. */
+  #awakeAt = never;
+  /** When it last had not run for a while. */
+  #still = { from: 0, to: -never };
   #longestStall = 0;
   #sampled = { sent: 0, confirmed: 0, delivered: 0 };
   sent = 0;
@@ -105,9 +107,21 @@ export class Meter {
     }
   }
 
-  /** This process noticed that it had not run for so long: it could see no confirm. */
-  stoodStill(milliseconds: number): void {
-    this.#still += milliseconds;
+  /** To be told every few milliseconds, so that it shows when this process does not run. */
+  awake(at: number): void {
+    if (at - this.#awakeAt > stillMillisecondsMin) this.#still = { from: this.#awakeAt, to: at };
+    this.#awakeAt = at;
+  }
+
+  /** From now on it counts: what came before was warming up. Samples and sums go on. */
+  begin(at: number): void {
+    this.#confirms.reset();
+    this.#deliveries.reset();
+    this.#stalls.length = 0;
+    this.#longestStall = 0;
+    if (this.#since !== never) this.#since = at;
+    for (const { streams } of this.#publishers.values())
+      for (const stream of streams.values()) if (stream.since !== never) stream.since = at;
   }
 
   /** What these nodes are asked for need not be answered. Counted: each call has its `well`. */
@@ -150,11 +164,11 @@ export class Meter {
   finish(at: number): void {
     for (const { streams } of this.#publishers.values()) {
       for (const stream of streams.values()) {
-        if (stream.since !== never && !stream.isExcused) this.#stalled(stream.since, at, stream.still);
+        if (stream.since !== never && !stream.isExcused) this.#stalled(stream.since, at);
         stream.since = never;
       }
     }
-    if (this.#since !== never) this.#stalled(this.#since, at, this.#stillSince);
+    if (this.#since !== never) this.#stalled(this.#since, at);
     this.#since = never;
   }
 
@@ -223,7 +237,7 @@ export class Meter {
     } else if (!publisher.isAway) {
       publisher.isAway = true;
       this.#away++;
-      if (this.#since === never) this.#waits(at);
+      if (this.#since === never) this.#since = at;
     }
   }
 
@@ -231,16 +245,15 @@ export class Meter {
     const publisher = this.#publishers.get(clientOf(channel))!;
     let stream = publisher.streams.get(queue);
     if (stream === undefined) {
-      stream = { node: publisher.node, open: 0, since: never, still: 0, isExcused: false };
+      stream = { node: publisher.node, open: 0, since: never, isExcused: false };
       publisher.streams.set(queue, stream);
     }
     stream.open++;
     if (stream.since === never) {
       stream.since = at;
-      stream.still = this.#still;
       stream.isExcused = this.#isUnwell(stream.node);
     }
-    if (this.#since === never) this.#waits(at);
+    if (this.#since === never) this.#since = at;
     this.#sent.set(place, { at, publisher, stream });
     this.#publishedAt.set(id, at);
     this.sent++;
@@ -256,12 +269,11 @@ export class Meter {
     this.confirmed++;
     sent.publisher.confirmedAt = at;
     record(this.#confirms, at - sent.at);
-    if (stream.since !== never && !stream.isExcused) this.#stalled(stream.since, at, stream.still);
+    if (stream.since !== never && !stream.isExcused) this.#stalled(stream.since, at);
     stream.since = stream.open > 0 ? at : never;
-    stream.still = this.#still;
     stream.isExcused = this.#isUnwell(stream.node);
-    if (this.#since !== never) this.#stalled(this.#since, at, this.#stillSince);
-    this.#waits(this.#sent.size > 0 || this.#away > 0 ? at : never);
+    if (this.#since !== never) this.#stalled(this.#since, at);
+    this.#since = this.#sent.size > 0 || this.#away > 0 ? at : never;
   }
 
   #delivered(id: string, at: number): void {
@@ -271,18 +283,18 @@ export class Meter {
     record(this.#deliveries, at - published);
   }
 
+  /** Since when what is seen now may have been there. */
+  #sinceWhen(seen: number): number {
+    if (seen - this.#awakeAt > stillMillisecondsMin) return this.#awakeAt;
+    return seen - this.#still.to < catchUpMilliseconds ? this.#still.from : seen;
+  }
+
   #isUnwell(node: number): boolean {
     return (this.#unwell.get(node) ?? 0) > 0;
   }
 
-  #waits(since: number): void {
-    this.#since = since;
-    this.#stillSince = this.#still;
-  }
-
-  /** `still`: for how long this process had stood still in all when the waiting began. */
-  #stalled(begun: number, to: number, still: number): void {
-    const from = Math.min(to, begun + this.#still - still);
+  #stalled(from: number, seen: number): void {
+    const to = Math.max(from, this.#sinceWhen(seen));
     const milliseconds = to - from;
     if (milliseconds > this.#longestStall) this.#longestStall = milliseconds;
     for (let i = this.#spans.length - 1; i >= 0; i--) {

@@ -43,8 +43,7 @@ export type RunAbout = Pick<ChaosReport, 'warren' | 'replay' | 'target'>;
 
 const sampleMilliseconds = 250;
 const leaderMilliseconds = 1000;
-/** How exactly it is known when this process stood still. */
-const tickMilliseconds = 10;
+const awakeMilliseconds = 10;
 const warmMilliseconds = 2000;
 const warmMillisecondsMax = 30_000;
 /** A peer that is silent for three of them is given up by everybody. */
@@ -197,7 +196,7 @@ class ScenarioRun {
       ledger?.append(event);
     });
     const timers = [
-      this.#watchOurselves(),
+      setInterval(() => this.#meter.awake(this.#now()), awakeMilliseconds),
       setInterval(() => this.#sample(), sampleMilliseconds),
       setInterval(() => void this.#lookForLeader(), leaderMilliseconds),
     ];
@@ -223,6 +222,7 @@ class ScenarioRun {
       observer.phase('warming up');
       const follower = await this.#warmUp();
       observer.phase('chaos');
+      this.#meter.begin(this.#now());
       await this.#harm(follower).catch((error) => this.#fail(error));
       observer.phase('healing');
       await this.#heal();
@@ -285,14 +285,12 @@ class ScenarioRun {
       storm: () => this.#workload!.dropAll(),
       signal,
     });
-    const overtime = new AbortController();
-    const limit = sleep(this.#milliseconds + overtimeMillisecondsMax, undefined, overtime).then(() => {
-      throw new Error('the scenario does not come to its end');
-    });
-    await Promise.race([this.#scenario.run(stage), limit]).finally(() => {
-      limit.catch(() => {});
-      overtime.abort();
-    });
+    const finished = new AbortController();
+    const limit = sleep(this.#milliseconds + overtimeMillisecondsMax, undefined, { signal: finished.signal }).then(
+      () => Promise.reject(new Error('the scenario does not come to its end')),
+      () => {},
+    );
+    await Promise.race([this.#scenario.run(stage), limit]).finally(() => finished.abort());
   }
 
   async #heal(): Promise<void> {
@@ -329,16 +327,6 @@ class ScenarioRun {
     const sample = this.#meter.sample(this.#now(), this.#history.awaited);
     const totals = { sent, confirmed, received: this.#history.delivered, reconnects: this.#workload?.reconnects ?? 0 };
     this.#context.observer.sample(sample, totals, this.#leader);
-  }
-
-  /** On a busy machine this process may not get to run, and then sees nothing. */
-  #watchOurselves(): NodeJS.Timeout {
-    let last = this.#now();
-    return setInterval(() => {
-      const late = this.#now() - last - tickMilliseconds;
-      last += late + tickMilliseconds;
-      if (late > tickMilliseconds) this.#meter.stoodStill(late);
-    }, tickMilliseconds);
   }
 
   #isLooking = false;

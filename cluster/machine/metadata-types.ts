@@ -246,8 +246,17 @@ export interface MetadataView {
   nodes(): Iterable<NodeRecord>;
   /** Is this incarnation known, and not ended? */
   isOpen(node: number, incarnation: number): boolean;
-  /** Undefined: no such exchange. An empty route: unroutable. Each queue at most once. `name` '' is the default exchange. */
-  route(vhost: string, exchange: string, routingKey: string, headers: HeaderLookup): Route | undefined;
+  /**
+   * Undefined: no such exchange. An empty route: unroutable. Each queue at most once. `exchange` '' is the default one. `moreKeys`: each exchange
+   * on the way takes what any of the keys would make it take.
+   */
+  route(
+    vhost: string,
+    exchange: string,
+    routingKey: string,
+    headers: HeaderLookup,
+    moreKeys?: readonly string[],
+  ): Route | undefined;
   /** Does routing through this exchange depend on headers (so that a route must not be cached by key)? */
   usesHeaders(vhost: string, exchange: string): boolean;
   /** How many nodes are to hold a replica of each shard, as far as there are so many. */

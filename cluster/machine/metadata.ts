@@ -611,8 +611,14 @@ export class MetadataMachine implements Machine, MetadataView {
     return this.#members.replicas(group);
   }
 
-  route(vhost: string, exchange: string, routingKey: string, headers: HeaderLookup): Route | undefined {
-    return this.#routes.route(vhost, exchange, routingKey, headers);
+  route(
+    vhost: string,
+    exchange: string,
+    routingKey: string,
+    headers: HeaderLookup,
+    moreKeys: readonly string[] = [],
+  ): Route | undefined {
+    return this.#routes.route(vhost, exchange, routingKey, headers, moreKeys);
   }
 
   usesHeaders(vhost: string, exchange: string): boolean {

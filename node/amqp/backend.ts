@@ -41,8 +41,11 @@ export interface ConnectionBackend {
   /** Bytes have come and are about to be looked at: what is asked for until the next call was in them or in earlier ones. */
   received(): void;
   openChannel(events: ChannelEvents): ChannelBackend;
-  /** The connection is gone, however it ended: channels close, exclusive queues go. */
-  close(): void;
+  /**
+   * The connection is gone, however it ended: channels close, exclusive queues go. `done`: all that has happened and can be seen everywhere, or nobody
+   * knows; or it is not called at all, because this node's sessions ended.
+   */
+  close(done?: () => void): void;
 }
 
 /** The parts of a stored message, contiguous in `payload`: exchange and routing key as two short strings, then property flags and

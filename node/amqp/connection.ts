@@ -4,7 +4,8 @@
 //
 //   header → start → authenticating → tune → open → running → closing → closed
 //
-// (each named after what it waits for; `closing`: for the client's close-ok). Invariants: frames other than on channel 0 are looked at only while
+// (each named after what it waits for; `closing`: for the client's close-ok, or, when the client closes, until the broker is done with what it
+// held). Invariants: frames other than on channel 0 are looked at only while
 // running; after our connection.close only its answer counts; the broker's connection is closed exactly once, when the connection stops running;
 // nothing is written once closed.
 
@@ -77,6 +78,8 @@ export class AmqpConnection implements FrameSink, ChannelHost, ConnectionEvents 
   #channelMax = 0;
   #connection: ConnectionBackend | null = null;
   #isBlocked = false;
+  /** The client closes, and waits for our answer. */
+  #owesCloseOk = false;
 
   /** By number: any of 16 bits, for channel-max bounds how many are open, not their numbers. */
   readonly #channels = new Map<number, Channel>();
@@ -366,8 +369,17 @@ export class AmqpConnection implements FrameSink, ChannelHost, ConnectionEvents 
     this.#setLife('closing', cause);
   }
 
+  /** Whoever reads the answer may look for what this connection held: messages are back in their queues, its exclusive queues are gone. */
   #closedByClient(): void {
-    this.#leave();
+    this.#owesCloseOk = true;
+    this.#setLife('closing');
+    this.#leave(() => this.answerClose());
+  }
+
+  /** Also if the broker takes too long. */
+  answerClose(): void {
+    if (!this.#owesCloseOk || this.#life === 'closed') return;
+    this.#owesCloseOk = false;
     this.#send({ kind: 'connection.close-ok' });
     this.#setLife('closed');
   }
@@ -388,14 +400,15 @@ export class AmqpConnection implements FrameSink, ChannelHost, ConnectionEvents 
   }
 
   /** The channels end, then the broker hears of it. */
-  #leave(): void {
+  #leave(done: () => void = () => {}): void {
     for (const channel of this.#channels.values()) channel.end();
     this.#channels.clear();
     this.#current = undefined;
     this.#withConfirms.length = 0;
     const connection = this.#connection;
     this.#connection = null;
-    connection?.close();
+    if (connection === null) done();
+    else connection.close(done);
   }
 
   #setLife(life: ConnectionLife, error: BrokerError | null = null): void {

@@ -170,6 +170,11 @@ export class Session implements ConnectionHost {
     this.destroy();
   }
 
+  #closeTooSlow(): void {
+    this.#connection.answerClose();
+    if (this.life !== 'closed') this.destroy();
+  }
+
   startHeartbeats(seconds: number): void {
     if (seconds === 0) return;
     this.#tickMilliseconds = (seconds * 1000) / ticksPerInterval;
@@ -210,7 +215,7 @@ export class Session implements ConnectionHost {
         return;
       case 'closing':
         this.#cancelDeadline();
-        this.#deadline = this.#host.clock.after(this.#host.options.closeMilliseconds, () => this.destroy());
+        this.#deadline = this.#host.clock.after(this.#host.options.closeMilliseconds, () => this.#closeTooSlow());
         if (this.#paused.size > 0) this.#socket.resume();
         return;
       case 'closed':

@@ -279,15 +279,25 @@ export class BrokerConnection implements ConnectionBackend {
     this.broker.connectionClosed(this, false);
   }
 
-  close(): void {
-    if (this.#closed) return;
+  close(done: () => void = () => {}): void {
+    if (this.#closed) return done();
     this.#closed = true;
-    for (const channel of [...this.#channels]) channel.close();
+    let pending = 1;
+    const oneIsDone = () => {
+      if (--pending === 0) done();
+    };
+    for (const channel of [...this.#channels]) {
+      pending++;
+      channel.close(oneIsDone);
+    }
     this.broker.connectionClosed(this, !this.gate.isEmpty);
     // Said once: the command stays in its pipe until it was applied. If this incarnation ends before that, its queues end with it.
     const { cluster } = this.broker;
-    if (this.ownsQueues && cluster.incarnation === this.id.incarnation)
-      cluster.changeMetadata({ kind: 'deleteExclusive', owner: this.id }, () => {});
+    if (this.ownsQueues && cluster.incarnation === this.id.incarnation) {
+      pending++;
+      cluster.changeMetadata({ kind: 'deleteExclusive', owner: this.id }, oneIsDone);
+    }
+    oneIsDone();
   }
 }
 

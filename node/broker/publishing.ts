@@ -24,19 +24,5 @@ export function routeTo(
   moreKeys: readonly string[],
 ): Route {
   const headers = () => readHeaders(properties);
-  const first = metadata.route(vhost, exchange, routingKey, headers) ?? nowhere;
-  if (moreKeys.length === 0) return first;
-  const routes = [first, ...moreKeys.map((key) => metadata.route(vhost, exchange, key, headers) ?? nowhere)];
-  return mergeRoutes(routes);
-}
-
-function mergeRoutes(routes: readonly Route[]): Route {
-  const queuesOf = new Map<number, Set<number>>();
-  for (const { shards } of routes)
-    for (const { shard, queues } of shards) {
-      const known = queuesOf.get(shard);
-      if (known === undefined) queuesOf.set(shard, new Set(queues));
-      else for (const queue of queues) known.add(queue);
-    }
-  return { shards: Array.from(queuesOf, ([shard, queues]) => ({ shard, queues: [...queues] })) };
+  return metadata.route(vhost, exchange, routingKey, headers, moreKeys) ?? nowhere;
 }

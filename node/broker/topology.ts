@@ -3,6 +3,7 @@
 
 import {
   type ArgumentValue,
+  CancelFlag,
   type Difference,
   type ExchangeRecord,
   exchangeDifference,
@@ -13,7 +14,7 @@ import {
 } from '../../cluster/index.ts';
 import type { Binding, ExchangeDeclaration, QueueDeclaration, QueueState, Reply } from '../amqp/backend.ts';
 import { BrokerError } from '../errors.ts';
-import { differenceHere, invalidArgument, invalidMatch, invalidProperty, notExchange } from './arguments.ts';
+import { differenceHere, invalidArgument, invalidMatch, invalidProperty, notExchange, typeOf } from './arguments.ts';
 import type { BrokerConnection } from './broker.ts';
 import { checkReplyName, isReplyName } from './replies.ts';
 
@@ -60,9 +61,23 @@ const locked = ({ vhost, name }: QueueRecord) =>
       'connection or the exclusive property value does not match that of the original declaration.',
   );
 
+/** To be asked for counts as a use of a queue that expires without any: a consumer that is given nothing comes, and goes. */
+function countUse({ broker }: BrokerConnection, { shard, uid, autoDelete, arguments: declared }: QueueRecord): void {
+  const { cluster } = broker;
+  const terms = cluster.metadata.effectiveArguments(uid) ?? declared;
+  // One that goes with its last consumer would go with this one, and has lived by its consumers anyway.
+  if (terms['x-expires'] === undefined || autoDelete) return;
+  const consumer = broker.newConsumerNumber();
+  const nothing = { unsettledMax: 1, grantedTo: 0, priority: 0, flags: 0, tag: '' };
+  const pipe = cluster.pipe(shard);
+  pipe.consume({ consumer, queue: uid, ...nothing }, () => {});
+  pipe.cancel(consumer, CancelFlag.returnLeases, null);
+}
+
 /** A queue that is there: its state, from here at once, or from another node. */
 function answerState(connection: BrokerConnection, queue: QueueRecord, reply: Reply<QueueState>): void {
   const { cluster } = connection.broker;
+  countUse(connection, queue);
   let isAtOnce = true;
   cluster.queueStatus(queue.shard, queue.uid, (status) => {
     const value = { name: queue.name, messages: status?.ready ?? 0, consumers: status?.consumers ?? 0 };
@@ -91,7 +106,7 @@ function answerDeclared(
 function inequivalent({ name, existing, wanted }: Difference, what: string): BrokerError {
   const text = (value: ArgumentValue | undefined) => {
     if (value === undefined) return 'none';
-    return name.startsWith('x-') ? `the value '${value}' of type '${typeof value}'` : `'${value}'`;
+    return name.startsWith('x-') ? `the value '${value}' of type '${typeOf(value)}'` : `'${value}'`;
   };
   return new BrokerError(
     'precondition-failed',

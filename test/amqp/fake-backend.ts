@@ -149,9 +149,10 @@ export class FakeConnection implements ConnectionBackend {
   received(): void {
     this.chunks++;
   }
-  close(): void {
+  close(done: () => void = () => {}): void {
     this.closed++;
     for (const channel of this.channels) if (!channel.isClosed) channel.close();
+    this.backend.answer(done, ok(undefined));
   }
 }
 

@@ -34,6 +34,17 @@ describe('latencies', () => {
   });
 });
 
+test('warming up counts for nothing but the sums', () => {
+  const tape = new Tape();
+  tape.open('publisher-0.0', 1);
+  tape.answer(tape.publish('publisher-0.0', 'q', 0), 900);
+  const waiting = tape.publish('publisher-0.0', 'q', 950);
+  tape.meter.begin(1000);
+  expect(tape.meter).toMatchObject({ longestStall: 0, stalls: [], confirms: null, sent: 2 });
+  tape.answer(waiting, 1200);
+  expect(tape.meter.stalls).toEqual([{ from: 1000, to: 1200 }]);
+});
+
 test('samples are what happened since the last one', () => {
   const tape = new Tape();
   tape.open('publisher-0.0', 1);
@@ -145,19 +156,29 @@ describe('stalls', () => {
     expect(tape.meter.longestStall).toBeLessThanOrEqual(10);
   });
 
-  test('are no longer than the time in which anything could be seen', () => {
+  test('do not last longer because this process did not run when the confirm came', () => {
     const tape = new Tape();
     tape.open('publisher-0.0', 1);
-    tape.meter.stoodStill(5000);
-    const waiting = tape.publish('publisher-0.0', 'a', 100);
-    tape.meter.stoodStill(300);
-    tape.answer(waiting, 500);
-    expect(tape.meter.longestStall).toBe(100);
-    expect(tape.meter.stalls).toEqual([{ from: 400, to: 500 }]);
-    const short = tape.publish('publisher-0.0', 'a', 600);
-    tape.meter.stoodStill(700);
-    tape.answer(short, 1200);
-    expect(tape.meter.longestStall).toBe(100);
+    const first = tape.publish('publisher-0.0', 'a', 1000);
+    for (let at = 1000; at <= 1200; at += 10) tape.meter.awake(at);
+    // Nothing from 1200 on; the confirm is seen before the next sign of life.
+    tape.answer(first, 1500);
+    expect(tape.meter.longestStall).toBe(200);
+    tape.meter.awake(1501);
+    const second = tape.publish('publisher-0.0', 'a', 1501);
+    for (let at = 1501; at <= 1801; at += 10) tape.meter.awake(at);
+    // Nothing from 1801 on; the confirm is seen right after the next sign of life.
+    tape.meter.awake(2200);
+    tape.answer(second, 2205);
+    expect(tape.meter.longestStall).toBe(300);
+    expect(tape.meter.stalls.at(-1)).toEqual({ from: 1501, to: 1801 });
+    // Awake for a while, and still nothing had come: all of it was waiting.
+    const third = tape.publish('publisher-0.0', 'a', 2300);
+    tape.meter.awake(2300);
+    tape.meter.awake(2600);
+    for (let at = 2600; at <= 2700; at += 10) tape.meter.awake(at);
+    tape.answer(third, 2705);
+    expect(tape.meter.longestStall).toBe(405);
   });
 
   test('that overlap are listed once, by the longest', () => {

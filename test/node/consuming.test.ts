@@ -43,4 +43,25 @@ describe('consumers', () => {
       await expect(ask(priority)).rejects.toMatchObject({ code: 'precondition-failed' });
     for (const priority of [2 ** 31 - 1, -(2 ** 31)]) expect((await ask(priority)).consumer).toBeGreaterThan(0);
   });
+
+  test('keep a queue that expires alive, and so does whoever declares it again or looks for it', async () => {
+    const cluster = new MemoryCluster(1, 62);
+    await cluster.start();
+    const client = new BrokerClient(createBroker(cluster.node(1), cluster), cluster);
+    const expiring = { durable: true, exclusive: false, autoDelete: false, arguments: { 'x-expires': 1000 } };
+    const declare = (name: string) => client.ask((reply) => client.channel.declareQueue({ name, ...expiring }, reply));
+    const look = (name: string) => client.ask((reply) => client.channel.checkQueue(name, reply));
+    for (const name of ['declared', 'looked for', 'forgotten']) await declare(name);
+    client.publish('declared', 'stays');
+    for (let i = 0; i < 4; i++) {
+      await cluster.clock.run(600);
+      await declare('declared');
+      await look('looked for');
+    }
+    await expect(look('forgotten')).rejects.toMatchObject({ code: 'not-found' });
+    expect(await look('declared')).toMatchObject({ messages: 1, consumers: 0 });
+    await cluster.clock.run(3000);
+    for (const name of ['declared', 'looked for'])
+      await expect(look(name)).rejects.toMatchObject({ code: 'not-found' });
+  });
 });

@@ -101,11 +101,18 @@ class Stage {
     this.replicas.get(node)!.set(1, fake.replica);
   }
   /** Metadata on two nodes, which say that node 1 was ended, and where group 1 is. */
-  applyMetadata(appliedIndex: number, voters: readonly number[]): void {
+  applyMetadata(appliedIndex: number, voters: readonly number[], members: readonly object[] = []): void {
     const nodes = () => [{ node: 1, fencedTo: 3 }];
     const placement = { voters, target: null, version: 0 };
     const placements = () => [[1, { voters, target: [2, 3, 4], version: 4 }]];
-    const machine = { appliedIndex, nodes, placements, stateHash: () => 0, placement: () => placement };
+    const machine = {
+      appliedIndex,
+      nodes,
+      members: () => members,
+      placements,
+      stateHash: () => 0,
+      placement: () => placement,
+    };
     const fakes = [2, 3].map((node) => {
       const fake = new Fake().append(1, 7);
       this.replicas.get(node)!.set(0, Object.assign(fake.replica, { id: 0, machine }));
@@ -296,6 +303,12 @@ describe('the invariants', () => {
       stage.replicas.get(1)!.delete(1);
       expect(stage.broken()).toBe(broken);
     }
+  });
+
+  test('placement: who is gone does not vote on the metadata', () => {
+    const gone = (node: number) => new Stage().applyMetadata(3, [1, 2, 3], [{ node, state: 'gone' }]);
+    expect(() => gone(4)).not.toThrow();
+    expect(() => gone(3)).toThrow('placement');
   });
 
   test('R5 the term of a leader, and of what is durable, is known after a restart', () => {

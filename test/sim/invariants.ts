@@ -7,7 +7,7 @@
 //   R7 replicas that have applied as much have the same state    R8 quorums of neighbouring configurations meet
 //   A3 an incarnation that the metadata ended is ended in every shard that knows as much of them
 //   placement: a node drops no replica that the newest metadata say it has, nor one that votes or learns; before a shard's voters are a
-//   target of the metadata, its log says of which version that is
+//   target of the metadata, its log says of which version that is; who has left for good does not vote on the metadata
 //
 // State owned: per group what was ever seen of it; per replica how far it was looked at. Every call looks only at what changed since the last
 // one. Call `check` often, and `ended` in the very moment in which a process dies: what was durable then must be there again.
@@ -424,7 +424,7 @@ export class Invariants {
       else if (known !== value) fail('R4', `${name} applied another entry ${index} (term ${entry.term}) than others`);
     }
     watched.applied = appliedIndex;
-    if (group.id === metadataGroup) this.#readMetadata(machine as MetadataMachine);
+    if (group.id === metadataGroup) this.#readMetadata(name, machine as MetadataMachine, group);
     else this.#checkShard(name, machine as ShardMachine, group);
     if (machine.due === 0) this.#marks.hit('work left for later entries');
     const hash = machine.stateHash();
@@ -433,7 +433,11 @@ export class Invariants {
     else if (known !== hash) fail('R7', `${name} has another state at ${appliedIndex} than others`);
   }
 
-  #readMetadata(metadata: MetadataMachine): void {
+  #readMetadata(name: string, metadata: MetadataMachine, { configuration }: GroupSeen): void {
+    const voters = configuration === null ? [] : [...configuration.voters, ...configuration.outgoing];
+    for (const { node, state } of metadata.members())
+      if (state === 'gone' && voters.includes(node))
+        fail('placement', `${name} says that node ${node} is gone, and it votes in ${describe(configuration!)}`);
     for (const { node, fencedTo } of metadata.nodes())
       if (fencedTo > (this.#fences.get(node)?.incarnation ?? 0))
         this.#fences.set(node, { incarnation: fencedTo, version: metadata.appliedIndex });

@@ -42,16 +42,24 @@ export class Routes {
     return this.#queuesKept;
   }
 
-  route(vhostName: string, exchangeName: string, routingKey: string, headers: HeaderLookup): Route | undefined {
+  route(
+    vhostName: string,
+    exchangeName: string,
+    routingKey: string,
+    headers: HeaderLookup,
+    moreKeys: readonly string[],
+  ): Route | undefined {
     const vhost = this.#topology.vhost(vhostName);
     const exchange = vhost?.exchanges.get(exchangeName);
     if (vhost === undefined || exchange === undefined) return undefined;
+    // Rare, and of no use to other messages.
+    if (moreKeys.length > 0) return routeTo(resolve(vhost, exchange, [routingKey, ...moreKeys], headers).queues);
     if (this.#version !== this.#topology.version) this.#forget();
     const routes = this.#routes.get(exchange);
     const known = routes?.always ?? routes?.byKey.get(routingKey);
     if (known !== undefined) return known;
 
-    const { queues, dependsOn } = resolve(vhost, exchange, routingKey, headers);
+    const { queues, dependsOn } = resolve(vhost, exchange, [routingKey], headers);
     const route = routeTo(queues);
     if (dependsOn !== 'headers') this.#keep(exchange, dependsOn === 'key' ? routingKey : null, route, queues.size);
     return route;
@@ -85,11 +93,11 @@ export class Routes {
   }
 }
 
-/** `dependsOn`: what a message had to be asked on the way; all messages that agree in it go the same way. */
+/** The way of a message with these keys, any of which may open a binding. `dependsOn`: what a message had to be asked on the way; all messages that agree in it go the same way. */
 function resolve(
   vhost: Vhost,
   start: ExchangeNode,
-  routingKey: string,
+  routingKeys: readonly string[],
   headers: HeaderLookup,
 ): { readonly queues: Set<QueueNode>; readonly dependsOn: 'nothing' | 'key' | 'headers' } {
   const queues = new Set<QueueNode>();
@@ -101,12 +109,14 @@ function resolve(
     if (exchange.record.type === 'headers') dependsOn = 'headers';
     else if (exchange.record.type !== 'fanout' && dependsOn === 'nothing') dependsOn = 'key';
     if (exchange.matcher === undefined) {
-      const queue = live(vhost.queues.get(routingKey));
-      if (queue !== undefined) queues.add(queue);
+      for (const routingKey of routingKeys) {
+        const queue = live(vhost.queues.get(routingKey));
+        if (queue !== undefined) queues.add(queue);
+      }
       continue;
     }
     bindings.length = 0;
-    exchange.matcher.match(routingKey, headers, bindings);
+    for (const routingKey of routingKeys) exchange.matcher.match(routingKey, headers, bindings);
     let isTaken = false;
     for (const binding of bindings) {
       if (!isLive(binding)) continue;

@@ -48,4 +48,12 @@ export const seeds: Readonly<Record<string, number>> = {
   'old-snapshot-is-applied': 771,
   'old-snapshot-is-not-acknowledged': 8,
   'window-is-never-freed': 7,
+  'zombie-is-heard': 1,
+  'purge-forgets-what-came-back': 4,
+  'compaction-forgets-what-is-held': 13,
+  'rebuilt-replica-votes-at-once': 1,
+  'dropped-replica-forgets-what-it-acknowledged': 5,
+  'dropped-replica-forgets-its-vote': 5,
+  'replica-is-dropped-by-old-metadata': 3,
+  'change-without-the-version-in-the-log': 3,
 };
