@@ -88,7 +88,7 @@ export function planNodes(
   // The secret is in the environment and not among the flags: those can be read by every user of the machine. Of what the nodes log only
   // trouble is shown, unless asked for: the launcher itself tells who lives and who died.
   const given = { WARREN_CLUSTER_SECRET: secret, WARREN_LOG_LEVEL: 'warn', ...environment };
-  // The nodes share this machine, and so its ports.
+  // The nodes share this machine, and so its ports: counted down, because 5671 stands before the first 5672.
   const tlsPort = Number(environment.WARREN_AMQP_TLS_PORT ?? 0);
   const nodes: PlannedNode[] = [];
   for (const node of numbers) {
@@ -98,7 +98,7 @@ export function planNodes(
       'cluster.nodes': members.join(','),
       'data.folder': dataFolder,
       'amqp.port': options.port + node - 1,
-      ...(tlsPort > 0 ? { 'amqp.tls.port': tlsPort + node - 1 } : {}),
+      ...(tlsPort > 0 ? { 'amqp.tls.port': tlsPort - node + 1 } : {}),
       'http.port': options.port + httpPortOffset + node - 1,
       'peer.host': '127.0.0.1',
       'peer.port': options.port + peerPortOffset + node - 1,

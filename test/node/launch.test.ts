@@ -109,6 +109,13 @@ describe('the settings of the nodes', () => {
     expect(plan.ok && plan.nodes[0]?.config.settings['log.level']).toBe(level);
     expect(plan.ok && plan.environment).toMatchObject({ WARREN_LOG_LEVEL: level });
   });
+
+  it('given a port for TLS, have one each, beside all others', () => {
+    const files = { WARREN_AMQP_TLS_CERTIFICATE_FILE: 'c.pem', WARREN_AMQP_TLS_KEY_FILE: 'k.pem' };
+    const environment = { WARREN_AMQP_TLS_PORT: '5671', ...files };
+    const plan = planNodes({ nodesCount: 3, dataFolder: '.', port: 5672 }, '.', 'x'.repeat(16), environment);
+    expect(plan.ok && plan.nodes.map(({ config }) => config.settings['amqp.tls.port'])).toEqual([5671, 5670, 5669]);
+  });
 });
 
 describe('a launcher', () => {

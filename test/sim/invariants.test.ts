@@ -101,10 +101,15 @@ class Stage {
     this.replicas.get(node)!.set(1, fake.replica);
   }
   /** Metadata on two nodes, which say that node 1 was ended, and where group 1 is. */
-  applyMetadata(appliedIndex: number, voters: readonly number[], members: readonly object[] = []): void {
+  applyMetadata(
+    appliedIndex: number,
+    voters: readonly number[],
+    members: readonly object[] = [],
+    move: object = {},
+  ): void {
     const nodes = () => [{ node: 1, fencedTo: 3 }];
     const placement = { voters, target: null, version: 0 };
-    const placements = () => [[1, { voters, target: [2, 3, 4], version: 4 }]];
+    const placements = () => [[1, { ...placement, ...move }]];
     const machine = {
       appliedIndex,
       nodes,
@@ -303,6 +308,19 @@ describe('the invariants', () => {
       stage.replicas.get(1)!.delete(1);
       expect(stage.broken()).toBe(broken);
     }
+  });
+
+  test('placement: voters follow the versions of the metadata', () => {
+    const moved = (version: number) => {
+      const stage = new Stage();
+      stage.applyMetadata(3, [2, 3, 4], [], { target: [1, 2, 3], version });
+      for (const node of [2, 3])
+        Object.assign(stage.at(node).append(1, 7), { commit: 1, appliedIndex: 1, isFenced: true });
+      return stage.broken();
+    };
+    // The shard's log knows version 5.
+    expect(moved(5)).toBeNull();
+    expect(moved(6)).toBe('placement');
   });
 
   test('placement: who is gone does not vote on the metadata', () => {

@@ -197,8 +197,9 @@ function huntWith(order: Hunt): Promise<Seen> {
   });
 }
 
-function rowOf({ mutant, invariant, seeds, milliseconds }: Hunted): string {
-  const found = invariant === null ? `SURVIVED ${seeds} seeds` : `${String(seeds).padStart(4)} seeds  ${invariant}`;
+function rowOf({ mutant, invariant, seeds, seed, milliseconds }: Hunted): string {
+  const found =
+    invariant === null ? `SURVIVED ${seeds} seeds` : `${String(seeds).padStart(4)} seeds  ${invariant} (seed ${seed})`;
   return `${mutant.pitfall.padStart(4)}  ${mutant.name.padEnd(44)} ${found} (${(milliseconds / 1000).toFixed(1)} s)`;
 }
 

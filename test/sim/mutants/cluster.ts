@@ -137,6 +137,9 @@ const pipes: readonly Row[] = [
     file: 'cluster/host.ts',
     find: 'this.feeds.groupChanged(group.id); this.origin.replicaChanged(group);',
     replace: 'this.feeds.groupChanged(group.id);',
+    seedsMax: 60,
+    besides: ['pause', 'partition'],
+    nodes: 3,
   },
   {
     name: 'confirmed-when-sent',
@@ -154,6 +157,8 @@ const pipes: readonly Row[] = [
     file: 'cluster/origin/pipe.ts',
     find: 'for (const run of runs) run.target.confirmed(run.first, run.first + run.count - 1, false);',
     replace: 'for (const run of runs) run.target.confirmed(run.first, run.first + run.count - 1, true);',
+    besides: ['partition', 'crash', 'kill'],
+    nodes: 3,
   },
   {
     name: 'nothing-is-sent-again',
@@ -173,6 +178,10 @@ const metadata: readonly Row[] = [
     file: 'cluster/leading/duties.ts',
     find: "return this.appendRows(group) ? 'ready' : 'wait';",
     replace: "return 'ready';",
+    seedsMax: 60,
+    besides: ['kill', 'partition'],
+    workloads: ['redeclaring'],
+    nodes: 3,
   },
   {
     name: 'change-is-told-before-all-know-it',
@@ -193,6 +202,9 @@ const metadata: readonly Row[] = [
     find: 'this.#assumedUntil = this.#host.now() + this.#countedMilliseconds;',
     replace: 'this.#assumedUntil = 0;',
     seedsMax: 100,
+    besides: ['kill', 'partition', 'delay'],
+    workloads: ['redeclaring'],
+    nodes: 3,
   },
   {
     name: 'lease-never-ends',
@@ -202,6 +214,9 @@ const metadata: readonly Row[] = [
     find: 'if (Math.max(passed, passedWall) >= options.milliseconds) return false;',
     replace: 'if (Math.max(passed, passedWall) >= 0) return true;',
     seedsMax: 100,
+    besides: ['partition', 'pause'],
+    workloads: ['redeclaring'],
+    nodes: 3,
   },
   {
     name: 'ended-node-keeps-its-messages',
@@ -299,6 +314,7 @@ const queues: readonly Row[] = [
     replace: "if (row <= last) return 'apply';",
     seedsMax: 60,
     workloads: ['letters'],
+    besides: ['reset', 'partition', 'kill'],
   },
   {
     name: 'one-message-in-two-hands',

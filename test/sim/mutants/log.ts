@@ -92,8 +92,8 @@ const rows: readonly Row[] = [
     pitfall: '11',
     mistake: 'an emptied replica does not remember how far it had acknowledged',
     file: 'cluster/log/store.ts',
-    find: 'this.#records.reset(known, Math.max(repairTo, known.repairTo), this.#folder.takeSequence())',
-    replace: 'this.#records.reset(known, repairTo, this.#folder.takeSequence())',
+    find: 'this.#records.reset(known, Math.max(repairTo, known.repairTo), {',
+    replace: 'this.#records.reset(known, repairTo, {',
   },
   {
     name: 'manifest-is-not-synced',
