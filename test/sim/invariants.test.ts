@@ -64,7 +64,12 @@ class Fake {
       configurationAt: () => configuration,
       status: () => ({ configuration, repairing: fake.repairing }),
     };
-    const machine = { stateHash: () => fake.hash, metadataVersion: 5, isFenced: () => fake.isFenced };
+    const machine = {
+      stateHash: () => fake.hash,
+      metadataVersion: 5,
+      refusals: { gaps: 0 },
+      isFenced: () => fake.isFenced,
+    };
     return Object.defineProperties({ id: 1, raft, machine } as unknown as WatchedReplica, {
       appliedIndex: { get: () => fake.appliedIndex },
       acknowledgedTo: { get: () => fake.acknowledgedTo },

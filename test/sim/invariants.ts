@@ -6,6 +6,7 @@
 //   R5 terms never fall, commits neither, also over restarts     R6 what is committed is on a quorum's disks; what was durable is there
 //   R7 replicas that have applied as much have the same state    R8 quorums of neighbouring configurations meet
 //   A3 an incarnation that the metadata ended is ended in every shard that knows as much of them
+//   B1 the log has the batches of a pipe in order, without a gap
 //   placement: a node drops no replica that the newest metadata say it has, nor one that votes or learns; before a shard's voters are a
 //   target of the metadata, its log says of which version that is; who has left for good does not vote on the metadata
 //
@@ -446,9 +447,10 @@ export class Invariants {
         this.#moves.set(group, { target, version });
   }
 
-  /** A3, and that configurations follow the versions of the metadata. */
+  /** A3, B1, and that configurations follow the versions of the metadata. */
   #checkShard(name: string, shard: ShardMachine, { id, commit, configuration }: GroupSeen): void {
-    const { metadataVersion } = shard;
+    const { metadataVersion, refusals } = shard;
+    if (refusals.gaps > 0) fail('B1', `${name} was given a batch, and not the one before it`);
     for (const [node, { incarnation, version }] of this.#fences)
       if (version <= metadataVersion && !shard.isFenced({ node, incarnation }))
         fail(

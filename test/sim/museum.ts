@@ -37,8 +37,9 @@ export interface Hunted {
   readonly milliseconds: number;
 }
 
-/** Longer than any seed takes: what a mutant hangs in. */
-const silentMillisecondsMax = 120_000;
+/** Longer than any seed takes: what a mutant hangs in. Looked at now and then, so that a machine that stood still counts once. */
+const silentLooksMax = 24;
+const lookMilliseconds = 5_000;
 const controlSeeds: Record<Prey, number> = { raft: 40, log: 40, cluster: 4 };
 
 const root = fileURLToPath(new URL(import.meta.url.includes('/dist/') ? '../../../' : '../../', import.meta.url));
@@ -170,14 +171,15 @@ function huntWith(order: Hunt): Promise<Seen> {
     const child = spawn(process.execPath, [script, JSON.stringify(order)], { stdio: ['ignore', 'pipe', 'pipe'] });
     let last: Seen = { seed: order.first - 1, invariant: null, text: '' };
     let [text, errors] = ['', ''];
-    const hangs = () => {
+    let silentLooks = 0;
+    const timer = setInterval(() => {
+      if (++silentLooks < silentLooksMax) return;
+      clearInterval(timer);
       last = { seed: last.seed + 1, invariant: 'hang', text: 'the run does not end' };
       child.kill('SIGKILL');
-    };
-    let timer = setTimeout(hangs, silentMillisecondsMax);
+    }, lookMilliseconds);
     child.stdout.on('data', (chunk: Buffer) => {
-      clearTimeout(timer);
-      timer = setTimeout(hangs, silentMillisecondsMax);
+      silentLooks = 0;
       text += chunk.toString();
       const lines = text.split('\n');
       text = lines.pop()!;
@@ -188,7 +190,7 @@ function huntWith(order: Hunt): Promise<Seen> {
     });
     child.on('error', reject);
     child.on('close', (code) => {
-      clearTimeout(timer);
+      clearInterval(timer);
       // A mistake that ends the whole process, before its seed was over, is found as well.
       if (code !== 0 && last.invariant === null)
         last = { seed: last.seed + 1, invariant: 'crash', text: errors.slice(0, 2000) };
