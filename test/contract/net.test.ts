@@ -371,6 +371,20 @@ describe('memory network', () => {
     expect(arrived()).toBe(1000);
   });
 
+  it('lets what waited come at once, in order, when a narrow link is wide again', async () => {
+    for (const widen of ['setBandwidth', 'calm'] as const) {
+      const { clock, network, near, far } = await create();
+      network.setBandwidth('a', 'b', 1);
+      near.connection.write([Buffer.from('a'.repeat(300))]);
+      near.connection.write([Buffer.from('b'.repeat(300))]);
+      clock.advance(10);
+      if (widen === 'calm') network.calm();
+      else network.setBandwidth('a', 'b', Number.POSITIVE_INFINITY);
+      clock.advance(1);
+      expect([widen, far.received().toString()]).toEqual([widen, 'a'.repeat(300) + 'b'.repeat(300)]);
+    }
+  });
+
   it('holds everything up for a while when it is clogged, one way', async () => {
     const { clock, network, near, far } = await create();
     network.clog('a', 'b', 500);

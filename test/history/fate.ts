@@ -113,6 +113,8 @@ function checkHolders({ queue, message, attempts, deliveries }: Copy, lives: Liv
     if (before === undefined || attempts > 1) continue;
     const channel = lives.channels.get(before.channel);
     if (channel?.trusted !== true) continue;
+    // It may have been on its way for long, from a node that was given up: sent before the other one.
+    if (lives.channels.get(delivery.channel)?.trusted !== true && delivery.asked < before.place) continue;
     const settlement = before.settled < delivery.place ? before.settlement : null;
     if (settlement === 'requeue' || settlement === 'reject') continue;
     if (settlement !== null || before.consumer?.noAck === true)

@@ -8,7 +8,7 @@
 // up what follows it (`setLoss`), one that overtakes or comes twice is put right by the receiver (`setDelay` with a range), too many lost in
 // a row are a reset. All faults are off by default, and each is set for one direction.
 
-import type { Address, Clock, Connection, Net, Random } from '../../cluster/ports.ts';
+import type { Address, Clock, Connection, Net, Random, Timer } from '../../cluster/ports.ts';
 
 export interface MemoryNetwork {
   /** The network as one process sees it. Asked for again after `crash`, it is a new process at the same place. */
@@ -17,7 +17,7 @@ export interface MemoryNetwork {
   setDelay(from: string, to: string, milliseconds: number, most?: number): void;
   /** The share of pieces that are lost and sent again, each time later. Default 0. */
   setLoss(from: string, to: string, share: number): void;
-  /** Default: Infinity. */
+  /** Default: Infinity; as soon as it is that, what waits arrives. */
   setBandwidth(from: string, to: string, bytesPerMillisecond: number): void;
   /** Nothing arrives for so long; then all of it. */
   clog(from: string, to: string, milliseconds: number): void;
@@ -146,7 +146,8 @@ export function createMemoryNetwork(clock: Clock, random: Random, options: Memor
     readonly remoteAddress: string;
     readonly #arrivals: Arrival[] = [];
     #arrivingBytes = 0;
-    #scheduled = false;
+    /** For the next arrival. */
+    #timer: Timer | null = null;
     #reading = true;
     #closed = false;
     #wantsDrain = false;
@@ -212,16 +213,23 @@ export function createMemoryNetwork(clock: Clock, random: Random, options: Memor
     /** Plans the next arrival, if one may come. */
     pump(): void {
       const next = this.#arrivals[0];
-      if (next === undefined || this.#scheduled) return;
+      if (next === undefined || this.#timer !== null) return;
       if (!this.#reading && next.kind === 'data') return;
       if (this.#isHeld()) return;
-      this.#scheduled = true;
-      clock.after(next.due - clock.now(), () => {
-        this.#scheduled = false;
+      this.#timer = clock.after(next.due - clock.now(), () => {
+        this.#timer = null;
         const held = this.#isHeld() || (!this.#reading && next.kind === 'data');
         if (!held && this.#arrivals[0] === next) this.#take(this.#arrivals.shift()!);
         this.pump();
       });
+    }
+    /** The link that narrowed the way here is wide again: what is under way arrives now, in order. */
+    hurry(): void {
+      const due = clock.now() + this.peer.link.least;
+      for (const arrival of this.#arrivals) arrival.due = Math.min(arrival.due, due);
+      this.#timer?.cancel();
+      this.#timer = null;
+      this.pump();
     }
     #take(arrival: Arrival): void {
       if (arrival.kind === 'data') {
@@ -328,7 +336,9 @@ export function createMemoryNetwork(clock: Clock, random: Random, options: Memor
       linkOf(from, to).loss = share;
     },
     setBandwidth(from, to, bytesPerMillisecond) {
-      Object.assign(linkOf(from, to), { bytesPerMillisecond, freeAt: 0 });
+      const link = linkOf(from, to);
+      Object.assign(link, { bytesPerMillisecond, freeAt: 0 });
+      if (bytesPerMillisecond === Infinity) for (const end of [...open]) if (end.peer.link === link) end.hurry();
     },
     clog(from, to, milliseconds) {
       const link = linkOf(from, to);
@@ -354,7 +364,7 @@ export function createMemoryNetwork(clock: Clock, random: Random, options: Memor
     calm() {
       for (const link of links.values()) Object.assign(link, untroubled);
       for (const place of places.values()) place.refuses = false;
-      pumpAll();
+      for (const end of [...open]) end.hurry();
     },
     reset(a, b) {
       resetWhere((end) => between(end, a, b));
