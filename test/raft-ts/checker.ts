@@ -4,7 +4,7 @@
 //   election safety      one leader per term
 //   log matching         same index and term: same entry, same entry before it
 //   durability           what a leader commits is on the disks of a quorum at that moment
-//   leader completeness  a new leader has all that was ever committed
+//   leader completeness  a new leader has all that was committed in terms before its own
 //   machine safety       one entry per index is ever applied
 //   configurations       at each committed index everybody is in the same one
 //   promises             a replica votes once per term, and its disk knows every term that it answered in, across restarts
@@ -31,6 +31,8 @@ export class Checker {
   readonly #promisedTerms = new Map<ReplicaId, number>();
   readonly #commits = new Map<ReplicaId, number>();
   readonly #reads = new Map<number, number>();
+  /** Per index: a term in which it was committed. A term can win its election after a later one has committed. */
+  readonly #committedIn: number[] = [];
   /** Per leader: its term, its ticks, and when in these it last heard whom; since when it hands leadership over. */
   readonly #leading = new Map<ReplicaId, Leading>();
   #commitMax = 0;
@@ -75,6 +77,7 @@ export class Checker {
     if (raft.commit > this.#commitMax) {
       if (raft.role === 'leader') this.#checkDurable(id, raft);
       else this.#checkDurableAnywhere(id, raft);
+      for (let index = this.#commitMax + 1; index <= raft.commit; index++) this.#committedIn[index] = raft.term;
       this.#commitMax = raft.commit;
     }
   }
@@ -169,13 +172,14 @@ export class Checker {
   }
 
   #checkCompleteness(id: ReplicaId, raft: Raft<string>): void {
-    if (raft.lastIndex < this.#commitMax)
-      fail(`leader completeness: ${id} leads with ${raft.lastIndex} < ${this.#commitMax}`);
     for (let index = 1; index <= this.#commitMax; index++) {
+      if (this.#committedIn[index]! >= raft.term) continue;
+      if (index > raft.lastIndex)
+        fail(`leader completeness: ${id} leads term ${raft.term} with ${raft.lastIndex}, committed was ${index}`);
       const term = raft.termAt(index);
       const known = this.#committed[index];
       if (term !== undefined && known !== undefined && !known.startsWith(`${term} `))
-        fail(`leader completeness: ${id} leads with term ${term} at ${index}, committed was ${known}`);
+        fail(`leader completeness: ${id} leads term ${raft.term} with term ${term} at ${index}, committed was ${known}`);
     }
   }
 
