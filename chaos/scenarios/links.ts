@@ -1,46 +1,31 @@
 // Links between nodes that are cut, one-way, slow, narrow or rude; and those of clients.
 
 import type { LinkFault, Scenario, Stage } from '../types.ts';
-import { goals } from './processes.ts';
 import {
-  between,
+  anyNode,
   bothWays,
   clientLink,
   cut,
+  goals,
   isolate,
   links,
   linksOf,
+  type More,
   minorityOf,
   oneWay,
   others,
-  rounds,
   type Strike,
+  strike,
+  striking,
+  toFollower,
 } from './strikes.ts';
 
-const strikesMilliseconds = { least: 1500, most: 15_000 };
-
-/** A scenario of one strike after another. */
 const partition = (
   name: string,
   says: string,
   next: (stage: Stage, round: number) => Strike | Promise<Strike>,
-  more: Partial<Pick<Scenario, 'stallMillisecondsMax' | 'sparesFollower' | 'nodesMin' | 'needs'>> = {},
-): Scenario => ({
-  name,
-  says,
-  needs: ['links'],
-  nodesMin: 3,
-  stallMillisecondsMax: null,
-  ...more,
-  run: (stage) =>
-    rounds(
-      stage,
-      () => between(stage, strikesMilliseconds.least, strikesMilliseconds.most),
-      (round) => next(stage, round),
-    ),
-});
-
-const toFollower = { sparesFollower: true, stallMillisecondsMax: goals.follower } as const;
+  more: More = {},
+): Scenario => striking(name, says, { needs: ['links'], least: 1500, most: 15_000, next }, more);
 
 /** Two of them, and perhaps one that sees both. */
 function halves(stage: Stage, bridge: boolean): { readonly left: number[]; readonly right: number[] } {
@@ -111,8 +96,7 @@ const flapping: Scenario = {
       const [node] = stage.pick(stage.nodes, 1);
       for (let flaps = 3 + stage.random(5); flaps > 0 && !stage.isOver; flaps--) {
         const fault: LinkFault = stage.random(2) === 0 ? cut : { kind: 'refused' };
-        const way = linksOf(stage, 'flap', node!, fault);
-        await stage.fault(way.name, way.nodes, 100 + stage.random(1400), way.begin, way.end);
+        await strike(stage, linksOf(stage, 'flap', node!, fault), 100 + stage.random(1400));
         await stage.sleep(100 + stage.random(900));
       }
       await stage.calm();
@@ -165,7 +149,6 @@ const qualities: readonly Scenario[] = [
 ];
 
 const ofClients = { needs: ['clientLinks'], nodesMin: 1 } as const;
-const anyNode = (stage: Stage): number => stage.pick(stage.nodes, 1)[0]!;
 
 const clients: readonly Scenario[] = [
   partition(

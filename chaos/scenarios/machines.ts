@@ -1,34 +1,16 @@
 // Disks that are full, slow, failing or hanging; clocks that jump; nodes that come and go while others are cut off.
 
 import type { DiskFault, Scenario, Stage } from '../types.ts';
-import { goals } from './processes.ts';
-import { between, clock, disk, isolate, rounds, strike } from './strikes.ts';
-
-const anyNode = (stage: Stage): number => stage.pick(stage.nodes, 1)[0]!;
+import { anyNode, between, clock, disk, isolate, type More, strike, striking, toFollower } from './strikes.ts';
 
 /** Of the leader and of any node in turn, unless it is a follower's disk only. */
-const diskScenario = (
-  name: string,
-  says: string,
-  fault: (stage: Stage) => DiskFault,
-  more: Partial<Pick<Scenario, 'stallMillisecondsMax' | 'sparesFollower'>> = {},
-): Scenario => ({
-  name,
-  says,
-  needs: ['disk'],
-  nodesMin: 3,
-  stallMillisecondsMax: null,
-  ...more,
-  run: (stage) =>
-    rounds(
-      stage,
-      () => between(stage, 1500, 15_000),
-      async (round) => {
-        const node = round % 2 === 0 ? await stage.target.leader() : anyNode(stage);
-        return disk(stage, stage.follower === 0 ? node : stage.follower, fault(stage));
-      },
-    ),
-});
+const diskScenario = (name: string, says: string, fault: (stage: Stage) => DiskFault, more: More = {}): Scenario => {
+  const next = async (stage: Stage, round: number) => {
+    const node = round % 2 === 0 ? await stage.target.leader() : anyNode(stage);
+    return disk(stage, stage.follower === 0 ? node : stage.follower, fault(stage));
+  };
+  return striking(name, says, { needs: ['disk'], least: 1500, most: 15_000, next }, more);
+};
 
 const disks: readonly Scenario[] = [
   diskScenario(
@@ -42,7 +24,7 @@ const disks: readonly Scenario[] = [
     'slow-disk',
     'every sync of a node that leads none of the queues takes up to half a second longer',
     (stage) => ({ kind: 'slow', milliseconds: 20 + stage.random(480) }),
-    { sparesFollower: true, stallMillisecondsMax: goals.follower },
+    toFollower,
   ),
   diskScenario('failing-disk', 'a sync fails: the node must end, confirm nothing by it, and come back', () => ({
     kind: 'failing',
@@ -50,23 +32,16 @@ const disks: readonly Scenario[] = [
   diskScenario('hanging-disk', 'no write of a node is answered: others must take over', () => ({ kind: 'hanging' })),
 ];
 
-const clockJumps: Scenario = {
-  name: 'clock-jumps',
-  says: 'the wall clock of a node jumps ahead or back by seconds to hours',
+const clockJumps = striking('clock-jumps', 'the wall clock of a node jumps ahead or back by seconds to hours', {
   needs: ['clock'],
-  nodesMin: 3,
-  stallMillisecondsMax: null,
-  run: (stage) =>
-    rounds(
-      stage,
-      () => between(stage, 1000, 10_000),
-      () => {
-        const most = [5000, 60_000, 3_600_000][stage.random(3)]!;
-        const milliseconds = 500 + stage.random(most);
-        return clock(stage, anyNode(stage), stage.random(2) === 0 ? milliseconds : -milliseconds);
-      },
-    ),
-};
+  least: 1000,
+  most: 10_000,
+  next: (stage) => {
+    const most = [5000, 60_000, 3_600_000][stage.random(3)]!;
+    const milliseconds = 500 + stage.random(most);
+    return clock(stage, anyNode(stage), stage.random(2) === 0 ? milliseconds : -milliseconds);
+  },
+});
 
 const membership: Scenario = {
   name: 'membership-under-partition',

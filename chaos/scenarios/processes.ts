@@ -1,25 +1,27 @@
 // Processes that die, are stopped, or stand still.
 
 import type { Scenario, Stage } from '../types.ts';
-import { between, kill, minorityOf, pause, rounds, type Strike, stop, strike } from './strikes.ts';
+import {
+  between,
+  goals,
+  kill,
+  type More,
+  minorityOf,
+  pause,
+  rounds,
+  type Strike,
+  stop,
+  strike,
+  striking,
+  toFollower,
+} from './strikes.ts';
 
-/** For the death or the cutting off of a leader, and of a node that leads nothing. */
-export const goals = { leaderKilled: 300, leaderSilent: 2500, follower: 100 } as const;
-
-const killOne: Scenario = {
-  name: 'kill-one',
-  says: 'kill -9 of a node that leads none of the queues, again and again',
-  needs: ['processes'],
-  nodesMin: 3,
-  sparesFollower: true,
-  stallMillisecondsMax: goals.follower,
-  run: (stage) =>
-    rounds(
-      stage,
-      () => between(stage, 500, 4000),
-      () => kill(stage, [stage.follower]),
-    ),
-};
+const killOne = striking(
+  'kill-one',
+  'kill -9 of a node that leads none of the queues, again and again',
+  { needs: ['processes'], least: 500, most: 4000, next: (stage) => kill(stage, [stage.follower]) },
+  toFollower,
+);
 
 const killLeader: Scenario = {
   name: 'kill-leader',
@@ -40,19 +42,10 @@ const killLeader: Scenario = {
   },
 };
 
-const killSeveral = (name: string, says: string, count: (stage: Stage) => number): Scenario => ({
-  name,
-  says,
-  needs: ['processes'],
-  nodesMin: 3,
-  stallMillisecondsMax: null,
-  run: (stage) =>
-    rounds(
-      stage,
-      () => between(stage, 500, 6000),
-      () => kill(stage, stage.pick(stage.nodes, count(stage))),
-    ),
-});
+const killSeveral = (name: string, says: string, count: (stage: Stage) => number, more: More = {}): Scenario => {
+  const next = (stage: Stage) => kill(stage, stage.pick(stage.nodes, count(stage)));
+  return striking(name, says, { needs: ['processes'], least: 500, most: 6000, next }, more);
+};
 
 const killMinority = killSeveral('kill-minority', 'kill -9 of as many nodes as the others can do without', minorityOf);
 const killMajority = killSeveral(
@@ -61,39 +54,21 @@ const killMajority = killSeveral(
   (stage) => minorityOf(stage) + 1,
 );
 
-const killAll: Scenario = {
-  ...killSeveral('kill-all', 'kill -9 of all nodes at once', (stage) => stage.nodes.length),
-  nodesMin: 1,
-};
+const killAll = killSeveral('kill-all', 'kill -9 of all nodes at once', (stage) => stage.nodes.length, { nodesMin: 1 });
 
-const pauseOne: Scenario = {
-  name: 'pause',
-  says: 'SIGSTOP for 1 to 60 s of a node that leads none of the queues',
-  needs: ['pause'],
-  nodesMin: 3,
-  sparesFollower: true,
-  stallMillisecondsMax: goals.follower,
-  run: (stage) =>
-    rounds(
-      stage,
-      () => between(stage, 1000, 60_000),
-      () => pause(stage, [stage.follower]),
-    ),
-};
-
-const pauseLeader: Scenario = {
-  name: 'pause-leader',
-  says: 'SIGSTOP for 1 to 60 s of the node that leads most; it must come back harmless',
-  needs: ['pause'],
-  nodesMin: 3,
-  stallMillisecondsMax: goals.leaderSilent,
-  run: (stage) =>
-    rounds(
-      stage,
-      () => between(stage, 1000, 60_000),
-      async () => pause(stage, [await stage.target.leader()]),
-    ),
-};
+const pauses = { needs: ['pause'], least: 1000, most: 60_000 } as const;
+const pauseOne = striking(
+  'pause',
+  'SIGSTOP for 1 to 60 s of a node that leads none of the queues',
+  { ...pauses, next: (stage) => pause(stage, [stage.follower]) },
+  toFollower,
+);
+const pauseLeader = striking(
+  'pause-leader',
+  'SIGSTOP for 1 to 60 s of the node that leads most; it must come back harmless',
+  { ...pauses, next: async (stage) => pause(stage, [await stage.target.leader()]) },
+  { stallMillisecondsMax: goals.leaderSilent },
+);
 
 const rollingRestart: Scenario = {
   name: 'rolling-restart',

@@ -2,7 +2,7 @@
 //
 // State: none. A strike's `end` sets right what its `begin` did, also when only a part of that was done.
 
-import type { DiskFault, LinkFault, Stage } from '../types.ts';
+import type { DiskFault, LinkFault, Scenario, Stage } from '../types.ts';
 
 export interface Strike {
   /** As on the timeline. */
@@ -29,6 +29,39 @@ export async function rounds(
     await stage.calm();
   }
 }
+
+/** What its strikes need, how long each lasts, and which comes next; the rest of it, where that is not usual. */
+interface Strikes extends Pick<Scenario, 'needs'> {
+  readonly least: number;
+  readonly most: number;
+  next(stage: Stage, round: number): Strike | Promise<Strike>;
+}
+export type More = Partial<Pick<Scenario, 'stallMillisecondsMax' | 'sparesFollower' | 'nodesMin' | 'needs'>>;
+
+/** A scenario of one strike after another. */
+export function striking(name: string, says: string, strikes: Strikes, more: More = {}): Scenario {
+  const { needs, least, most, next } = strikes;
+  return {
+    name,
+    says,
+    needs,
+    nodesMin: 3,
+    stallMillisecondsMax: null,
+    ...more,
+    run: (stage) =>
+      rounds(
+        stage,
+        () => between(stage, least, most),
+        (round) => next(stage, round),
+      ),
+  };
+}
+
+/** For the death or the cutting off of a leader, and of a node that leads nothing. */
+export const goals = { leaderKilled: 300, leaderSilent: 2500, follower: 100 } as const;
+export const toFollower: More = { sparesFollower: true, stallMillisecondsMax: goals.follower };
+
+export const anyNode = (stage: Stage): number => stage.pick(stage.nodes, 1)[0]!;
 
 /** A time between these, and never more than half of what the scenario has. */
 export function between(stage: Stage, least: number, most: number): number {

@@ -17,6 +17,35 @@ export interface RunningWorkload {
   queues(): readonly string[];
 }
 
+/** A client of a workload, as `Publisher`, `Consumer` and `Visitor` are. */
+interface Client {
+  pause(): void;
+  stop(): void;
+}
+
+/** A workload of these clients: it is idle when those that publish are. They end in this order, publishers first. */
+export function running(
+  context: WorkloadContext,
+  publishers: readonly (Client & { readonly isIdle: boolean })[],
+  others: readonly Client[],
+  queues: () => readonly string[],
+): RunningWorkload {
+  const all = [...publishers, ...others];
+  return {
+    pause() {
+      for (const one of all) one.pause();
+    },
+    get isIdle() {
+      return publishers.every((one) => one.isIdle);
+    },
+    stop() {
+      for (const one of all) one.stop();
+      context.stopActors();
+    },
+    queues,
+  };
+}
+
 export interface Workload {
   readonly name: string;
   start(context: WorkloadContext): RunningWorkload;

@@ -3,7 +3,7 @@
 import { Consumer } from '../consumer.ts';
 import { Publisher, toQueue } from '../publisher.ts';
 import type { Session } from '../session.ts';
-import type { RunningWorkload, Workload } from '../workload.ts';
+import { type RunningWorkload, running, type Workload } from '../workload.ts';
 
 export const competing: Workload = {
   name: 'competing',
@@ -28,19 +28,6 @@ export const competing: Workload = {
         prepare: declare(queue),
       });
     });
-    const all = [...publishers, ...consumers];
-    return {
-      pause() {
-        for (const one of all) one.pause();
-      },
-      get isIdle() {
-        return publishers.every((one) => one.isIdle);
-      },
-      stop() {
-        for (const one of all) one.stop();
-        context.stopActors();
-      },
-      queues: () => queues,
-    };
+    return running(context, publishers, consumers, () => queues);
   },
 };

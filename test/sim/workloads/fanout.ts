@@ -4,7 +4,7 @@ import { Consumer } from '../consumer.ts';
 import { Publisher } from '../publisher.ts';
 import type { Session } from '../session.ts';
 import { Visitor } from '../visitor.ts';
-import type { RunningWorkload, Workload } from '../workload.ts';
+import { type RunningWorkload, running, type Workload } from '../workload.ts';
 
 export const fanout: Workload = {
   name: 'fanout',
@@ -56,19 +56,6 @@ export const fanout: Workload = {
       },
     });
 
-    const all = [...publishers, ...consumers, visitor];
-    return {
-      pause() {
-        for (const one of all) one.pause();
-      },
-      get isIdle() {
-        return publishers.every((one) => one.isIdle);
-      },
-      stop() {
-        for (const one of all) one.stop();
-        context.stopActors();
-      },
-      queues: () => queues,
-    };
+    return running(context, publishers, [...consumers, visitor], () => queues);
   },
 };

@@ -3,7 +3,7 @@
 import { Publisher, toQueue } from '../publisher.ts';
 import type { Received, Session } from '../session.ts';
 import { Visitor } from '../visitor.ts';
-import type { RunningWorkload, Workload } from '../workload.ts';
+import { type RunningWorkload, running, type Workload } from '../workload.ts';
 
 export const getting: Workload = {
   name: 'getting',
@@ -37,20 +37,6 @@ export const getting: Workload = {
           act: fetch,
         }),
     );
-    const all = [publisher, ...visitors];
-
-    return {
-      pause() {
-        for (const one of all) one.pause();
-      },
-      get isIdle() {
-        return publisher.isIdle;
-      },
-      stop() {
-        for (const one of all) one.stop();
-        context.stopActors();
-      },
-      queues: () => [queue],
-    };
+    return running(context, [publisher], visitors, () => [queue]);
   },
 };

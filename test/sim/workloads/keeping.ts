@@ -3,7 +3,7 @@
 import { Consumer } from '../consumer.ts';
 import { Publisher, toQueue } from '../publisher.ts';
 import type { Session } from '../session.ts';
-import type { RunningWorkload, Workload } from '../workload.ts';
+import { type RunningWorkload, running, type Workload } from '../workload.ts';
 
 export const keeping: Workload = {
   name: 'keeping',
@@ -22,19 +22,6 @@ export const keeping: Workload = {
       { length: context.between(1, 2) },
       () => new Consumer(context, { queue, prefetch: 2, holdMilliseconds: 15_000, prepare }),
     );
-    const all = [publisher, passing, ...kept];
-    return {
-      pause() {
-        for (const one of all) one.pause();
-      },
-      get isIdle() {
-        return publisher.isIdle;
-      },
-      stop() {
-        for (const one of all) one.stop();
-        context.stopActors();
-      },
-      queues: () => [queue],
-    };
+    return running(context, [publisher], [passing, ...kept], () => [queue]);
   },
 };

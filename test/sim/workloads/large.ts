@@ -3,7 +3,7 @@
 import { Consumer } from '../consumer.ts';
 import { Publisher, toQueue } from '../publisher.ts';
 import type { Session } from '../session.ts';
-import type { RunningWorkload, Workload } from '../workload.ts';
+import { type RunningWorkload, running, type Workload } from '../workload.ts';
 
 export const large: Workload = {
   name: 'large',
@@ -19,20 +19,6 @@ export const large: Workload = {
       bytes: () => (context.oneIn(3) ? context.between(260_000, 700_000) : context.between(50, 60_000)),
     });
     const consumer = new Consumer(context, { queue, prefetch: context.pick([1, 10]), prepare });
-    return {
-      pause() {
-        publisher.pause();
-        consumer.pause();
-      },
-      get isIdle() {
-        return publisher.isIdle;
-      },
-      stop() {
-        publisher.stop();
-        consumer.stop();
-        context.stopActors();
-      },
-      queues: () => [queue],
-    };
+    return running(context, [publisher], [consumer], () => [queue]);
   },
 };

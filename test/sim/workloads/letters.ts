@@ -4,7 +4,7 @@ import { Consumer } from '../consumer.ts';
 import { stretch } from '../pace.ts';
 import { Publisher, toQueue } from '../publisher.ts';
 import type { Session } from '../session.ts';
-import type { RunningWorkload, Workload } from '../workload.ts';
+import { type RunningWorkload, running, type Workload } from '../workload.ts';
 
 export const letters: Workload = {
   name: 'letters',
@@ -45,19 +45,6 @@ export const letters: Workload = {
       prefetch: 20,
       prepare: (session, go) => session.declare(target, {}, {}, (answer) => answer === 'ok' && go()),
     });
-    const all = [publisher, rejecting, burying];
-    return {
-      pause() {
-        for (const one of all) one.pause();
-      },
-      get isIdle() {
-        return publisher.isIdle;
-      },
-      stop() {
-        for (const one of all) one.stop();
-        context.stopActors();
-      },
-      queues: () => [source, target],
-    };
+    return running(context, [publisher], [rejecting, burying], () => [source, target]);
   },
 };

@@ -7,7 +7,7 @@ import { messageId } from '../bodies.ts';
 import { Publisher, toQueue } from '../publisher.ts';
 import type { Session } from '../session.ts';
 import { Visitor } from '../visitor.ts';
-import type { RunningWorkload, Workload } from '../workload.ts';
+import { type RunningWorkload, running, type Workload } from '../workload.ts';
 
 export const redeclaring: Workload = {
   name: 'redeclaring',
@@ -79,20 +79,6 @@ export const redeclaring: Workload = {
       next: () => ({ ...toQueue(context.pick(names)), mandatory: context.oneIn(2) }),
       everyMilliseconds: 800,
     });
-    const all = [publisher, ...visitors];
-
-    return {
-      pause() {
-        for (const one of all) one.pause();
-      },
-      get isIdle() {
-        return publisher.isIdle;
-      },
-      stop() {
-        for (const one of all) one.stop();
-        context.stopActors();
-      },
-      queues: () => [...used],
-    };
+    return running(context, [publisher], visitors, () => [...used]);
   },
 };
