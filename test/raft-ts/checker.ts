@@ -179,7 +179,9 @@ export class Checker {
       const term = raft.termAt(index);
       const known = this.#committed[index];
       if (term !== undefined && known !== undefined && !known.startsWith(`${term} `))
-        fail(`leader completeness: ${id} leads term ${raft.term} with term ${term} at ${index}, committed was ${known}`);
+        fail(
+          `leader completeness: ${id} leads term ${raft.term} with term ${term} at ${index}, committed was ${known}`,
+        );
     }
   }
 
