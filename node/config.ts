@@ -307,6 +307,12 @@ export const keys = {
     'a publish without a majority for so long is nacked: its fate is unknown',
   ),
   'publish.resend.milliseconds': integer(1000, 50, 60_000, 'a batch without an answer for so long is sent again'),
+  'settle.delay.milliseconds': integer(
+    5,
+    0,
+    1000,
+    'acknowledgements of a consumer that has room to spare wait so long for company',
+  ),
 
   'feed.heartbeat.milliseconds': integer(
     500,
@@ -700,6 +706,7 @@ export function clusterLimits(settings: Settings): ClusterLimits {
       windowBytes: settings['publish.window.bytes'],
       deadlineMilliseconds: settings['publish.deadline.milliseconds'],
       resendMilliseconds: settings['publish.resend.milliseconds'],
+      settleDelayMilliseconds: settings['settle.delay.milliseconds'],
     },
     feed: {
       heartbeatMilliseconds: settings['feed.heartbeat.milliseconds'],

@@ -327,13 +327,15 @@ export class LocalOrigin {
         this.#dirty.add(pipe);
         schedule();
       },
+      dirtyLater: (milliseconds) => clock.after(milliseconds, () => pipe.hurry()),
     });
     return pipe;
   }
 
   #createGonePipe(): Pipe {
     const { options, clock, schedule } = this.#context;
-    return new Pipe(goneGroup, nodeOrigin(options.node, 0), options.limits.pipe, {
+    const limits = { ...options.limits.pipe, settleDelayMilliseconds: 0 };
+    return new Pipe(goneGroup, nodeOrigin(options.node, 0), limits, {
       now: () => clock.now(),
       metadataVersion: () => 0,
       send: () => false,
@@ -344,6 +346,7 @@ export class LocalOrigin {
         this.#goneAsked = true;
         schedule();
       },
+      dirtyLater: () => {},
     });
   }
 

@@ -5,6 +5,9 @@
 // Publishes gather in the last open batch, settlements in the first: at most a few batches are under way, and what frees consumers and
 // queues is in the next one to leave, however many publishes wait.
 //
+// Settlements that nobody waits for start no batch: a write of their own would hold up whatever comes next. They leave with what comes, or after
+// `settleDelayMilliseconds`.
+//
 // State owned: the open batches, and every sealed batch until it was applied here. Whatever becomes of leaders and connections, a sealed
 // batch keeps its bytes and its place, and is sent again until it was applied or this incarnation was fenced. So a failover neither
 // loses, nor repeats, nor reorders what was published.
@@ -46,6 +49,8 @@ export interface PipeOptions {
   readonly deadlineMilliseconds: number;
   /** A batch that is not applied after this long is sent again. */
   readonly resendMilliseconds: number;
+  /** Settlements that can wait leave by themselves after this long; 0: they never wait. */
+  readonly settleDelayMilliseconds: number;
 }
 
 /** Hears what became of publishes. */
@@ -63,6 +68,8 @@ export interface PipeHost {
   now(): number;
   /** Asks for `flush` at the end of this turn. */
   dirty(): void;
+  /** Asks for `hurry` after `milliseconds`. */
+  dirtyLater(milliseconds: number): void;
   /** The metadata version that routing is done by. */
   metadataVersion(): number;
   /** Hands the batch to the group's leader: true if it left (or is here). */
@@ -136,6 +143,8 @@ const partOverheadBytes = 12;
 const noLarge: Large[] = [];
 /** A batch is sealed with fewer settlements than it may have, because applying them takes time. */
 const settlesPerBatch = settlesPerBatchMax / 2;
+/** More settlements than that have waited long enough: applying them is work that should not heap up. */
+const settlesWaitingMax = 256;
 /** Before a batch that a leader could not take is sent again; sooner if something was applied, or another leads. */
 const refusedMilliseconds = 20;
 
@@ -163,6 +172,10 @@ export class Pipe {
   #fullUntil = 0;
   /** Set while the group does not apply within the deadline. */
   #stalled = false;
+  /** Something in the open batches cannot wait. */
+  #isUrgent = false;
+  /** `hurry` will be called. */
+  #isDelayed = false;
   /** Everything goes into the last open batch. */
   #isAtomic = false;
 
@@ -179,6 +192,10 @@ export class Pipe {
   /** The group has not applied anything of ours within the deadline; publishes are nacked at once. */
   get isStalled(): boolean {
     return this.#stalled;
+  }
+  /** The sequence of the batch that settlements enter now. */
+  get openSequence(): number {
+    return this.#nextSequence;
   }
   get unappliedBytes(): number {
     return this.#sentBytes + this.#openBytes;
@@ -286,7 +303,15 @@ export class Pipe {
     this.#openBytes += builder.bytes - before;
     this.#added();
   }
-  settle(operation: SettleOperation, flags: number, consumer: number, first: number, count: number): void {
+  /** `canWait`: nobody gets anything by it that is wanted soon. */
+  settle(
+    operation: SettleOperation,
+    flags: number,
+    consumer: number,
+    first: number,
+    count: number,
+    canWait = false,
+  ): void {
     for (let done = 0; done < count; ) {
       const builder = this.#settling();
       const now = Math.min(count - done, settlesPerBatch - builder.settles);
@@ -294,7 +319,18 @@ export class Pipe {
       this.#openBytes += settleRecordBytes;
       done += now;
     }
-    this.#added();
+    const { settleDelayMilliseconds: delay } = this.#options;
+    if (!canWait || delay === 0 || this.#open[0]!.builder.settles > settlesWaitingMax) this.#added();
+    else if (!this.#isUrgent && !this.#isDelayed) {
+      this.#isDelayed = true;
+      this.#host.dirtyLater(delay);
+    }
+  }
+
+  /** What could wait has waited. */
+  hurry(): void {
+    this.#isDelayed = false;
+    if (this.#openBytes > 0) this.#added();
   }
 
   /** The first open batch that has a place left. */
@@ -313,7 +349,9 @@ export class Pipe {
 
   /** At the end of a turn: seals what may be sealed and sends what a leader has not been handed yet. */
   flush(): void {
-    while (this.#openBytes > 0 && this.#sent.length < this.#options.batchesInFlightMax) this.#seal();
+    const { batchesInFlightMax } = this.#options;
+    while (this.#isUrgent && this.#openBytes > 0 && this.#sent.length < batchesInFlightMax) this.#seal();
+    if (this.#openBytes === 0) this.#isUrgent = false;
     this.#sendWaiting();
   }
 
@@ -334,7 +372,7 @@ export class Pipe {
     this.#fullUntil = 0;
     this.#stalled = false;
     this.#measureCongestion();
-    if (this.#openBytes > 0) this.#host.dirty();
+    if (this.#isUrgent) this.#host.dirty();
   }
 
   /** A result that is not plainly ok; comes before `applied` of its batch. */
@@ -418,6 +456,7 @@ export class Pipe {
     this.#last = openBatch(new BatchBuilder());
     this.#open = [this.#last];
     this.#openBytes = 0;
+    this.#isUrgent = false;
     this.#sent = [];
     this.#sentBytes = 0;
     this.#nextSequence = 1;
@@ -456,6 +495,7 @@ export class Pipe {
   }
 
   #added(): void {
+    this.#isUrgent = true;
     this.#host.dirty();
     if (!this.#congested && this.unappliedBytes > this.#options.windowBytes) this.#measureCongestion();
   }

@@ -34,7 +34,7 @@ import { BrokerError } from '../errors.ts';
 import { noInteger } from './arguments.ts';
 import { type Broker, type BrokerConnection, dropConsumer } from './broker.ts';
 import { Confirms } from './confirms.ts';
-import type { Consumer } from './consumer.ts';
+import { type Consumer, hasRoomToSpare } from './consumer.ts';
 import { Delivering } from './delivering.ts';
 import { expirationOf, flagsOf, routeTo } from './publishing.ts';
 import { declareReplyQueue } from './replies.ts';
@@ -404,10 +404,14 @@ export class BrokerChannel implements ChannelBackend {
     const consumer = this.broker.consumers.get(number);
     if (consumer === undefined) return; // its queue was deleted
     const pipe = this.broker.cluster.pipe(consumer.shard);
+    consumer.outstanding -= count;
     switch (settlement) {
-      case 'accept':
-        pipe.settle(SettleOperation.accept, 0, number, first, count);
+      case 'accept': {
+        const hasRoom = hasRoomToSpare(consumer, count, pipe.openSequence);
+        const canWait = hasRoom && !consumer.cancelling && this.#windows.limit === 0;
+        pipe.settle(SettleOperation.accept, 0, number, first, count, canWait);
         break;
+      }
       case 'requeue':
         pipe.settle(SettleOperation.requeue, 0, number, first, count);
         break;
@@ -420,7 +424,6 @@ export class BrokerChannel implements ChannelBackend {
       default:
         settlement satisfies never;
     }
-    consumer.outstanding -= count;
     if (consumer.cancelled) this.#dropWhenSettled(consumer);
     if (this.#windows.limit === 0) return;
     // The room goes with the settlement to who made it; the others hear at the end of the turn.
@@ -528,8 +531,9 @@ export class BrokerChannel implements ChannelBackend {
 
   /** What was written to a consumer without acknowledgements. */
   #autoSettle(consumer: Consumer): void {
-    const { shard, number, autoSettleFirst, autoSettleCount } = consumer;
-    this.broker.cluster.pipe(shard).settle(SettleOperation.accept, 0, number, autoSettleFirst, autoSettleCount);
+    const { shard, number, autoSettleFirst, autoSettleCount, unsettledMax } = consumer;
+    const pipe = this.broker.cluster.pipe(shard);
+    pipe.settle(SettleOperation.accept, 0, number, autoSettleFirst, autoSettleCount, unsettledMax === 0);
     consumer.autoSettleCount = 0;
   }
 
@@ -554,6 +558,8 @@ export class BrokerChannel implements ChannelBackend {
       grantedTo: getter ? Number.MAX_SAFE_INTEGER : grantedTo,
       deliveredTo: 0,
       outstanding: 0,
+      accepted: 0,
+      acceptedIn: 0,
       polling: false,
       unseen: 0,
       autoSettleFirst: 0,

@@ -26,6 +26,9 @@ export interface Consumer {
   autoSettleCount: number;
   /** Delivered to the client and not settled. */
   outstanding: number;
+  /** Accepted since the pipe's batch `acceptedIn` was opened, so that the machine may not know of it yet. */
+  accepted: number;
+  acceptedIn: number;
   /** A getter: a `get` is under way; and the lease that it brought, while its message is being read (0: none). */
   polling: boolean;
   unseen: number;
@@ -34,4 +37,12 @@ export interface Consumer {
   /** Its cancel is under way, or done: leases that still come go straight back. */
   cancelling: boolean;
   cancelled: boolean;
+}
+
+/** It has accepted `count` messages. True if at least half of its limit is free all the same, so that the machine may hear of it a little later. */
+export function hasRoomToSpare(consumer: Consumer, count: number, openSequence: number): boolean {
+  consumer.accepted = consumer.acceptedIn === openSequence ? consumer.accepted + count : count;
+  consumer.acceptedIn = openSequence;
+  const { unsettledMax, outstanding, accepted } = consumer;
+  return unsettledMax === 0 || (outstanding + accepted) * 2 <= unsettledMax;
 }

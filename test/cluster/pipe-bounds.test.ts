@@ -10,6 +10,7 @@ function started() {
   const pipe = new Pipe(3, nodeOrigin(1, 7), defaultLimits.pipe, {
     now: () => 0,
     dirty: () => {},
+    dirtyLater: () => {},
     metadataVersion: () => 5,
     send: (_group, payload) => payloads.push(payload) > 0,
     confirming: () => {},

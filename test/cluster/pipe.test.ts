@@ -30,6 +30,7 @@ function harness(options: Partial<PipeOptions> = {}) {
     congestions: 0,
     confirmTimes: [] as number[],
     refusals: 0,
+    later: [] as number[],
     sent: [] as number[],
     payloads: [] as Buffer[],
     onSend: () => {},
@@ -47,6 +48,7 @@ function harness(options: Partial<PipeOptions> = {}) {
     {
       now: () => state.now,
       dirty: () => {},
+      dirtyLater: (milliseconds) => state.later.push(milliseconds),
       metadataVersion: () => 5,
       send: (_group, payload) => {
         if (state.accepts) state.sent.push(readBatchHeader(payload).sequence);
@@ -364,6 +366,68 @@ describe('pipe', () => {
     });
     const half = settlesPerBatchMax / 2;
     expect(records).toEqual(Array.from({ length: 6 }, (_, i) => [1 + i * half, half]));
+  });
+
+  describe('settlements that can wait', () => {
+    const accept = (pipe: Pipe, first: number, canWait = true) =>
+      pipe.settle(SettleOperation.accept, 0, 9, first, 1, canWait);
+    const settles = (payloads: readonly Buffer[]) => payloads.map((payload) => readBatchHeader(payload).settleCount);
+
+    test('start no batch, and leave with what comes next', () => {
+      const { pipe, state, publish } = harness();
+      accept(pipe, 1);
+      pipe.flush();
+      expect(state.sent).toEqual([]);
+      publish(1);
+      accept(pipe, 2);
+      pipe.flush();
+      expect(settles(state.payloads)).toEqual([2]);
+      expect(pipe.unappliedBytes).toBe(state.payloads[0]!.length);
+    });
+
+    test('leave by themselves when they have waited long enough, asked for once', () => {
+      const { pipe, state } = harness();
+      for (let first = 1; first <= 3; first += 2) accept(pipe, first);
+      pipe.flush();
+      expect(state.later).toEqual([defaultLimits.pipe.settleDelayMilliseconds]);
+      pipe.hurry();
+      pipe.flush();
+      expect(settles(state.payloads)).toEqual([2]);
+      accept(pipe, 5);
+      expect(state.later.length).toBe(2);
+    });
+
+    test('go with one that cannot wait', () => {
+      const { pipe, state } = harness();
+      accept(pipe, 1);
+      accept(pipe, 3, false);
+      pipe.flush();
+      expect(settles(state.payloads)).toEqual([2]);
+    });
+
+    test('do not wait when they are many, or when there is no delay', () => {
+      const { pipe, state } = harness();
+      for (let first = 1; first <= 601; first += 2) accept(pipe, first);
+      pipe.flush();
+      expect(settles(state.payloads)).toEqual([301]);
+      const hasty = harness({ settleDelayMilliseconds: 0 });
+      accept(hasty.pipe, 1);
+      hasty.pipe.flush();
+      expect(settles(hasty.state.payloads)).toEqual([1]);
+    });
+
+    test('that come while others are under way are not left behind by them', () => {
+      const { pipe, state, publish } = harness({ batchesInFlightMax: 1 });
+      publish(1);
+      pipe.flush();
+      accept(pipe, 1);
+      pipe.hurry();
+      pipe.flush();
+      expect(state.sent).toEqual([1]);
+      pipe.applied(1);
+      pipe.flush();
+      expect(settles(state.payloads)).toEqual([0, 1]);
+    });
   });
 
   test('a row of another outbox is a command with a reply', () => {

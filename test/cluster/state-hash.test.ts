@@ -15,6 +15,7 @@ const manyEntries = {
   windowBytes: 1 << 24,
   deadlineMilliseconds: 15_000,
   resendMilliseconds: 1_000,
+  settleDelayMilliseconds: 0,
 };
 
 const nothing = new BatchBuilder(64).seal({ kind: OriginKind.group, id: 1, incarnation: 1 }, 1, 0, 0);
