@@ -212,6 +212,9 @@ export class Host {
       drained: () => this.origin.sendAgain(),
       checkPeer: (peer, name, uuid) => this.#neighbours.check(peer, name, uuid),
       isGone: (peer) => metadata.member(peer)?.state === 'gone',
+      ownAddress: () => this.#neighbours.ownAddress,
+      met: (peer, name) => this.#neighbours.met(peer, name),
+      found: (peer, address) => this.#neighbours.found(peer, address),
       gone: (reason) => this.#gone(reason),
     });
     this.#replicas.createVolatileGroup(incarnation);

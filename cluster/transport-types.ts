@@ -55,6 +55,11 @@ export interface TransportEvents {
   checkPeer(node: number, name: string, uuid: string, incarnation: number): string | null;
   /** Has this node left the cluster for good, by what the metadata knows? It is told so when it calls. */
   isGone(node: number): boolean;
+  /**
+   * A node that is no peer, and has not left, proved that it belongs to the cluster: it came while this one was away. It becomes a peer if
+   * `setPeers` is called within the call. Left out: it does not.
+   */
+  met?(node: number, name: string): void;
   /** A node of the cluster says that this one has left it for good. */
   gone(reason: string): void;
   /** A node that proved to know the secret asks to be let in; the connection is the callee's from here on. Left out: it is closed. */

@@ -153,7 +153,13 @@ class PeerTransport implements Transport {
       oldest.cancel();
     }
     const { clock } = this.#ports;
-    const handshake = createAcceptHandshake(this.#party());
+    const party = this.#party();
+    const check = (peer: Identity) => {
+      if (peer.clusterId === this.#self.clusterId && !this.#peers.has(peer.node))
+        this.#events.met?.(peer.node, peer.name);
+      return party.check(peer);
+    };
+    const handshake = createAcceptHandshake({ ...party, check });
     const stranger = negotiate(connection, handshake, clock, this.#options.handshakeMilliseconds, (outcome) => {
       this.#strangers.delete(stranger);
       if (outcome.kind === 'open' && isJoining(outcome.peer.clusterId)) {

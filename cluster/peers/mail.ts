@@ -23,6 +23,7 @@ import { isDamage } from '../log/index.ts';
 import type { EntryData, Log, LogEntry } from '../log/types.ts';
 import { checkBatch, readBatchHeader } from '../machine/commands.ts';
 import type { ClusterLimits, ReportEvent } from '../options.ts';
+import type { Address } from '../ports.ts';
 import type { Lane, PeerAddress, Transport, TransportEvents } from '../transport-types.ts';
 import type { Leaders } from './leaders.ts';
 import { Pace } from './pace.ts';
@@ -77,6 +78,11 @@ export interface MailEvents {
   checkPeer(node: number, name: string, uuid: string): string | null;
   /** By what the metadata know: has it left the cluster for good? */
   isGone(node: number): boolean;
+  /** Of this node; undefined: it does not know where others find it. */
+  ownAddress(): Address | undefined;
+  /** A node of the cluster calls that is no peer; and a peer says where it is. */
+  met(node: number, name: string): void;
+  found(node: number, address: Address): void;
   /** A node of the cluster says that this one has left it for good. */
   gone(reason: string): void;
 }
@@ -337,6 +343,10 @@ export class Mail {
         this.#reroute();
         // First of all: whoever is elected has heard a majority's clocks before it stamps anything.
         this.#tellStatus();
+        // To one that was away for long this node may be new, and whoever answers must know where.
+        const address = events.ownAddress();
+        if (address !== undefined)
+          this.#transport.send(node, 'control', wire.FrameKind.address, [wire.encodeAddress(address)]);
         events.up(node);
       },
       down: (node) => {
@@ -349,6 +359,7 @@ export class Mail {
       refused: (address, reason) => events.report('warn', 'peer refused', { address, reason }),
       checkPeer: (node, name, uuid) => events.checkPeer(node, name, uuid),
       isGone: (node) => events.isGone(node),
+      met: (node, name) => events.met(node, name),
       gone: (reason) => events.gone(reason),
     };
   }
@@ -428,6 +439,8 @@ export class Mail {
       case wire.FrameKind.leaving:
         this.#peers.leaving(node);
         return true;
+      case wire.FrameKind.address:
+        return heard(wire.decodeAddress(body), (address) => this.#events.found(node, address));
       case wire.FrameKind.leaseRequest:
         return heard(decodeLeaseRequest(body), (request) => this.#events.leaseRequested(node, request));
       case wire.FrameKind.leaseGrant:

@@ -21,6 +21,7 @@ import {
   type SnapshotMeta,
 } from 'raft-ts';
 import type { EntryData, LogEntry } from '../log/types.ts';
+import type { Address } from '../ports.ts';
 
 export const FrameKind = {
   messages: 1,
@@ -46,6 +47,8 @@ export const FrameKind = {
   leaseRequest: 16,
   leaseGrant: 17,
   visible: 18,
+  /** Where the sender is to be dialled. */
+  address: 19,
 } as const;
 
 const messageKinds = [
@@ -382,6 +385,15 @@ export function encodeApplied(index: number): Buffer {
   return frame;
 }
 export const decodeApplied = (frame: Buffer): number | null => (frame.length === 8 ? readU64(viewOf(frame), 0) : null);
+
+/** u16 port | host. */
+export function encodeAddress({ host, port }: Address): Buffer {
+  const frame = Buffer.from(`  ${host}`, 'utf8');
+  frame.writeUInt16LE(port, 0);
+  return frame;
+}
+export const decodeAddress = (frame: Buffer): Address | null =>
+  frame.length > 2 ? { host: frame.toString('utf8', 2), port: frame.readUInt16LE(0) } : null;
 
 /** What a node tells of itself every few ticks, and at once when something changes. */
 export interface NodeStatus {

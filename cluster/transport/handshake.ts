@@ -41,7 +41,7 @@ export interface HandshakeParty {
   readonly secret: string;
   /** Fresh unpredictable bytes. */
   readonly nonce: Buffer;
-  /** Null, or why the other side must not be talked to. */
+  /** Null, or why the other side must not be talked to. Who accepts asks after the proof only. */
   readonly check: (peer: Identity) => string | null;
   /** Has it left the cluster for good? */
   readonly isGone?: (peer: Identity) => boolean;

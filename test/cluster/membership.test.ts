@@ -146,6 +146,27 @@ describe('nodes come and go', () => {
     await expectNothingLost();
   });
 
+  test('a node that was away while all others left finds those that came, which call it', async () => {
+    await started(3, 31);
+    await declare();
+    publish();
+    await settled(3);
+    cluster.kill(3);
+    for (const leaving of [2, 1]) {
+      await join();
+      await settled(3);
+      await cluster.clock.run(5_000);
+      await leave(leaving);
+    }
+    await cluster.restart(3);
+    const isBack = () => cluster.node(3).cluster.isReady && state(3) === 'member' && held(3) === shards;
+    expect(await cluster.until(isBack, 30_000)).toBe(true);
+    await settled(3);
+    cluster.kill(4);
+    await cluster.clock.run(3_000);
+    await expectNothingLost();
+  });
+
   test('a node that lost its whole log hears from the others who belongs to the cluster, and gets all of it again', async () => {
     await started(3, 18);
     await declare();

@@ -129,6 +129,9 @@ describe('peer frames', () => {
     const reply = { group: 5, answer: 'expected', incarnation: 2 ** 33, sequence: 12, leader: 3 } as const;
     expect(wire.decodeReply(wire.encodeReply(reply))).toEqual(reply);
     expect(wire.decodeApplied(wire.encodeApplied(2 ** 41))).toBe(2 ** 41);
+    const address = { host: 'n4.example', port: 25_672 };
+    expect(wire.decodeAddress(wire.encodeAddress(address))).toEqual(address);
+    expect(wire.decodeAddress(Buffer.alloc(2))).toBeNull();
   });
 
   test('a status comes back as it was told', () => {
