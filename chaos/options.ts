@@ -151,15 +151,13 @@ function readTarget(text: string): ChaosOptions['target'] {
   throw new Error(`--target = "${text}": must be local, compose, or AMQP URLs separated by commas`);
 }
 
-/** Priorities, delays and deduplication are nothing that the broker has. */
 function readFeatures(text: string): Feature[] {
   const wanted = text.split(',').filter((name) => name !== '');
   return wanted.map((name) => {
     const feature = features.find((known) => known === name);
     if (feature !== undefined) return feature;
-    const hint = ['priorities', 'delay', 'dedup'].includes(name)
-      ? 'the broker does not have it yet'
-      : 'there is none of that name';
+    const hint =
+      name === 'dedup' ? 'no broker drops repeats by itself, the ledger counts them' : 'there is none of that name';
     throw new Error(`--features = "${name}": ${hint}; it may be ${features.join(', ')}`);
   });
 }

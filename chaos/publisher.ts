@@ -18,6 +18,8 @@ export interface PublisherOptions {
   /** Messages a second; infinite: as fast as the window lets it. */
   readonly rate: number;
   readonly retry: boolean;
+  /** Messages have priorities, by their number in the sequence: those of one priority keep their order. */
+  readonly hasPriorities: boolean;
   readonly heartbeatSeconds: number;
   /** False: it waits, for the run has had its share of events. */
   readonly mayPublish: () => boolean;
@@ -26,6 +28,8 @@ export interface PublisherOptions {
 const windowMax = 300;
 const tickMilliseconds = 10;
 const answerMillisecondsMax = 20_000;
+/** Of RabbitMQ's quorum queues those over 4 go first; others ignore them, or tell each one apart. */
+const priorities = [0, 4, 8];
 
 /** What one session has sent and not heard of. */
 interface Unconfirmed {
@@ -130,15 +134,19 @@ export class Publisher {
   }
 
   #publish(channel: ConfirmChannel, session: string, { ids, places }: Unconfirmed): void {
-    const { run, queues } = this.#options;
+    const { run, queues, hasPriorities } = this.#options;
     const id = this.#again.shift() ?? `${run}/p${this.#index}/${this.#sequence++}`;
-    const queue = queues[(this.#index + sequenceOf(id)) % queues.length]!;
+    const sequence = sequenceOf(id);
+    const queue = queues[(this.#index + sequence) % queues.length]!;
+    // Neighbours in a queue differ.
+    const priority = priorities[Math.floor(sequence / queues.length) % priorities.length]!;
+    const ranked = hasPriorities ? { priority } : {};
     const targets = [{ queue, binding: null }];
-    const place = this.#history.publish({ id, channel: session, targets, mandatory: true, confirms: true });
+    const place = this.#history.publish({ id, channel: session, targets, mandatory: true, confirms: true, ...ranked });
     ids.set(place, id);
     places.set(id, place);
     const headers = { attempt: this.#attempts.get(id) ?? 1 };
-    const properties = { persistent: true, mandatory: true, messageId: id, headers };
+    const properties = { persistent: true, mandatory: true, messageId: id, headers, ...ranked };
     channel.publish('', queue, bodyOf(id), properties, (error: Error | null) => {
       // The client calls back with an error for all that is open when the channel ends: then there was no answer.
       if (!ids.has(place) || (error && error.message !== 'message nacked')) return;

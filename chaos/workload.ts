@@ -9,8 +9,8 @@ import { openConnection } from './client.ts';
 import { Consumer, type ConsumerOptions } from './consumer.ts';
 import { Publisher } from './publisher.ts';
 
-/** What queues may do with their messages beside keeping them. */
-export const features = ['dlx', 'ttl'] as const;
+/** What queues may do with their messages beside keeping them. `delay`: they wait in a queue of their own until they die into the next one. */
+export const features = ['dlx', 'ttl', 'delay', 'priorities'] as const;
 export type Feature = (typeof features)[number];
 
 export interface WorkloadOptions {
@@ -59,6 +59,7 @@ interface QueuePlan {
 
 const defaultHeartbeatSeconds = 3;
 const timeToLiveMilliseconds = 2000;
+const delayMilliseconds = 300;
 const drainMillisecondsMax = 60_000;
 /** The queues count as empty when nothing has come for so long; the longer time if something confirmed has not been seen at all. */
 const quietMilliseconds = 1500;
@@ -79,8 +80,21 @@ function planQueues({ queues, run, features: wanted = [] }: WorkloadOptions): Qu
     return { name, arguments: { ...quorum, ...deadLetters, ...time }, traits, isConsumed: !isTimed };
   });
   if (dead !== null) plans.unshift({ name: dead, arguments: quorum, traits: lasting, isConsumed: true });
+  if (wanted.includes('delay')) plans.push(...queues.map(planWaiting));
   return plans;
 }
+
+/** Where messages to a queue wait: the usual way to delay them, by their time to live. */
+function planWaiting(queue: string): QueuePlan {
+  const next = { 'x-dead-letter-exchange': '', 'x-dead-letter-routing-key': queue, ...deadLetterSafety };
+  return {
+    name: waitingFor(queue),
+    arguments: { 'x-queue-type': 'quorum', 'x-message-ttl': delayMilliseconds, ...next },
+    traits: { lasting: true, drops: true, deadLetterTo: queue },
+    isConsumed: false,
+  };
+}
+const waitingFor = (queue: string): string => `${queue}-later`;
 
 /** Brokers whose dead letters are not safe by themselves are asked to keep them. */
 const deadLetterSafety = { 'x-dead-letter-strategy': 'at-least-once', 'x-overflow': 'reject-publish' };
@@ -175,7 +189,10 @@ export class Workload {
       const settlements = { requeueEvery, rejectEvery, discardEvery };
       this.#consumers.push(this.#consumer(`consumer-${i}`, node, consumed[i % consumed.length]!.name, settlements));
     }
-    const options = { urls, queues, run, rate, retry, heartbeatSeconds, mayPublish };
+    const wanted = this.#options.features ?? [];
+    const first = wanted.includes('delay') ? queues.map(waitingFor) : queues;
+    const hasPriorities = wanted.includes('priorities');
+    const options = { urls, queues: first, run, rate, retry, hasPriorities, heartbeatSeconds, mayPublish };
     for (let i = 0; i < publishers; i++) this.#publishers.push(new Publisher(i, options, this.#history));
   }
 

@@ -10,6 +10,7 @@ import { conclude, type Ending, exitCodeOf, outcomeOf, runChaos } from '../../ch
 import { scenarios } from '../../chaos/scenarios/index.ts';
 import { openTarget } from '../../chaos/targets/index.ts';
 import type { ChaosReport, ScenarioReport } from '../../chaos/types.ts';
+import type { Feature } from '../../chaos/workload.ts';
 import { checkHistory, History } from '../history.ts';
 import { cacheFolder } from '../interop/programs.ts';
 import { quietObserver, RecordingTarget } from './scene.ts';
@@ -21,7 +22,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 const rate = 200;
 const scenarioMilliseconds = 150_000;
 
-async function runOne(name: string, toxiproxy: string, more: { features?: ['dlx', 'ttl']; seconds?: number } = {}) {
+async function runOne(name: string, toxiproxy: string, more: { features?: Feature[]; seconds?: number } = {}) {
   const about = { warren: 'test', replay: 'test', target: 'local' };
   const context = {
     open: () => openTarget('local', { toxiproxy }),
@@ -80,6 +81,12 @@ describe('clean', () => {
     test(
       'dead letters and messages that expire, while everybody dies',
       async () => expectClean(await runOne('kill-all', 'embedded', { features: ['dlx', 'ttl'] })),
+      scenarioMilliseconds,
+    );
+
+    test(
+      'messages that are delayed, with priorities, while leaders die',
+      async () => expectClean(await runOne('kill-leader', 'embedded', { features: ['delay', 'priorities'] })),
       scenarioMilliseconds,
     );
   });
