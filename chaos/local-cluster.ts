@@ -115,6 +115,11 @@ export class LocalCluster {
     return this.nodes.map((node) => node.url);
   }
 
+  /** Of the processes that run. */
+  get pids(): number[] {
+    return this.nodes.flatMap((node) => node.child?.pid ?? []);
+  }
+
   /** Waits until GET /health of these nodes, or of all, says ok. */
   async waitHealthy(nodes: readonly LocalNode[] = this.nodes, milliseconds = startMillisecondsMax): Promise<void> {
     const deadline = performance.now() + milliseconds;

@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url';
 import { judgeLedger } from './ledger.ts';
 import { type ChaosOptions, chaosHelp, parseChaosFlags, replayOf, seedMax, withoutPassword } from './options.ts';
 import { writeReports } from './report/index.ts';
+import { waitOf } from './report/words.ts';
 import { exitCodeOf, runChaos } from './run.ts';
 import { scenarios } from './scenarios/index.ts';
 import { openTarget } from './targets/index.ts';
@@ -116,8 +117,9 @@ export function summaryOf(report: ChaosReport): string[] {
     `${report.outcome}: ${outcomes.join(', ')}; ${sum(({ counts }) => counts?.confirmed ?? 0)} messages confirmed, ` +
       `${sum(({ counts }) => counts?.delivered ?? 0)} received, ${sum(({ violations }) => violations)} violations`,
     ...missed.map(
-      ({ name, longestStallMilliseconds: stall, stallMillisecondsMax: goal }) =>
-        `${name}: stalled for ${Math.round(stall)} ms, the goal is ${goal} ms`,
+      (one) =>
+        `${one.name}: stalled for ${Math.round(one.longestStallMilliseconds)} ms, the goal is ${one.stallMillisecondsMax} ms` +
+        (waitOf(one) === '' ? '' : `; ${waitOf(one)}`),
     ),
   ];
 }

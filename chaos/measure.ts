@@ -21,6 +21,7 @@ const afterMilliseconds = 5000;
 const stillMillisecondsMin = 50;
 const catchUpMilliseconds = 20;
 const never = Number.POSITIVE_INFINITY;
+const none: Stall = { from: 0, to: 0 };
 
 interface Stream {
   node: number;
@@ -77,7 +78,7 @@ export class Meter {
   #awakeAt = never;
   /** When it last had not run for a while. */
   #still = { from: 0, to: -never };
-  #longestStall = 0;
+  #longest: Stall = none;
   #sampled = { sent: 0, confirmed: 0, delivered: 0 };
   sent = 0;
   confirmed = 0;
@@ -118,7 +119,7 @@ export class Meter {
     this.#confirms.reset();
     this.#deliveries.reset();
     this.#stalls.length = 0;
-    this.#longestStall = 0;
+    this.#longest = none;
     if (this.#since !== never) this.#since = at;
     for (const { streams } of this.#publishers.values())
       for (const stream of streams.values()) if (stream.since !== never) stream.since = at;
@@ -177,7 +178,12 @@ export class Meter {
   }
 
   get longestStall(): number {
-    return this.#longestStall;
+    return this.#longest.to - this.#longest.from;
+  }
+
+  /** When that was; another one each time that a longer one was seen. */
+  get longest(): Stall {
+    return this.#longest;
   }
 
   /** How many have published. */
@@ -296,7 +302,7 @@ export class Meter {
   #stalled(from: number, seen: number): void {
     const to = Math.max(from, this.#sinceWhen(seen));
     const milliseconds = to - from;
-    if (milliseconds > this.#longestStall) this.#longestStall = milliseconds;
+    if (milliseconds > this.longestStall) this.#longest = { from, to };
     for (let i = this.#spans.length - 1; i >= 0; i--) {
       const span = this.#spans[i]!;
       // Faults are short and follow each other: what ended long before cannot be touched by anything that ends now.

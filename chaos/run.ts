@@ -7,12 +7,14 @@
 // State owned: the target of the moment. One that the suite starts itself is started anew for each scenario, so that none spoils the next.
 
 import { join } from 'node:path';
+import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { checkHistory, type Fault, History, type Verdict } from '../test/history.ts';
 import { type LedgerSummary, openLedger } from './ledger.ts';
 import { Meter } from './measure.ts';
+import { ProcessorWaits } from './processors.ts';
 import { comeBackMillisecondsMax, createRandom, RunningStage } from './stage.ts';
-import type { ChaosReport, Observer, Outcome, Scenario, ScenarioReport, Target } from './types.ts';
+import type { ChaosReport, Observer, Outcome, Scenario, ScenarioReport, Stall, Target } from './types.ts';
 import { type DrainReport, type Feature, Workload } from './workload.ts';
 
 export interface RunOptions {
@@ -43,7 +45,9 @@ export type RunAbout = Pick<ChaosReport, 'warren' | 'replay' | 'target'>;
 
 const sampleMilliseconds = 250;
 const leaderMilliseconds = 1000;
+const restMillisecondsMax = 20_000;
 const awakeMilliseconds = 10;
+const waitLookMilliseconds = 20;
 const warmMilliseconds = 2000;
 const warmMillisecondsMax = 30_000;
 /** A peer that is silent for three of them is given up by everybody. */
@@ -156,7 +160,8 @@ export function conclude(ending: Ending): { outcome: Outcome; reason: string; fa
 function emptyReport({ name, says, stallMillisecondsMax }: Scenario, seed: number): ScenarioReport {
   const startedAt = new Date().toISOString();
   const nothing = { counts: null, faults: [], violations: 0, spans: [], samples: [], confirms: null, deliveries: null };
-  const measured = { stalls: [], longestStallMilliseconds: 0, stallMillisecondsMax, reconnects: 0, ledger: null };
+  const stall = { longestStallMilliseconds: 0, processorWaitMilliseconds: null, stallMillisecondsMax };
+  const measured = { stalls: [], ...stall, reconnects: 0, ledger: null };
   return { name, says, seed, startedAt, seconds: 0, outcome: 'inconclusive', reason: '', ...nothing, ...measured };
 }
 
@@ -170,6 +175,10 @@ class ScenarioRun {
   readonly #milliseconds: number;
   readonly #begun = performance.now();
   readonly #meter = new Meter();
+  readonly #waits: ProcessorWaits;
+  /** The longest stall when it was last looked at, and how much of it somebody waited for a processor. */
+  #longest: Stall | null = null;
+  #processorWait: number | null = null;
   #history: History;
   #workload: Workload | null = null;
   #leader = 0;
@@ -183,6 +192,7 @@ class ScenarioRun {
     this.#context = context;
     this.#milliseconds = (options.seconds * 1000) / options.scenarios.length;
     this.#history = new History(this.#now);
+    this.#waits = new ProcessorWaits(() => [process.pid, ...target.pids], this.#now);
   }
 
   async go(): Promise<ScenarioReport> {
@@ -197,6 +207,7 @@ class ScenarioRun {
     });
     const timers = [
       setInterval(() => this.#meter.awake(this.#now()), awakeMilliseconds),
+      setInterval(() => this.#waits.look(), waitLookMilliseconds),
       setInterval(() => this.#sample(), sampleMilliseconds),
       setInterval(() => void this.#lookForLeader(), leaderMilliseconds),
     ];
@@ -264,9 +275,7 @@ class ScenarioRun {
     const nodes = this.#target.nodes.map(({ number }) => number);
     await this.#target.waitReady(comeBackMillisecondsMax);
     if (sparesFollower !== true || nodes.length < 2) return { scenario: name, follower: 0, declarers: nodes };
-    // Not the one that leads most: it may lead what all queues need.
-    const leader = await this.#target.leader();
-    const candidates = nodes.filter((node) => node !== leader);
+    const candidates = await this.#target.followers(restMillisecondsMax);
     const follower = candidates[createRandom(this.#options.seed, name, 'follower')(candidates.length)]!;
     return { scenario: name, follower, declarers: nodes.filter((node) => node !== follower) };
   }
@@ -322,7 +331,16 @@ class ScenarioRun {
     }
   }
 
+  /** Soon after it: what was waited for is not remembered for ever. */
+  #lookAtLongest(): void {
+    const { longest } = this.#meter;
+    if (longest === this.#longest) return;
+    this.#longest = longest;
+    this.#processorWait = this.#waits.within(longest.from, longest.to);
+  }
+
   #sample(): void {
+    this.#lookAtLongest();
     const { sent, confirmed } = this.#meter;
     const sample = this.#meter.sample(this.#now(), this.#history.awaited);
     const totals = { sent, confirmed, received: this.#history.delivered, reconnects: this.#workload?.reconnects ?? 0 };
@@ -347,6 +365,7 @@ class ScenarioRun {
 
   #report(drained: DrainReport | null): Partial<ScenarioReport> {
     const meter = this.#meter;
+    this.#lookAtLongest();
     const verdict = checkHistory(this.#history.events, { drained: drained?.incomplete === null });
     const longestStallMilliseconds = meter.longestStall;
     const { stallMillisecondsMax } = this.#scenario;
@@ -366,6 +385,7 @@ class ScenarioRun {
       deliveries: meter.deliveries,
       stalls: meter.stalls,
       longestStallMilliseconds,
+      processorWaitMilliseconds: this.#processorWait,
       reconnects: this.#workload?.reconnects ?? 0,
     };
   }

@@ -61,10 +61,17 @@ export interface Target {
   readonly abilities: ReadonlySet<Ability>;
   /** Those that clients use. Nodes that join during a run are harmed and asked like these, but no client knows them. */
   readonly nodes: readonly TargetNode[];
+  /** Its processes on this machine, those that run now. None: they are elsewhere. */
+  readonly pids: readonly number[];
   /** For people and the report: broker and version, Node, Toxiproxy, platform. */
   describe(): Promise<Readonly<Record<string, string>>>;
   /** The node that leads most groups; of a target that does not tell, the first. Asks any node but `except`. */
   leader(except?: number): Promise<number>;
+  /**
+   * The nodes that lead nothing which all queues need, once leaders change no more, or after so long; of a target that does not tell, all but
+   * the first.
+   */
+  followers(milliseconds: number): Promise<readonly number[]>;
   /** Resolves when every node that should run serves; rejects after so long with the reason. */
   waitReady(milliseconds: number): Promise<void>;
   /** Ends every fault, starts what does not run. Resolves when that is done, which is before the target is ready. */
@@ -205,6 +212,8 @@ export interface ScenarioReport {
   /** Those longer than 100 ms, in their order. */
   readonly stalls: readonly Stall[];
   readonly longestStallMilliseconds: number;
+  /** How much of that a node or the load could have run and had no processor, at most; null: that is not told here. */
+  readonly processorWaitMilliseconds: number | null;
   readonly stallMillisecondsMax: number | null;
   readonly reconnects: number;
   /** Where the ledger is; null: it was not kept. */

@@ -18,6 +18,7 @@ import {
   keepsGoal,
   outcomeWords,
   sumsOf,
+  waitOf,
 } from './words.ts';
 
 const spansShownMax = 300;
@@ -206,14 +207,8 @@ function violationsOf(kind: Fault['kind'], faults: readonly Fault[]): string {
   ].join('');
 }
 
-function figures({
-  confirms,
-  deliveries,
-  counts,
-  reconnects,
-  stalls,
-  longestStallMilliseconds,
-}: ScenarioReport): string {
+function figures(scenario: ScenarioReport): string {
+  const { confirms, deliveries, counts, reconnects, stalls, longestStallMilliseconds } = scenario;
   const heads = ['p50', 'p90', 'p99', 'p99.9', 'max'].map((name) => `<th class="number">${name}</th>`).join('');
   const parts = ['<div class="columns">', '<div>', '<h3>Latency</h3>'];
   parts.push(`<div class="wide"><table><thead><tr><th></th>${heads}</tr></thead><tbody>`);
@@ -221,10 +216,11 @@ function figures({
   parts.push('</tbody></table></div>', '</div>', '<div>', '<h3>Counts</h3>', '<dl class="facts">');
   if (counts !== null) parts.push(...countFacts(counts));
   parts.push(fact('reconnects', count(reconnects)));
+  const wait = waitOf(scenario) === '' ? '' : ` (${waitOf(scenario)})`;
   const longest =
     stalls.length === 0
       ? 'none over 100 ms'
-      : `${count(stalls.length)}, the longest ${duration(longestStallMilliseconds)}`;
+      : `${count(stalls.length)}, the longest ${duration(longestStallMilliseconds)}${wait}`;
   parts.push(fact('stalls', longest), '</dl>', '</div>', '</div>');
   return parts.join('\n');
 }

@@ -41,6 +41,14 @@ export function duration(milliseconds: number): string {
   return `${Math.floor(whole / 60)} min${whole % 60 === 0 ? '' : ` ${whole % 60} s`}`;
 }
 
+/** From here on it is worth a word. */
+const waitMillisecondsMin = 10;
+
+/** What of a stall is the machine's; '' if that is next to nothing, or not known. */
+export function waitOf({ processorWaitMilliseconds: wait }: Pick<ScenarioReport, 'processorWaitMilliseconds'>): string {
+  return wait === null || wait < waitMillisecondsMin ? '' : `${duration(wait)} of it without a processor`;
+}
+
 export const outcomeWords: Readonly<Record<Outcome, string>> = {
   pass: 'passed',
   violation: 'violation',

@@ -7,7 +7,7 @@
 import { execFile } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { askHealth, askViews, busiestLeader, type ClusterView } from '../ask.ts';
+import { askHealth, askViews, busiestLeader, type ClusterView, followersAtRest } from '../ask.ts';
 import { packageFolder } from '../local-cluster.ts';
 import { Links } from '../toxiproxy/links.ts';
 import { openToxiproxy, type ToxiproxyHandle } from '../toxiproxy/open.ts';
@@ -51,6 +51,7 @@ class ComposeTarget implements Target {
   readonly kind = 'compose';
   readonly abilities = new Set<Ability>(['processes', 'pause', 'clientLinks']);
   nodes: readonly TargetNode[] = [];
+  readonly pids = [];
   readonly #compose: Compose;
   /** Of node 1, 2, … */
   readonly #https: readonly string[];
@@ -109,6 +110,11 @@ class ComposeTarget implements Target {
     const leader = busiestLeader(await askViews(https), except);
     if (leader === 0) throw new Error('no node knows of a leader');
     return leader;
+  }
+
+  async followers(milliseconds: number): Promise<readonly number[]> {
+    const numbers = this.nodes.map(({ number }) => number);
+    return followersAtRest(numbers, () => askViews(this.#https), milliseconds);
   }
 
   async waitReady(milliseconds: number): Promise<void> {

@@ -10,7 +10,7 @@
 
 import os from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { askHealth, askLeave, askViews, busiestLeader } from '../ask.ts';
+import { askHealth, askLeave, askViews, busiestLeader, followersAtRest } from '../ask.ts';
 import { freePorts, LocalCluster, type LocalNode } from '../local-cluster.ts';
 import { giveOrders, shimEnvironment, shimFlags } from '../shim/give.ts';
 import type { Orders } from '../shim/orders.ts';
@@ -165,11 +165,20 @@ class LocalTarget implements Target {
 
   // ---- questions ----
 
+  get pids(): readonly number[] {
+    return this.#cluster?.pids ?? [];
+  }
+
   async leader(except = 0): Promise<number> {
     const views = await askViews(this.#reachable(except).map(({ node }) => node.http));
     const leader = busiestLeader(views, except);
     if (leader === 0) throw new Error('no node knows of a leader');
     return leader;
+  }
+
+  followers(milliseconds: number): Promise<readonly number[]> {
+    const numbers = this.nodes.map(({ number }) => number);
+    return followersAtRest(numbers, () => askViews(this.#reachable(0).map(({ node }) => node.http)), milliseconds);
   }
 
   async waitReady(milliseconds: number): Promise<void> {

@@ -39,6 +39,7 @@ class UrlsTarget implements Target {
   readonly kind = 'urls';
   readonly abilities: ReadonlySet<Ability>;
   readonly nodes: readonly TargetNode[];
+  readonly pids = [];
   readonly #toxiproxy: ToxiproxyHandle | null;
   readonly #links: Links | null;
 
@@ -64,6 +65,10 @@ class UrlsTarget implements Target {
 
   async leader(except = 0): Promise<number> {
     return this.nodes.find(({ number }) => number !== except)?.number ?? 1;
+  }
+
+  async followers(): Promise<readonly number[]> {
+    return this.nodes.slice(1).map(({ number }) => number);
   }
 
   async waitReady(milliseconds: number): Promise<void> {

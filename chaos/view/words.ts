@@ -1,6 +1,6 @@
 // The lines that both views say in the same words: how a scenario ended.
 
-import { count, counted, duration, keepsGoal, outcomeWords, sumsOf } from '../report/words.ts';
+import { count, counted, duration, keepsGoal, outcomeWords, sumsOf, waitOf } from '../report/words.ts';
 import type { ScenarioReport } from '../types.ts';
 
 const violationsShownMax = 5;
@@ -9,16 +9,17 @@ const violationsShownMax = 5;
 export function resultOf(report: ScenarioReport): string {
   const { name, outcome, counts, spans, longestStallMilliseconds, stallMillisecondsMax } = report;
   if (counts === null) return `${name}: ${outcomeWords[outcome]}: ${report.reason}`;
-  const goal =
-    stallMillisecondsMax === null
-      ? ''
-      : ` (goal ${duration(stallMillisecondsMax)}${keepsGoal(report) ? '' : ', missed'})`;
+  const notes = [
+    ...(stallMillisecondsMax === null ? [] : [`goal ${duration(stallMillisecondsMax)}`]),
+    ...(keepsGoal(report) ? [] : ['missed']),
+    ...(waitOf(report) === '' ? [] : [waitOf(report)]),
+  ];
   const parts = [
     `${count(counts.confirmed)} confirmed`,
     `${count(counts.delivered)} received`,
     `lost ${sumsOf([report]).lost}`,
     counted(spans.length, 'fault'),
-    `longest stall ${duration(longestStallMilliseconds)}${goal}`,
+    `longest stall ${duration(longestStallMilliseconds)}${notes.length === 0 ? '' : ` (${notes.join(', ')})`}`,
   ];
   return `${name}: ${outcomeWords[outcome]}: ${parts.join(', ')}`;
 }

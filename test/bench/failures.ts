@@ -21,6 +21,8 @@ export interface StallResult {
   readonly longestGapMilliseconds: number;
   /** When it ended, in seconds from the start. */
   readonly longestGapAtSeconds: number;
+  /** The same, by `performance.now()`. */
+  readonly longestGapEndedAt: number;
   readonly confirmed: number;
   readonly refused: number;
   /** Still without an answer at the end. */
@@ -62,6 +64,7 @@ export async function measureStall(options: StallOptions, during?: () => Promise
   return {
     longestGapMilliseconds: worst.longestGap,
     longestGapAtSeconds: (worst.longestGapAt - started) / 1000,
+    longestGapEndedAt: worst.longestGapAt,
     confirmed: streams.reduce((total, stream) => total + stream.confirmed, 0),
     refused: streams.reduce((total, stream) => total + stream.refused, 0),
     unanswered: streams.reduce((total, stream) => total + stream.unanswered, 0),

@@ -74,6 +74,7 @@ export function madeUpScenario(
     deliveries: { count: confirmed, p50: 3.4, p90: 7.7, p99: 64, p999: 412, max: 1240 },
     stalls,
     longestStallMilliseconds: Math.max(0, ...stalls.map(({ from, to }) => to - from)),
+    processorWaitMilliseconds: null,
     stallMillisecondsMax: 300,
     reconnects: 14,
     ledger: `chaos-42/${name}.ledger.jsonl`,

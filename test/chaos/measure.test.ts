@@ -43,6 +43,7 @@ test('warming up counts for nothing but the sums', () => {
   expect(tape.meter).toMatchObject({ longestStall: 0, stalls: [], confirms: null, sent: 2 });
   tape.answer(waiting, 1200);
   expect(tape.meter.stalls).toEqual([{ from: 1000, to: 1200 }]);
+  expect(tape.meter.longest).toEqual({ from: 1000, to: 1200 });
 });
 
 test('samples are what happened since the last one', () => {

@@ -10,6 +10,7 @@ export class RecordingTarget implements Target {
   readonly kind = 'local';
   readonly abilities: ReadonlySet<Ability>;
   readonly nodes: Target['nodes'];
+  readonly pids = [];
   readonly done: string[] = [];
   readonly wrong = new Set<string>();
   readonly #down = new Set<number>();
@@ -31,6 +32,7 @@ export class RecordingTarget implements Target {
 
   describe = () => Promise.resolve({ broker: 'none' });
   leader = (except = 0) => Promise.resolve(except === 1 ? 2 : 1);
+  followers = () => Promise.resolve(this.nodes.slice(1).map(({ number }) => number));
   waitReady = () => Promise.resolve();
   heal = () => this.#note('heal');
   close = () => this.#note('close');

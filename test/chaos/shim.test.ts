@@ -10,6 +10,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { giveOrders, shimEnvironment, shimFlags } from '../../chaos/shim/give.ts';
 import type { Orders } from '../../chaos/shim/orders.ts';
 import type { DiskFault } from '../../chaos/types.ts';
+import { leastOf } from '../support/timed.ts';
 
 const portsModule = new URL('../../dist/cluster/os.js', import.meta.url).href;
 /** Does on the disk and elsewhere what it is asked to, as a node does it, and says how that went. */
@@ -138,9 +139,10 @@ describe('the shim', { timeout: 30_000 }, () => {
       expect(result, job).toBe('done');
       expect(milliseconds, job).toBeGreaterThan(280);
     }
-    expect((await ask('durable', 'others')).milliseconds).toBeLessThan(250);
+    const durable = (place: 'ours' | 'others') => leastOf(3, async () => (await ask('durable', place)).milliseconds);
+    expect(await durable('others')).toBeLessThan(250);
     await disk(null);
-    expect((await ask('durable', 'ours')).milliseconds).toBeLessThan(250);
+    expect(await durable('ours')).toBeLessThan(250);
   });
 
   it('makes writes and syncs hang, and go on', async () => {

@@ -113,6 +113,7 @@ describe('the docker compose target', { timeout: 60_000 }, () => {
       { number: 2, name: 'node2', url: 'amqp://guest:p%40ss@127.0.0.1:5683' },
     ]);
     expect(await found.leader()).toBe(2);
+    expect(await found.followers(0)).toEqual([1]);
     await found.waitReady(1000);
     await found.kill(1);
     await found.kill(1);

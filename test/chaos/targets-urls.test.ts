@@ -5,6 +5,7 @@ import { LocalCluster } from '../../chaos/local-cluster.ts';
 import { brokerAt } from '../../chaos/targets/broker.ts';
 import { openTarget } from '../../chaos/targets/index.ts';
 import type { Target } from '../../chaos/types.ts';
+import { leastOf } from '../support/timed.ts';
 
 describe('a list of AMQP URLs', { timeout: 60_000 }, () => {
   let broker: LocalCluster;
@@ -41,12 +42,13 @@ describe('a list of AMQP URLs', { timeout: 60_000 }, () => {
     await target.waitReady(10_000);
     expect((await target.describe()).broker).toMatch(/ \(Warren\)$/);
     expect([await target.leader(), await target.leader(1)]).toEqual([1, 2]);
+    expect(await target.followers(0)).toEqual([2]);
   });
 
   it('harms the links of clients, each alone', async () => {
     await target.clientLink(1, false, { kind: 'latency', milliseconds: 400, jitter: 0 });
     expect(await timed(target.nodes[0]!.url)).toBeGreaterThan(800);
-    expect(await timed(target.nodes[1]!.url)).toBeLessThan(800);
+    expect(await leastOf(3, () => timed(target.nodes[1]!.url))).toBeLessThan(800);
     await target.clientLink(2, true, { kind: 'refused' });
     await expect(target.waitReady(0)).rejects.toThrow(/^not there after 0 s: 127\.0\.0\.1:/);
     await target.heal();
