@@ -3,6 +3,7 @@
 import type { MessageViews } from './feed/messages.ts';
 import { Host } from './host.ts';
 import { Door } from './joining.ts';
+import { owesSomething } from './leading/outbox-driver.ts';
 import { openLog } from './log/index.ts';
 import type { Durations } from './log/time-histogram.ts';
 import type { Log } from './log/types.ts';
@@ -144,6 +145,8 @@ export interface Cluster {
   changeMetadata(command: MetadataCommand, reply: CommandReply): void;
   /** The state of a queue, from here (then `done` runs before this returns) or another node; undefined: there is none, or nobody tells in time. */
   queueStatus(shard: number, uid: number, done: (status: QueueStatus | undefined) => void): void;
+  /** Has the shard dead letters that are not where they go, by this node's replica? False without one. */
+  owesLetters(shard: number): boolean;
   /** Shards that this node leads now. */
   ledShards(): number[];
   /** The payload of an entry if it is in memory here. */
@@ -285,6 +288,11 @@ class NodeCluster implements Cluster {
   }
   queueStatus(shard: number, uid: number, done: (status: QueueStatus | undefined) => void): void {
     this.#host.feeds.status(shard, uid, done);
+  }
+
+  owesLetters(shard: number): boolean {
+    const machine = this.#host.shards.get(shard);
+    return machine !== undefined && owesSomething(machine);
   }
 
   ledShards(): number[] {

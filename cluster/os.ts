@@ -350,6 +350,11 @@ function connect(
   });
 }
 
+/** What is not public of Node's sockets, and may be missing in some version: then whole writes count. */
+interface Handle {
+  readonly writeQueueSize?: number;
+}
+
 class OsConnection implements Connection {
   readonly remoteAddress: string;
   readonly localAddress: string;
@@ -398,6 +403,15 @@ class OsConnection implements Connection {
 
   get bufferedBytes(): number {
     return this.#socket.writableLength;
+  }
+
+  get progress(): number {
+    // The stream counts whole writes, of which one may be 128 MiB; how far that has come only its handle knows (as `Socket.setTimeout` asks it).
+    const socket = this.#socket;
+    const { _handle: handle } = socket as unknown as { readonly _handle?: Handle & { readonly _parent?: Handle } };
+    // Under TLS it is the handle below that has something to wait for.
+    const { writeQueueSize = 0 } = handle?._parent ?? handle ?? {};
+    return (socket.bytesWritten ?? 0) - socket.writableLength - writeQueueSize;
   }
 
   write(buffers: readonly Uint8Array[]): boolean {

@@ -44,6 +44,8 @@ export interface Connection {
    */
   write(buffers: readonly Uint8Array[]): boolean;
   readonly bufferedBytes: number;
+  /** Changes whenever the system takes some of what was written, if only a part of one buffer. */
+  readonly progress: number;
   /** `address:port` of the other side, for people and for the loopback rule. */
   readonly remoteAddress: string;
   readonly localAddress: string;

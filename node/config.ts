@@ -148,6 +148,12 @@ export const keys = {
   'amqp.heartbeat.seconds': integer(60, 0, 3600, 'heartbeat offered to clients; 0: none'),
   'amqp.handshake.milliseconds': integer(10_000, 100, 600_000, 'time for a client to reach connection.open'),
   'amqp.close.milliseconds': integer(3000, 100, 600_000, 'time for a client to answer connection.close'),
+  'amqp.send.timeout.milliseconds': integer(
+    30_000,
+    0,
+    600_000,
+    'a client that takes nothing of what waits for it for so long is disconnected; 0: never',
+  ),
   'amqp.message.bytes.max': bytes(128 * MiB, 1 * KiB, 512 * MiB, 'largest message body'),
   'amqp.assembly.bytes.max': bytes(
     256 * MiB,
@@ -173,6 +179,12 @@ export const keys = {
     1,
     60_000,
     'how long a message waits for room under a limit of its whole channel before it goes back to its queue',
+  ),
+  'get.letters.milliseconds': integer(
+    100,
+    0,
+    60_000,
+    'who rejected messages and then finds none waits so long for what may be on its way to where dead letters go',
   ),
 
   'http.host': list(
@@ -754,6 +766,7 @@ export function amqpOptions(settings: Settings) {
     heartbeatSeconds: settings['amqp.heartbeat.seconds'],
     handshakeMilliseconds: settings['amqp.handshake.milliseconds'],
     closeMilliseconds: settings['amqp.close.milliseconds'],
+    sendTimeoutMilliseconds: settings['amqp.send.timeout.milliseconds'],
     messageBytesMax: settings['amqp.message.bytes.max'],
     assemblyBytesMax: settings['amqp.assembly.bytes.max'],
     socketBufferBytesMax: settings['amqp.write.buffer.bytes'],

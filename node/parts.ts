@@ -138,6 +138,7 @@ class Parts implements NodeParts {
       loopbackUsers: settings['loopback.users'],
       consumerWindow: settings['consumer.window'],
       parkedMilliseconds: settings['consumer.parked.milliseconds'],
+      lettersMilliseconds: settings['get.letters.milliseconds'],
     });
     this.#broker = broker;
     this.#amqp = createAmqpServer(amqpOptions(settings), ports, broker, log);

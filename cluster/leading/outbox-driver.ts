@@ -314,7 +314,7 @@ export class OutboxDriver {
   }
 }
 
-const owesSomething = (shard: ShardMachine): boolean =>
+export const owesSomething = (shard: ShardMachine): boolean =>
   shard.letters(1).length > 0 || shard.outbox.targets().length > 0;
 
 /** Two short strings. What an AMQP name cannot be is cut, rather than that the letter goes nowhere. */

@@ -3,13 +3,17 @@
 
 import type { PipeId } from './machine.ts';
 
-/** An AMQP table value that JSON can carry: 64-bit integers beyond 2^53 as { int64: "…" }, byte strings as { bytes: base64 }. */
+/**
+ * An AMQP table value that JSON can carry: 64-bit integers beyond 2^53 as { int64: "…" }, byte strings as { bytes: base64 }. A whole number that its
+ * client sent as a double is { double: … }, for the node that it came to only: commands have the plain number.
+ */
 export type ArgumentValue =
   | null
   | boolean
   | number
   | string
   | { readonly int64: string }
+  | { readonly double: number }
   | { readonly bytes: string }
   | { readonly timestamp: number }
   | { readonly decimal: readonly [scale: number, value: number] }

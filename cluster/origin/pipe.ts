@@ -259,6 +259,16 @@ export class Pipe {
     this.#added();
   }
 
+  /** `done` when all that was asked for so far has been applied, at once if nothing waits; null: its fate is unknown. */
+  whenApplied(done: CommandReply): void {
+    const open = this.#open.findLast(({ builder, part }) => !builder.isEmpty || part !== null);
+    const last = open ?? this.#sent.at(-1);
+    if (last === undefined) return done(plainOk);
+    last.replies.push({ ordinal: noOrdinal, reply: done });
+    // What could wait does so no more.
+    if (open !== undefined) this.#added();
+  }
+
   #addParts(parts: readonly (readonly Buffer[])[]): void {
     for (let i = 0; i < parts.length; i++) {
       const pieces = parts[i]!;

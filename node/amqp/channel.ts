@@ -290,10 +290,9 @@ export class Channel implements ChannelEvents, TopologyHost {
     this.#proceeding = true;
     const hadWaiting = this.#backlogHead < this.#backlog.length;
     while (this.#backlogHead < this.#backlog.length && !this.#replyPending && !this.#host.isStuffed) {
-      const frame = this.#backlog[this.#backlogHead++]!;
-      this.#host.backlogChanged(-frame.payload.length - waitingFrameBytes);
-      if (this.#life === 'open') this.#take(frame.type, frame.payload, 0, frame.payload.length);
-      else this.#discard(frame.type, frame.payload, 0, frame.payload.length);
+      const { type, payload } = this.#nextWaiting();
+      if (this.#life === 'open') this.#take(type, payload, 0, payload.length);
+      else this.#discard(type, payload, 0, payload.length);
     }
     if (this.#backlogHead === this.#backlog.length && hadWaiting) {
       this.#backlog = [];
@@ -302,6 +301,19 @@ export class Channel implements ChannelEvents, TopologyHost {
     this.#proceeding = false;
     this.#isBlocked = this.#replyPending || this.#backlogHead < this.#backlog.length;
     if (hadWaiting) this.chunkDone();
+  }
+
+  #discardBacklog(): void {
+    while (this.#backlogHead < this.#backlog.length) {
+      const { type, payload } = this.#nextWaiting();
+      this.#discard(type, payload, 0, payload.length);
+    }
+  }
+
+  #nextWaiting(): WaitingFrame {
+    const frame = this.#backlog[this.#backlogHead++]!;
+    this.#host.backlogChanged(-frame.payload.length - waitingFrameBytes);
+    return frame;
   }
 
   #wait(type: number, bytes: Buffer, start: number, end: number): void {
@@ -686,6 +698,8 @@ export class Channel implements ChannelEvents, TopologyHost {
       classId,
       methodId: method,
     });
+    // Not done any more; and the reply that it waits for may never come.
+    this.#discardBacklog();
   }
 
   #closedByClient(): void {

@@ -74,6 +74,7 @@ function typeName(value: ArgumentValue): string {
   if (typeof value === 'boolean') return 'bool';
   if (typeof value === 'number') return Number.isInteger(value) ? 'signedint' : 'double';
   if (typeof value === 'string') return 'longstr';
+  if ('double' in value) return 'double';
   return 'table' in value ? 'table' : 'binary';
 }
 

@@ -11,6 +11,8 @@ export interface AmqpOptions {
   readonly handshakeMilliseconds: number;
   /** From our connection.close to the end of the socket, if the client does not answer. */
   readonly closeMilliseconds: number;
+  /** Bytes wait for the socket, and it has taken none for so long: the connection ends. 0: never. */
+  readonly sendTimeoutMilliseconds: number;
   /** Largest frame before connection.tune-ok. */
   readonly handshakeFrameMax: number;
   /** Bytes a connection may send before it has logged in. */
@@ -38,6 +40,7 @@ export const defaultAmqpOptions: AmqpOptions = {
   heartbeatSeconds: 60,
   handshakeMilliseconds: 10_000,
   closeMilliseconds: 3_000,
+  sendTimeoutMilliseconds: 30_000,
   handshakeFrameMax: 8192,
   preAuthBytesMax: 64 * 1024,
   messageBytesMax: 128 * 1024 * 1024,

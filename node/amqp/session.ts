@@ -1,7 +1,7 @@
 // A connection's socket and time: bytes in, frames out once per turn, deadlines, heartbeats, backpressure both ways.
 //
-// State owned: the socket, timers, why it is not read, what the socket still has to send. Invariants: at most one flush is scheduled; buffers given
-// to the socket are never touched again; deliveries wait while `socketBufferBytesMax` is reached, and reading stops only when as many replies wait
+// State owned: the socket, timers, why it is not read, what the socket still has to send, and whether it takes any of that. Invariants: at
+// most one flush is scheduled; buffers given to the socket are never touched again; deliveries wait while `socketBufferBytesMax` is reached, and reading stops only when as many replies wait
 // beyond that (a slow consumer's acks are always read, or it could never go on); a peer that is not read is not held silent.
 
 import type { Clock, Connection as Socket, Timer } from '../../cluster/index.ts';
@@ -31,6 +31,8 @@ export interface SessionHost {
 /** Ticks per heartbeat interval: we send at every one, for a client may give up after a single interval of silence. */
 const ticksPerInterval = 2;
 const missedIntervalsMax = 2;
+/** How often a socket with bytes that wait is looked at, in the time after which it is given up. */
+const looksPerTimeout = 4;
 
 export class Session implements ConnectionHost {
   readonly #host: SessionHost;
@@ -43,10 +45,17 @@ export class Session implements ConnectionHost {
   #silentTicks = 0;
   #hasReceived = false;
   #hasSent = false;
+  #tickProgress = 0;
+
+  /** Runs while bytes wait for the socket. */
+  #sending: Timer | null = null;
+  #progress = 0;
+  /** Looks, one after the other, that found that none of them had been taken. */
+  #idleLooks = 0;
 
   readonly #paused = new Set<PauseReason>();
   #flushScheduled = false;
-  /** Deliveries had to wait, or may have had to, since the last `drained`. */
+  /** Deliveries or methods had to wait, or may have had to, since the last `drained`. */
   #wasFull = false;
   /** Reply bytes given to the socket since it last drained. */
   #replyBytes = 0;
@@ -135,7 +144,7 @@ export class Session implements ConnectionHost {
     const { writer } = this.#connection;
     this.#connection.flushConfirms();
     if (writer.bytes > 0) {
-      if (!writer.hasRoom) this.#wasFull = true;
+      if (!writer.hasRoom || this.isStuffed) this.#wasFull = true;
       const replyBytes = writer.bytes - writer.deliveryBytes;
       this.#hasSent = true;
       this.#host.counters.sentBytes += writer.bytes;
@@ -143,6 +152,7 @@ export class Session implements ConnectionHost {
       this.#replyBytes = drained ? 0 : this.#replyBytes + replyBytes;
       // Only after a false answer the socket tells when it has drained.
       this.#measureRoom(drained ? 0 : this.#socket.bufferedBytes);
+      if (this.#sending === null && this.#socket.bufferedBytes > 0) this.#watchSending();
     }
     if (this.#connection.life === 'closed') this.#endSocket();
   }
@@ -186,8 +196,7 @@ export class Session implements ConnectionHost {
   }
 
   #tick(): void {
-    const isUnread = this.#paused.size > 0 && !this.#paused.has('replies');
-    this.#silentTicks = this.#hasReceived || isUnread ? 0 : this.#silentTicks + 1;
+    this.#silentTicks = this.#hasReceived || this.#isUnread() ? 0 : this.#silentTicks + 1;
     this.#hasReceived = false;
     if (this.#silentTicks >= ticksPerInterval * missedIntervalsMax) {
       this.#host.log.warn({ remoteAddress: this.remoteAddress }, 'missed heartbeats from client');
@@ -198,6 +207,34 @@ export class Session implements ConnectionHost {
     this.#connection.writer.heartbeat();
     this.#hasSent = false;
     this.#scheduleTick();
+  }
+
+  /** Nobody reads what it sends. As long as that is because it has to take answers first, it has to take some from tick to tick. */
+  #isUnread(): boolean {
+    if (!this.#paused.has('replies')) return this.#paused.size > 0;
+    const before = this.#tickProgress;
+    this.#tickProgress = this.#socket.progress;
+    return this.#tickProgress !== before;
+  }
+
+  /** A client that takes nothing would keep what waits for it, and what it holds, for ever, if it has no heartbeats or goes on sending. */
+  #watchSending(): void {
+    const { sendTimeoutMilliseconds: timeout } = this.#host.options;
+    if (timeout === 0) return;
+    this.#progress = this.#socket.progress;
+    this.#sending = this.#host.clock.after(timeout / looksPerTimeout, () => this.#lookAtSending());
+  }
+
+  /** Looks are counted, and not time: a node that stood still itself has not looked meanwhile. */
+  #lookAtSending(): void {
+    this.#sending = null;
+    const { bufferedBytes, progress } = this.#socket;
+    this.#idleLooks = bufferedBytes > 0 && progress === this.#progress ? this.#idleLooks + 1 : 0;
+    if (bufferedBytes === 0) return;
+    if (this.#idleLooks < looksPerTimeout) return this.#watchSending();
+    const { sendTimeoutMilliseconds: milliseconds } = this.#host.options;
+    this.#host.log.warn({ remoteAddress: this.remoteAddress, milliseconds, bufferedBytes }, 'client takes nothing');
+    this.destroy();
   }
 
   // ---- the end
@@ -237,6 +274,7 @@ export class Session implements ConnectionHost {
     this.#socketOpen = false;
     this.#cancelDeadline();
     this.#heartbeat?.cancel();
+    this.#sending?.cancel();
     this.#connection.lost(null);
     this.#host.ended(this);
   }
@@ -246,6 +284,7 @@ export class Session implements ConnectionHost {
     this.#socketOpen = false;
     this.#cancelDeadline();
     this.#heartbeat?.cancel();
+    this.#sending?.cancel();
     this.#socket.close();
   }
 }

@@ -86,9 +86,9 @@ function readValue(reader: ByteReader, depth: number): ArgumentValue {
       return Number.isSafeInteger(number) ? number : { int64: value.toString() };
     }
     case 'f':
-      return reader.f32();
+      return double(reader.f32());
     case 'd':
-      return reader.f64();
+      return double(reader.f64());
     case 'D':
       return { decimal: [reader.u8(), reader.u32() | 0] };
     case 'S':
@@ -108,6 +108,9 @@ function readValue(reader: ByteReader, depth: number): ArgumentValue {
       return null;
   }
 }
+
+/** A whole one is told apart from an integer: where one is due, a client that sends the other is told so. */
+const double = (value: number): ArgumentValue => (Number.isSafeInteger(value) ? { double: value } : value);
 
 /** A long string is text for nearly everyone; what is no UTF-8 stays bytes. */
 function text(bytes: Buffer): ArgumentValue {
@@ -197,6 +200,10 @@ function encodeValue(value: ArgumentValue): Buffer {
   if ('table' in value) return typed('F', encodeTable(value.table));
   if ('bytes' in value) return typed('x', withLength([Buffer.from(value.bytes, 'base64')]));
   const bytes = Buffer.alloc(8);
+  if ('double' in value) {
+    bytes.writeDoubleBE(value.double);
+    return typed('d', bytes);
+  }
   if ('int64' in value) {
     bytes.writeBigInt64BE(BigInt(value.int64));
     return typed('l', bytes);

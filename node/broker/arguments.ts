@@ -17,11 +17,19 @@ export function typeOf(value: ArgumentValue): string {
   if (typeof value === 'boolean') return 'bool';
   if (typeof value === 'string') return 'longstr';
   if (typeof value === 'number') return Number.isInteger(value) ? 'signedint' : 'double';
+  if ('double' in value) return 'double';
   if ('table' in value) return 'table';
   if ('bytes' in value) return 'binary';
   if ('timestamp' in value) return 'timestamp';
   if ('decimal' in value) return 'decimal';
   return 'int64' in value ? 'long' : 'array';
+}
+
+/** A value as error texts show it. */
+export function textOf(value: ArgumentValue): string {
+  if (typeof value !== 'object' || value === null) return `${value}`;
+  if ('double' in value) return value.double.toFixed(1);
+  return 'int64' in value ? value.int64 : JSON.stringify(value);
 }
 
 export const noInteger = (value: ArgumentValue): string => `"expected integer, got ${typeOf(value)}"`;
@@ -87,9 +95,30 @@ const comparedHere = 'x-consumer-timeout';
 
 /** How a declaration differs from the queue that is there, in what only matters to clients; or null. */
 export function differenceHere(existing: Arguments, wanted: Arguments): Difference | null {
-  const [is, asked] = [existing[comparedHere], wanted[comparedHere]];
-  return JSON.stringify(is) === JSON.stringify(asked) ? null : { name: comparedHere, existing: is, wanted: asked };
+  for (const name of checks.keys()) {
+    const [is, asked] = [existing[name], wanted[name]];
+    // A whole double is no integer, as in RabbitMQ; queues have integers only.
+    const isDouble = typeof asked === 'object' && asked !== null && 'double' in asked;
+    const isOther = name === comparedHere && JSON.stringify(is) !== JSON.stringify(asked);
+    if (isDouble || isOther) return { name, existing: is, wanted: asked };
+  }
+  return null;
 }
+
+/** The table as it is replicated: a double that is a whole number is one. */
+export function plain(table: Arguments): Arguments {
+  const entries = Object.entries(table).map(([name, value]) => [name, plainValue(value)] as const);
+  return Object.setPrototypeOf(Object.fromEntries(entries), null);
+}
+
+function plainValue(value: ArgumentValue): ArgumentValue {
+  if (typeof value !== 'object' || value === null) return value;
+  if (isList(value)) return value.map(plainValue);
+  if ('double' in value) return value.double;
+  return 'table' in value ? { table: plain(value.table) } : value;
+}
+
+const isList = (value: ArgumentValue): value is readonly ArgumentValue[] => Array.isArray(value);
 
 /** An argument that is to name an exchange, and does not; or null. */
 export function notExchange(table: Arguments, argument: string, what: string): BrokerError | null {

@@ -36,6 +36,8 @@ export interface BrokerOptions {
   readonly consumerWindow: number;
   /** What a limit of its whole channel leaves no room for goes back to its queue after this long. */
   readonly parkedMilliseconds: number;
+  /** Whoever rejected messages and finds nothing waits so long for what may be on its way to where dead letters go. */
+  readonly lettersMilliseconds: number;
 }
 
 /** What it needs of the system. */

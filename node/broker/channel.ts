@@ -36,6 +36,7 @@ import { type Broker, type BrokerConnection, dropConsumer } from './broker.ts';
 import { Confirms } from './confirms.ts';
 import { type Consumer, hasRoomToSpare } from './consumer.ts';
 import { Delivering } from './delivering.ts';
+import { Letters } from './letters.ts';
 import { expirationOf, flagsOf, routeTo } from './publishing.ts';
 import { declareReplyQueue } from './replies.ts';
 import * as topology from './topology.ts';
@@ -59,6 +60,8 @@ export class BrokerChannel implements ChannelBackend {
   readonly #delivering: Delivering;
   readonly #windows: Windows;
   readonly #confirms: Confirms;
+  /** Once it has rejected something. */
+  #letters: Letters | null = null;
   /** The lease of a `get` whose result has not come yet. */
   #got: {
     leaseOrdinal: number;
@@ -95,6 +98,7 @@ export class BrokerChannel implements ChannelBackend {
     this.#whenKnown(reply, (answer) => topology.declareQueue(this.connection, declaration, answer));
   }
   checkQueue(name: string, reply: Reply<QueueState>): void {
+    if (this.#letters?.mayBeUnderWay) return this.#letters.whenGone(() => this.checkQueue(name, reply));
     this.#whenKnown(reply, (answer) => topology.checkQueue(this.connection, name, answer));
   }
   deleteQueue(name: string, ifUnused: boolean, ifEmpty: boolean, reply: Reply<{ readonly messages: number }>): void {
@@ -372,7 +376,10 @@ export class BrokerChannel implements ChannelBackend {
     // Always a lease, also without acknowledgement: so the message can be read again whatever this node's replica skipped.
     this.broker.cluster.pipe(queue.shard).get(number, queue.uid, 0, (result) => {
       getter.polling = false;
-      if (result?.code === ResultCode.empty) return reply({ ok: true, value: null });
+      if (result?.code === ResultCode.empty) {
+        if (this.#letters?.mayBeUnderWay) return this.#letters.whenGone(() => this.get(name, noAck, reply));
+        return reply({ ok: true, value: null });
+      }
       if (result?.code === ResultCode.noQueue)
         return reply({ ok: false, error: topology.noQueue(queue.vhost, queue.name) });
       if (result === null) this.#abandonGetter(getter);
@@ -420,6 +427,8 @@ export class BrokerChannel implements ChannelBackend {
         break;
       case 'discard':
         pipe.settle(SettleOperation.discard, settleFailed, number, first, count);
+        this.#letters ??= new Letters(this.broker);
+        this.#letters.rejected(consumer);
         break;
       default:
         settlement satisfies never;
@@ -444,6 +453,7 @@ export class BrokerChannel implements ChannelBackend {
     if (this.#closed) return done();
     this.#closed = true;
     this.#windows.close();
+    this.#letters?.close();
     const unwritten = this.#delivering.close();
     this.connection.channelClosed(this);
     let pending = 1;
@@ -487,6 +497,7 @@ export class BrokerChannel implements ChannelBackend {
   abandon(): void {
     this.#closed = true;
     this.#windows.close();
+    this.#letters?.close();
     this.#delivering.close();
     this.#consumers.clear();
     this.#getters.clear();

@@ -14,7 +14,16 @@ import {
 } from '../../cluster/index.ts';
 import type { Binding, ExchangeDeclaration, QueueDeclaration, QueueState, Reply } from '../amqp/backend.ts';
 import { BrokerError } from '../errors.ts';
-import { differenceHere, invalidArgument, invalidMatch, invalidProperty, notExchange, typeOf } from './arguments.ts';
+import {
+  differenceHere,
+  invalidArgument,
+  invalidMatch,
+  invalidProperty,
+  notExchange,
+  plain,
+  textOf,
+  typeOf,
+} from './arguments.ts';
 import type { BrokerConnection } from './broker.ts';
 import { checkReplyName, isReplyName } from './replies.ts';
 
@@ -74,17 +83,21 @@ function countUse({ broker }: BrokerConnection, { shard, uid, autoDelete, argume
   pipe.cancel(consumer, CancelFlag.returnLeases, null);
 }
 
-/** A queue that is there: its state, from here at once, or from another node. */
+/** A queue that is there: its state, from here at once, or from another node. What its client published and settled before is in it. */
 function answerState(connection: BrokerConnection, queue: QueueRecord, reply: Reply<QueueState>): void {
   const { cluster } = connection.broker;
   countUse(connection, queue);
   let isAtOnce = true;
-  cluster.queueStatus(queue.shard, queue.uid, (status) => {
-    const value = { name: queue.name, messages: status?.ready ?? 0, consumers: status?.consumers ?? 0 };
-    if (isAtOnce) return reply({ ok: true, value });
-    // What is answered later is not held back for others by the channel: who finds a queue here may use it anywhere.
-    cluster.whenVisible((isVisible) => (isVisible ? reply({ ok: true, value }) : fail(reply, metadataUnavailable())));
-  });
+  const tell = () =>
+    cluster.queueStatus(queue.shard, queue.uid, (status) => {
+      const value = { name: queue.name, messages: status?.ready ?? 0, consumers: status?.consumers ?? 0 };
+      if (isAtOnce) return reply({ ok: true, value });
+      // What is answered later is not held back for others by the channel: who finds a queue here may use it anywhere.
+      cluster.whenVisible((isVisible) => (isVisible ? reply({ ok: true, value }) : fail(reply, metadataUnavailable())));
+    });
+  const pipe = cluster.pipe(queue.shard);
+  if (pipe.isStalled) tell();
+  else pipe.whenApplied(tell);
   isAtOnce = false;
 }
 
@@ -104,9 +117,11 @@ function answerDeclared(
 }
 
 function inequivalent({ name, existing, wanted }: Difference, what: string): BrokerError {
+  // Types are only named where there is nothing to compare with.
+  const isCompared = existing !== undefined && wanted !== undefined;
   const text = (value: ArgumentValue | undefined) => {
-    if (value === undefined) return 'none';
-    return name.startsWith('x-') ? `the value '${value}' of type '${typeOf(value)}'` : `'${value}'`;
+    if (value === undefined || value === null) return 'none';
+    return isCompared ? `'${textOf(value)}'` : `the value '${textOf(value)}' of type '${typeOf(value)}'`;
   };
   return new BrokerError(
     'precondition-failed',
@@ -130,7 +145,7 @@ export function declareQueue(connection: BrokerConnection, asked: QueueDeclarati
   if (invalid !== null) return fail(reply, invalid);
   const exclusive = wanted.exclusive ? connection.id : null;
   if (wanted.exclusive) connection.ownsQueues = true;
-  const { autoDelete, arguments: args } = wanted;
+  const { autoDelete } = wanted;
   const home = { node: cluster.node, incarnation: cluster.incarnation };
   cluster.changeMetadata(
     {
@@ -140,7 +155,7 @@ export function declareQueue(connection: BrokerConnection, asked: QueueDeclarati
       durable,
       autoDelete,
       exclusive,
-      arguments: args,
+      arguments: plain(wanted.arguments),
       home,
       near: cluster.ledShards(),
     },
@@ -225,7 +240,7 @@ export function declareExchange(connection: BrokerConnection, wanted: ExchangeDe
   const misnamed = notExchange(args, 'alternate-exchange', `exchange '${name}' in vhost '${vhost}'`);
   if (misnamed !== null) return fail(reply, misnamed);
   cluster.changeMetadata(
-    { kind: 'declareExchange', vhost, name, type, durable, autoDelete, internal, arguments: args },
+    { kind: 'declareExchange', vhost, name, type, durable, autoDelete, internal, arguments: plain(args) },
     (result) => {
       const exchange = cluster.metadata.exchange(vhost, name);
       if (result === null) return fail(reply, metadataUnavailable());
@@ -292,7 +307,7 @@ function changeBinding(
   // What is not there is not bound either: unbinding it succeeds, as deleting does.
   if (missing?.code === 'not-found' && kind === 'unbind') return succeed(reply);
   if (missing !== null) return fail(reply, missing);
-  cluster.changeMetadata({ kind, vhost, source, destination, routingKey, arguments: args }, (result) => {
+  cluster.changeMetadata({ kind, vhost, source, destination, routingKey, arguments: plain(args) }, (result) => {
     if (result === null) fail(reply, metadataUnavailable());
     else if (result.code === ResultCode.notFound && kind === 'unbind') succeed(reply);
     else if (result.code === ResultCode.notFound)

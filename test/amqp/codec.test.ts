@@ -218,6 +218,17 @@ describe('field tables', () => {
     );
   });
 
+  it('tell a whole double from an integer', () => {
+    // a: float 5, b: double 5, c: double 5.5, d: i32 5
+    const bytes = hex(
+      '0000002a' + '0161 66 40a00000' + '0162 64 4014000000000000' + '0163 64 4016000000000000' + '0164 49 00000005',
+    );
+    bytes.writeUInt32BE(bytes.length - 4, 0);
+    const table = { a: { double: 5 }, b: { double: 5 }, c: 5.5, d: 5 };
+    expect(readTable(new ByteReader(bytes))).toEqual(table);
+    expect(readTable(new ByteReader(encodeTable(table)))).toEqual(table);
+  });
+
   it('are the same after a round', () => {
     const value: fc.Arbitrary<ArgumentValue> = fc.oneof(
       fc.boolean(),

@@ -70,6 +70,8 @@ export class MemorySocket implements Connection {
   /** While true the socket takes everything and says that it is full. */
   isStuck = false;
   bufferedBytes = 0;
+  /** Of what waits, some is taken whenever a test says so. */
+  progress = 0;
   onWrite: (bytes: Buffer) => void = () => {};
 
   write(buffers: readonly Uint8Array[]): boolean {

@@ -353,6 +353,58 @@ describe('order', () => {
     expect(client.socket.isPaused).toBe(false);
   });
 
+  it('goes on when the client has read its answers, though the socket was never full with them at once', async () => {
+    broker = await harness({ socketBufferBytesMax: 5000 });
+    client = broker.connect().handshake().channels(1);
+    client.send(1, declare('q'));
+    for (let i = 0; i < 10; i++) client.publish(1, '', 'q', Buffer.alloc(1000));
+    client.take();
+    client.socket.isStuck = true;
+    // Each answer waits for a while, but the client takes them one after the other.
+    for (let i = 0; i < 10 && !client.socket.isPaused; i++) {
+      client.send(1, { kind: 'basic.get', ticket: 0, queue: 'q', noAck: true });
+      client.socket.bufferedBytes = 1000;
+    }
+    expect(client.socket.isPaused).toBe(true);
+    const left = broker.backend.queue('q').ready.length;
+    expect(left).toBeGreaterThan(2);
+    // Two that came with the last bytes that were read.
+    client.send(
+      1,
+      ...Array.from({ length: 2 }, () => ({ kind: 'basic.get', ticket: 0, queue: 'q', noAck: true }) as const),
+    );
+    expect(broker.backend.queue('q').ready).toHaveLength(left);
+    client.take();
+    client.socket.drain();
+    broker.clock.turn();
+    expect(client.socket.isPaused).toBe(false);
+    expect(client.methods().map(({ kind }) => kind)).toEqual(['basic.get-ok', 'basic.get-ok']);
+  });
+
+  it('reads on when a channel fails with much that waits behind a reply', async () => {
+    broker = await harness({ channelBacklogBytesMax: 1000 });
+    client = broker.connect().handshake().channels(1, 2);
+    broker.backend.later = [];
+    client.send(1, declare('q'));
+    for (let i = 0; i < 5; i++) client.publish(1, '', 'q', 'x');
+    expect(client.socket.isPaused).toBe(true);
+    // An earlier publish, which the broker had held, turns out to be impossible. The reply never comes.
+    broker.backend.connections[0]!.channels[0]!.events.publishFailed(new BrokerError('not-found', 'no exchange'));
+    broker.clock.turn();
+    expect(client.socket.isPaused).toBe(false);
+    expect(client.methods()).toMatchObject([{ kind: 'channel.close', replyCode: 404 }]);
+    client.send(1, { kind: 'channel.close-ok' }, { kind: 'channel.open', reserved1: '' });
+    expect(client.methods()).toMatchObject([{ kind: 'channel.open-ok' }]);
+  });
+
+  it('answers a channel.close that waited behind a reply when its channel failed', async () => {
+    broker.backend.later = [];
+    client.send(1, declare('q'), { kind: 'channel.close', replyCode: 200, replyText: '', classId: 0, methodId: 0 });
+    broker.backend.connections[0]!.channels[0]!.events.publishFailed(new BrokerError('not-found', 'no exchange'));
+    broker.clock.turn();
+    expect(client.methods()).toMatchObject([{ kind: 'channel.close' }, { kind: 'channel.close-ok' }]);
+  });
+
   it('tells the broker of bytes before it looks at them, once for all that came together', () => {
     const [connection] = broker.backend.connections;
     const before = connection!.chunks;

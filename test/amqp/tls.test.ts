@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { connect as dialTls, type TLSSocket } from 'node:tls';
 import amqplib from 'amqplib';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import type { Connection } from '../../cluster/index.ts';
 import { createClock, createNet, createRandom } from '../../cluster/os.ts';
 import { type AmqpServer, createAmqpServer } from '../../node/amqp/server.ts';
 import { readConfig } from '../../node/config-sources.ts';
@@ -92,6 +93,31 @@ describe('a client over TLS', () => {
       expect(got !== false && got.content.equals(body)).toBe(true);
     }
     await connection.close();
+  });
+
+  it('is seen to take a large write little by little', async () => {
+    const tls = { certificate: read('server.pem'), key: read('server.key'), authority: null };
+    const net = createNet({ tls: { ...tls, demandsCertificate: false, handshakeMilliseconds: 1000 } });
+    let near: Connection | null = null;
+    const listener = await net.listen({ host: '127.0.0.1', port: 0 }, (connection) => void (near = connection));
+    const far = dialTls({ host: '127.0.0.1', port: listener.port, ca: read('authority.pem') });
+    await expect.poll(() => near, { timeout: 5000 }).not.toBe(null);
+    const bytes = 16 * 1024 * 1024;
+    near!.write([Buffer.alloc(bytes)]);
+    const seen = new Set<number>();
+    let received = 0;
+    far.on('data', (chunk: Buffer) => {
+      received += chunk.length;
+      far.pause();
+      setTimeout(() => far.resume(), 1);
+      if (near!.bufferedBytes > 0) seen.add(near!.progress);
+    });
+    await expect.poll(() => received, { timeout: 20_000 }).toBe(bytes);
+    expect(seen.size).toBeGreaterThan(8);
+    expect(near!.bufferedBytes).toBe(0);
+    far.destroy();
+    near!.close();
+    await listener.close();
   });
 
   it('needs no certificate; one that it shows has to be signed by the authority', async () => {

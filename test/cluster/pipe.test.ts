@@ -119,6 +119,33 @@ describe('pipe', () => {
     expect(answers).toEqual([null, null, ResultCode.ok, ResultCode.ok]);
   });
 
+  test('says when all that was asked for has been applied: open, sealed, or nothing at all', () => {
+    const { pipe, state, publish } = harness({ batchesInFlightMax: 1 });
+    const told: string[] = [];
+    const ask = (name: string) => pipe.whenApplied((result) => told.push(`${name} ${result?.code ?? 'unknown'}`));
+    ask('nothing');
+    expect(told.splice(0)).toEqual(['nothing 0']);
+    publish(1, null);
+    ask('open');
+    pipe.flush();
+    ask('sealed');
+    // Waits until the first batch was applied, and would wait for company.
+    pipe.settle(SettleOperation.accept, 0, 1, 1, 1, true);
+    ask('behind it');
+    pipe.flush();
+    expect([told, state.sent]).toEqual([[], [1]]);
+    pipe.applied(1);
+    expect(told.splice(0)).toEqual(['open 0', 'sealed 0']);
+    pipe.flush();
+    expect(state.sent).toEqual([1, 2]);
+    pipe.applied(2);
+    expect(told.splice(0)).toEqual(['behind it 0']);
+    publish(2, null);
+    ask('ended');
+    pipe.restart(nodeOrigin(1, 8));
+    expect(told).toEqual(['ended unknown']);
+  });
+
   test('a batch that no leader took waits, and goes to the next leader first', () => {
     const { pipe, state, publish } = harness();
     state.accepts = false;

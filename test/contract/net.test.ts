@@ -127,9 +127,11 @@ for (const [name, create] of Object.entries(subjects)) {
       expect(below).toBe(false);
       expect(near.connection.bufferedBytes).toBeGreaterThan(0);
       expect(near.drains).toBe(0);
+      const before = near.connection.progress;
       far.connection.resume();
       await subject.until(() => near.drains === 1 && far.received().length === written * block.length);
       expect(near.connection.bufferedBytes).toBe(0);
+      expect(near.connection.progress).not.toBe(before);
       const whole = far.received();
       for (let i = 0; i < written; i++)
         expect(whole.compare(block, 0, block.length, i * block.length, (i + 1) * block.length)).toBe(0);

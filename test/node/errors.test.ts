@@ -3,7 +3,7 @@
 import { beforeAll, describe, expect, test } from 'vitest';
 import type { Arguments } from '../../node/amqp/backend.ts';
 import type { Method } from '../../node/amqp/methods.ts';
-import { consume } from '../amqp/harness.ts';
+import { consume, methodFrame, publishFrames } from '../amqp/harness.ts';
 import { AmqpWorld, declareQueue, get, type Speaker } from '../support/amqp-world.ts';
 
 type Case = readonly [
@@ -62,6 +62,17 @@ const argument = (name: string, value: Arguments[string], problem: string, more:
   [50, 10],
   declareQueue('new', { [name]: value, ...more }),
 ];
+const limits: Arguments = { 'x-max-length': 5, 'x-dead-letter-exchange': 'a', 'x-mine': { double: 5 } };
+const inequivalent = (name: string, value: Arguments[string] | undefined, problem: string): Case => {
+  const { [name]: _same, ...others } = limits;
+  return [
+    `406 ${name} ${JSON.stringify(value)} declared again`,
+    406,
+    `PRECONDITION_FAILED - inequivalent arg '${name}' for queue 'limited' in vhost '/': received ${problem}`,
+    [50, 10],
+    declareQueue('limited', value === undefined ? others : { ...others, [name]: value }),
+  ];
+};
 const quorum = { 'x-queue-type': 'quorum' };
 const property = (name: string, more: Partial<Method>): Case => [
   `a quorum queue that is ${name}`,
@@ -144,6 +155,15 @@ const cases: readonly Case[] = [
   argument('x-message-ttl', -1, '{value_negative,-1}'),
   argument('x-max-length', -1, '{value_negative,-1}'),
   argument('x-max-length-bytes', 'much', '"expected integer, got longstr"'),
+  argument('x-max-length', { double: 5 }, '"expected integer, got double"'),
+  argument('x-expires', 0.5, '"expected integer, got double"'),
+  inequivalent('x-max-length', 6, "'6' but current is '5'"),
+  // Integers of any width are the same, doubles are no integers.
+  inequivalent('x-max-length', { double: 5 }, "'5.0' but current is '5'"),
+  inequivalent('x-max-length', 'five', "'five' but current is '5'"),
+  inequivalent('x-max-length', undefined, "none but current is the value '5' of type 'signedint'"),
+  inequivalent('x-max-length-bytes', 7, "the value '7' of type 'signedint' but current is none"),
+  inequivalent('x-dead-letter-exchange', 'b', "'b' but current is 'a'"),
   argument('x-max-priority', 256, '{max_value_exceeded,256}'),
   argument('x-overflow', 'odd', 'invalid_overflow'),
   [
@@ -190,6 +210,7 @@ describe('channel errors of the broker', () => {
     owner = world.connect();
     await owner.send(
       ...['there', 'taken', 'shared', 'full'].map((name) => declareQueue(name)),
+      declareQueue('limited', limits),
       declareQueue('mine', {}, { exclusive: true, durable: false } as Partial<Method>),
       declareExchange('bound'),
       bind('there', 'bound'),
@@ -208,6 +229,47 @@ describe('channel errors of the broker', () => {
       { kind: 'channel.open-ok' },
     ]);
     expect(owner.methods().filter(({ kind }) => kind === 'channel.close')).toEqual([]);
+  });
+
+  test('a queue is declared again with the same numbers, of whatever width', async () => {
+    const again = { ...limits, 'x-max-length': { int64: '5' }, 'x-mine': 5.5, 'x-queue-type': 'classic' };
+    const methods = await world.connect().send(declareQueue('limited', again));
+    expect(methods).toMatchObject([{ kind: 'queue.declare-ok', queue: 'limited' }]);
+  });
+
+  test('what a double is compared with is its number: a header of a message, a binding', async () => {
+    const client = world.connect();
+    const headers = {
+      'x-match': 'all',
+      size: { double: 5 },
+      list: [{ double: 1 }],
+      more: { table: { of: { double: 2 } } },
+    };
+    const methods = await client.send(bind('there', 'amq.headers', headers), bind('there', 'amq.headers', headers));
+    expect(methods).toEqual([{ kind: 'queue.bind-ok' }, { kind: 'queue.bind-ok' }]);
+    const { metadata } = world.cluster.node(1).cluster;
+    const found = (size: Arguments[string]) =>
+      metadata.route('/', 'amq.headers', '', () => ({ size, list: [1], more: { table: { of: 2 } } }), [])!.shards
+        .length;
+    expect([found(5), found({ double: 5 }), found(6)]).toEqual([1, 1, 0]);
+  });
+
+  test('a declaration, passive or not, counts what was published and requeued before it on its channel', async () => {
+    const client = world.connect();
+    await client.send(declareQueue('counted'));
+    const counts = async (method: Method) =>
+      (await client.send(method)).map((answer) =>
+        answer.kind === 'queue.declare-ok' ? answer.messageCount : answer.kind,
+      );
+    const publish = (body: string) => publishFrames(1, '', 'counted', Buffer.from(body));
+    const frames = [publish('a'), publish('b'), methodFrame(1, passive('counted'))];
+    client.client.bytes(...frames, publish('c'), methodFrame(1, declareQueue('counted')));
+    expect(await counts(passive('counted'))).toEqual([2, 3, 3]);
+    const back: Method = { kind: 'basic.nack', deliveryTag: 1, multiple: false, requeue: true };
+    client.client.bytes(methodFrame(1, get('counted', false)), methodFrame(1, passive('counted')));
+    client.client.bytes(methodFrame(1, back), methodFrame(1, passive('counted')));
+    expect(await counts(passive('counted'))).toEqual([2, 3, 3]);
+    expect(await counts(remove('counted'))).toEqual(['queue.delete-ok']);
   });
 
   test('deleting what is not there is no error', async () => {

@@ -24,6 +24,7 @@ const options = {
   loopbackUsers: [],
   consumerWindow: 100,
   parkedMilliseconds: 100,
+  lettersMilliseconds: 100,
 };
 
 const publication = (exchange: string, routingKey: string, mandatory = false): Publication => ({

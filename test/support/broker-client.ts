@@ -23,6 +23,7 @@ export const createBroker = ({ cluster }: MemoryNode, memory: MemoryCluster, con
     loopbackUsers: [],
     consumerWindow,
     parkedMilliseconds: 100,
+    lettersMilliseconds: 100,
   });
 
 export class BrokerClient {

@@ -146,6 +146,7 @@ export function createMemoryNetwork(clock: Clock, random: Random, options: Memor
     readonly remoteAddress: string;
     readonly #arrivals: Arrival[] = [];
     #arrivingBytes = 0;
+    #writtenBytes = 0;
     /** For the next arrival. */
     #timer: Timer | null = null;
     #reading = true;
@@ -162,10 +163,14 @@ export function createMemoryNetwork(clock: Clock, random: Random, options: Memor
     get bufferedBytes(): number {
       return Math.max(0, this.peer.#arrivingBytes - windowBytes);
     }
+    get progress(): number {
+      return this.#writtenBytes - this.peer.#arrivingBytes;
+    }
 
     write(buffers: readonly Uint8Array[]): boolean {
       if (this.#closed) return false;
       const bytes = Buffer.concat(buffers);
+      this.#writtenBytes += bytes.length;
       for (let start = 0; start < bytes.length; ) {
         const end = Math.min(bytes.length, start + 1 + random.integer(128 * 1024));
         this.peer.#arrive({ kind: 'data', bytes: bytes.subarray(start, end), due: this.#due(end - start) });

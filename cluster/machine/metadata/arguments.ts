@@ -27,6 +27,8 @@ export function canonicalValue(value: ArgumentValue): string {
   if (typeof value === 'string') return JSON.stringify(value);
   if (Array.isArray(value)) return `[${value.map(canonicalValue).join()}]`;
   if ('int64' in value) return `#${BigInt(value.int64)}`;
+  // A header of a message: bindings have the plain number, which it is compared with.
+  if ('double' in value) return `#${value.double + 0}`;
   if ('bytes' in value) return `b${JSON.stringify(value.bytes)}`;
   if ('timestamp' in value) return `T${value.timestamp}`;
   if ('decimal' in value) return `D${value.decimal[0]}:${value.decimal[1]}`;

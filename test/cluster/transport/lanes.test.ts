@@ -15,6 +15,7 @@ interface Played extends Connection {
 function play(): Played {
   const connection: Played = {
     bufferedBytes: 0,
+    progress: 0,
     remoteAddress: '10.0.0.1:1',
     localAddress: '10.0.0.2:2',
     written: [],
