@@ -11,6 +11,7 @@ import { piecesOf } from '../../cluster/machine/snapshot-pieces.ts';
 import type { Clock, Random } from '../../cluster/ports.ts';
 import { createMemoryDisk } from '../support/memory-disk.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
+import { receive, type Sent, streamOf } from './log-install.ts';
 import { clock, configuration, entry, options, origin, read, write } from './log-support.ts';
 
 type Change =
@@ -19,6 +20,7 @@ type Change =
   | { readonly kind: 'truncate'; readonly group: number; readonly from: number }
   | { readonly kind: 'reset'; readonly group: number; readonly repairTo: number }
   | { readonly kind: 'repaired'; readonly group: number }
+  | ({ readonly kind: 'install' } & Sent)
   | {
       readonly kind: 'hardState';
       readonly group: number;
@@ -45,6 +47,8 @@ class Model {
   groups = new Map<number, GroupModel>();
   /** Entries up to here are never truncated, as if a majority had them. */
   committed = new Map<number, number>();
+  /** Something is about to be added: what the log did by itself comes before it. */
+  adding: () => void = () => {};
 
   apply(change: Change, groups = this.groups): void {
     if (change.kind === 'create') {
@@ -74,10 +78,21 @@ class Model {
         return;
       case 'repaired':
         group.repairTo = 0;
+        return;
+      case 'install': {
+        const { liveAbove, lengths, term } = change;
+        group.terms.length = liveAbove + 1;
+        group.bytes.length = liveAbove + 1;
+        for (const bytes of lengths) {
+          group.terms.push(term);
+          group.bytes.push(bytes);
+        }
+      }
     }
   }
 
   add(change: Change): void {
+    this.adding();
     this.changes.push(change);
     this.apply(change);
   }
@@ -140,7 +155,21 @@ interface VolatileModel {
   readonly live: Set<number>;
 }
 
+/** A snapshot from elsewhere on its way into the log. */
+interface Installing {
+  readonly sent: Sent;
+  /** An entry that comes with it, or goes: by it everybody sees whether it counts. */
+  readonly witness: number;
+  /** Called once it is durable; null: its record was not gathered yet. */
+  confirm: (() => void) | null;
+  ended: Promise<void>;
+}
+
 const volatileFrom = 1000;
+
+function later(task: () => void, turns: number): void {
+  queueMicrotask(turns === 0 ? task : () => later(task, turns - 1));
+}
 
 /** Nothing seems to take any time, so nobody rests; and the end of a turn comes soon, between two steps. */
 function createRestlessClock(): Clock {
@@ -151,7 +180,12 @@ function createRestlessClock(): Clock {
 export class Run {
   readonly random: Random;
   readonly #clock = createRestlessClock();
-  readonly disk = createMemoryDisk();
+  /** So many turns of the microtask queue writes to log files take longer than all else: whoever depends on them has to wait for them. */
+  lateWrites = 0;
+  readonly disk = createMemoryDisk({
+    schedule: (task, operation, path) =>
+      later(task, operation === 'write' && path.endsWith('.log') ? this.lateWrites : 0),
+  });
   readonly model = new Model();
   /** Indices that stay live; and the newest snapshot whose saving was confirmed. By era. */
   readonly live = new Map<string, Set<number>>();
@@ -167,9 +201,11 @@ export class Run {
   failure: Error | null = null;
   /** Groups that were found damaged. */
   #damaged = new Set<number>();
+  #installing: Installing | null = null;
 
   constructor(seed: number) {
     this.random = createMemoryRandom(seed);
+    this.model.adding = () => this.noteInstall();
     this.limits = {
       fileBytesMax: 1500 + this.random.integer(4000),
       cacheBytesMax: this.random.integer(3) * 2000,
@@ -183,6 +219,7 @@ export class Run {
   /** Opens the log as it is found, and compares it. What was found of each group. */
   async open(): Promise<readonly RecoveredGroup[]> {
     this.volatiles.clear();
+    this.#installing = null;
     for (;;) {
       // Now and then the opening itself is cut short.
       const cut = this.random.integer(4) === 0 ? this.random.integer(12) : -1;
@@ -259,7 +296,7 @@ export class Run {
   append(): void {
     const writes: GroupWrite[] = [];
     const groups = [...this.model.groups.keys()].filter(() => this.random.integer(2) === 0);
-    for (const id of groups) writes.push(this.writeOf(id));
+    for (const id of groups) if (!this.#isInstalling(id)) writes.push(this.writeOf(id));
     if (this.model.groups.size < 3 && this.random.integer(4) === 0) {
       const id = this.model.groups.size + 1;
       this.log.createGroup(id, id, origin);
@@ -323,7 +360,8 @@ export class Run {
   }
 
   collect(): void {
-    for (const id of this.model.groups.keys()) this.log.compactionPoint(id);
+    this.noteInstall();
+    for (const id of this.model.groups.keys()) if (!this.#isInstalling(id)) this.log.compactionPoint(id);
     for (const [id, group] of this.volatiles) {
       group.applied += this.random.integer(group.bytes.length - group.applied + 1);
       this.log.volatileApplied(id, group.applied);
@@ -367,14 +405,88 @@ export class Run {
   // ---- groups that are built anew ----
 
   reset(): void {
-    const groups = [...this.model.groups.keys()];
+    const groups = [...this.model.groups.keys()].filter((id) => !this.#isInstalling(id));
     if (groups.length === 0) return;
     const id = groups[this.random.integer(groups.length)]!;
     const repairTo = this.random.integer(this.#highest + 1);
+    // It would be refused: what lives is what lived.
+    if (this.failure !== null) return;
     const reset = this.log.resetGroup(id, repairTo, origin.configuration);
     this.model.add({ kind: 'reset', group: id, repairTo });
     this.#beginEra(id);
     reset.then(this.#confirms(), this.#ignore);
+  }
+
+  // ---- snapshots from elsewhere ----
+
+  #isInstalling(id: number): boolean {
+    return this.#installing?.sent.group === id;
+  }
+
+  /** Begins to install one, unless one is under way. Until that has ended its group takes no entries. */
+  async install(): Promise<void> {
+    const { random, model, log } = this;
+    const ids = [...model.groups.keys()];
+    if (this.#installing !== null || ids.length === 0) return;
+    const id = ids[random.integer(ids.length)]!;
+    const group = model.groups.get(id)!;
+    const last = group.terms.length - 1;
+    const liveAbove = model.committed.get(id)!;
+    const lengths = Array.from({ length: 1 + random.integer(8) }, () => random.integer(400));
+    const index = liveAbove + lengths.length;
+    if (index === last) return;
+    const live = lengths.map((_, i) => liveAbove + 1 + i).filter((one) => one === index || random.integer(3) === 0);
+    const term = Math.max(group.hardState.term, group.terms[last]!) + 1;
+    const sent = { group: id, index, term, liveAbove, lengths, live };
+    const installing = { sent, witness: Math.max(index, last), confirm: null, ended: Promise.resolve() };
+    this.#installing = installing;
+    const hardState = { term, vote: 0, commit: group.hardState.commit };
+    model.add({ kind: 'hardState', group: id, ...hardState });
+    log.append([write(id, { hardState })], this.#confirms());
+    const stream = await streamOf(sent, this.#clock);
+    installing.ended = receive(log, sent, stream).then(
+      () => this.#installEnded(installing, true),
+      (error: { code?: string }) => {
+        this.#installEnded(installing, false);
+        this.#ignore(error);
+      },
+    );
+  }
+
+  /** Its record is gathered somewhere between two steps: from then on the group is another one. */
+  noteInstall(): void {
+    const installing = this.#installing;
+    if (installing === null || installing.confirm !== null) return;
+    const { sent, witness } = installing;
+    const { group: id, index, live } = sent;
+    if (this.log.has(id, witness) !== (witness === index)) return;
+    // Said first: what is added now is this itself.
+    installing.confirm = () => {};
+    this.model.add({ kind: 'install', ...sent });
+    installing.confirm = this.#confirms();
+    this.model.committed.set(id, index);
+    this.#highest = Math.max(this.#highest, index);
+    const living = this.live.get(era(id, this.model.groups.get(id)!))!;
+    for (const one of living) if (one > sent.liveAbove) living.delete(one);
+    for (const one of live) living.add(one);
+  }
+
+  /** What fails may have been gathered before, and be durable. */
+  #installEnded(installing: Installing, isDone: boolean): void {
+    if (this.#installing !== installing) return;
+    this.noteInstall();
+    this.#installing = null;
+    if (!isDone) return;
+    const { sent, confirm } = installing;
+    if (confirm === null) throw new Error(`what was installed at ${sent.index} of group ${sent.group} is not there`);
+    confirm();
+    this.snapshots.set(era(sent.group, this.model.groups.get(sent.group)!), sent.index);
+  }
+
+  /** Nothing is being installed any more. */
+  async installsEnded(): Promise<void> {
+    await this.#installing?.ended;
+    this.noteInstall();
   }
 
   repair(): void {

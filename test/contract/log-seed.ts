@@ -6,6 +6,10 @@ import { Run } from './log-run.ts';
 import { turns } from './log-support.ts';
 
 const lives = 6;
+/** The last of so many seeds installs snapshots from elsewhere, on a disk that is slow with the log: the others are as before there was that. */
+const roughSeeds = 4;
+/** Of the microtask queue. */
+const lateTurnsMax = 300;
 const stepsMax = 60;
 const failing = ['write', 'sync', 'rename', 'remove', 'syncFolder', 'open', 'truncate'] as const;
 
@@ -13,14 +17,18 @@ export async function runLogSeed(seed: number): Promise<void> {
   const run = new Run(seed);
   await run.open();
   run.isFaulty = true;
+  const isRough = seed % roughSeeds === roughSeeds - 1;
   for (let life = 0; life < lives; life++) {
     const isCalm = !plan(run);
-    await work(run, run.random.integer(stepsMax));
+    if (isRough) run.lateWrites = run.random.integer(3) * run.random.integer(lateTurnsMax);
+    await work(run, run.random.integer(stepsMax), isRough);
     if (isCalm) {
+      await run.installsEnded();
       await run.verifyVolatile();
       await run.verify();
     }
     if (run.random.integer(2) === 0) await turns(2);
+    run.noteInstall();
     if (run.random.integer(3) === 0) run.disk.kill(run.random);
     else run.disk.crash(run.random);
     run.disk.calm();
@@ -46,9 +54,10 @@ function plan({ random, disk }: Run): boolean {
 }
 
 /** Some steps at random, with time between them for the disk. Ends early with the log. */
-async function work(run: Run, steps: number): Promise<void> {
+async function work(run: Run, steps: number, installs: boolean): Promise<void> {
   for (let left = steps; left > 0 && run.failure === null; left--) {
     run.step();
+    if (installs && run.random.integer(8) === 0) await run.install();
     for (let pause = run.random.integer(4) * run.random.integer(12); pause > 0; pause--) await Promise.resolve();
     if (run.random.integer(8) === 0) await turns(1);
     if (run.random.integer(30) === 0) await resetMeanwhile(run);

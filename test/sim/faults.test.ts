@@ -17,6 +17,7 @@ class FakeWorld implements FaultTarget {
   readonly clock = createMemoryClock();
   readonly network = createMemoryNetwork(this.clock, createMemoryRandom(1));
   readonly electionMilliseconds = electionMilliseconds;
+  readonly clocksAgree = false;
   readonly log: string[] = [];
   readonly states = new Map<number, NodeState>();
   readonly membership;
@@ -209,6 +210,21 @@ describe('faults by seed', () => {
       const besides = createFaults({ seed, profile: 'membership', target, report, besides: ['crash', 'damage'] }).kinds;
       expect(new Set(besides)).toEqual(new Set([...drawn, 'crash', 'damage']));
     }
+  });
+
+  it('that are drawn apart are in some seeds, and change nothing of what those and others draw besides', () => {
+    const target = new FakeWorld(3);
+    const report = () => {};
+    const apart = faultKinds.filter(({ apartSeeds }) => apartSeeds !== undefined).map(({ kind }) => kind);
+    let having = 0;
+    for (let seed = 1; seed <= 100; seed++) {
+      const { kinds } = createFaults({ seed, profile: 'membership', target, report });
+      const others = createFaults({ seed, profile: 'membership', target, report, without: apart }).kinds;
+      expect(kinds.filter((kind) => !apart.includes(kind))).toEqual(others);
+      if (kinds.length > others.length) having++;
+    }
+    expect(having).toBeGreaterThan(5);
+    expect(having).toBeLessThan(40);
   });
 
   it('leave kinds out, or are exactly those that are asked for', () => {

@@ -63,6 +63,12 @@ export function createFaults(options: FaultOptions): Faults {
   return new Driver(options);
 }
 
+/** By a stream of their own. Neighbouring seeds begin far from each other. */
+function apart(fitting: readonly FaultKind[], seed: number): readonly FaultKind[] {
+  const random = createMemoryRandom(Math.imul(seed, 0x1b87_3593));
+  return fitting.filter(({ apartSeeds }) => apartSeeds !== undefined && random.integer(apartSeeds) === 0);
+}
+
 class Driver implements Faults, FaultContext {
   readonly counts: Record<string, number> = {};
   readonly target: FaultTarget;
@@ -92,7 +98,8 @@ class Driver implements Faults, FaultContext {
     );
     if (only !== undefined) this.#kinds = faultKinds.filter(({ kind }) => only.includes(kind));
     else {
-      const drawn = isCalm || fitting.length === 0 ? [] : this.#swarm(fitting, profile);
+      const common = fitting.filter(({ apartSeeds }) => apartSeeds === undefined);
+      const drawn = isCalm || common.length === 0 ? [] : [...this.#swarm(common, profile), ...apart(fitting, seed)];
       this.#kinds = faultKinds.filter((fault) => drawn.includes(fault) || besides.includes(fault.kind));
     }
   }

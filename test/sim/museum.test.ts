@@ -1,7 +1,7 @@
 // The museum itself: its edits still fit the code, it finds a mistake and says so, and it does not find what is not there. Needs a build.
 
 import { describe, expect, test } from 'vitest';
-import { applyEdit, compiledPath, type Mutant } from './museum/mutant.ts';
+import { applyEdit, compiledPath, editsOf, type Mutant } from './museum/mutant.ts';
 import { misfitOf, runMuseum } from './museum.ts';
 import { mutants, noMutants } from './mutants/all.ts';
 
@@ -17,17 +17,26 @@ const mutant: Mutant = {
 };
 
 describe('an edit', () => {
+  const apply = (source: string) => applyEdit(source, mutant.name, mutant);
+
   test.each(["before; if (a === 'b') return [1, 2]; after", 'before; if (a === "b")\n\t\treturn [\n1,\n2,\n]; after'])(
     'fits whatever the layout: %j',
     (source) => {
-      expect(applyEdit(source, mutant)).toBe('before; X after');
+      expect(apply(source)).toBe('before; X after');
     },
   );
 
   test('fits once or not at all', () => {
-    expect(() => applyEdit("if (a === 'c') return [1, 2];", mutant)).toThrow('0 places');
-    expect(() => applyEdit(`${mutant.find} ${mutant.find}`, mutant)).toThrow('2 places');
-    expect(() => applyEdit("if (ab === 'b') return [1, 2];", mutant)).toThrow('0 places');
+    expect(() => apply("if (a === 'c') return [1, 2];")).toThrow('0 places');
+    expect(() => apply(`${mutant.find} ${mutant.find}`)).toThrow('2 places');
+    expect(() => apply("if (ab === 'b') return [1, 2];")).toThrow('0 places');
+  });
+
+  test('comes with all others of its mutant', () => {
+    const both = { ...mutants[0]!, also: [{ file: mutants[1]!.file, find: 'nothing like this', replace: '' }] };
+    expect(misfitOf(mutants[0]!)).toBeNull();
+    expect(misfitOf(both)).toContain('0 places like this');
+    expect(editsOf(both).map(({ file }) => file)).toEqual([mutants[0]!.file, mutants[1]!.file]);
   });
 
   test('is of the compiled file', () => {

@@ -9,7 +9,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Hunt, Seen } from './museum/hunt.ts';
-import { applyEdit, compiledPath, type Mutant, type NoMutant, type Prey } from './museum/mutant.ts';
+import { applyEdit, compiledPath, editsOf, type Mutant, type NoMutant, type Prey } from './museum/mutant.ts';
 import { mutants as all, noMutants } from './mutants/all.ts';
 
 export interface MuseumOptions {
@@ -142,20 +142,24 @@ async function catchOne(order: Hunt, control: Control): Promise<Seen> {
 
 /** What is wrong if the code has changed under a mutant; null: it fits. */
 export function misfitOf(mutant: Mutant): string | null {
-  const path = join(root, compiledPath(mutant.file));
-  if (!existsSync(path)) return `mutant '${mutant.name}': there is no ${path}; build first`;
-  try {
-    applyEdit(readFileSync(path, 'utf8'), mutant);
-    return null;
-  } catch (error) {
-    return (error as Error).message;
+  const { name } = mutant;
+  const edited = new Map<string, string>();
+  for (const edit of editsOf(mutant)) {
+    const path = join(root, compiledPath(edit.file));
+    if (!existsSync(path)) return `mutant '${name}': there is no ${path}; build first`;
+    try {
+      edited.set(path, applyEdit(edited.get(path) ?? readFileSync(path, 'utf8'), name, edit));
+    } catch (error) {
+      return (error as Error).message;
+    }
   }
+  return null;
 }
 
 function orderOf(mutant: Mutant | null, first: number): Hunt {
   return {
     mutant,
-    path: mutant === null ? '' : join(root, compiledPath(mutant.file)),
+    paths: mutant === null ? [] : editsOf(mutant).map(({ file }) => join(root, compiledPath(file))),
     prey: mutant?.prey ?? 'raft',
     profile: mutant?.profile ?? 'all',
     nodes: mutant?.nodes ?? null,

@@ -9,6 +9,7 @@ import type { Profile } from './faults/target.ts';
 import { stretch, stretched } from './pace.ts';
 import type { Workload } from './workload.ts';
 import { workloads } from './workloads/all.ts';
+import { declaring } from './workloads/declaring.ts';
 
 export interface SeedOptions {
   readonly seed: number;
@@ -38,6 +39,8 @@ export interface Plan {
 }
 
 const kib = 1024;
+/** One seed in so many declares queues besides what it drew. */
+const declaringSeeds = 6;
 
 export function planOf(options: SeedOptions): Plan {
   const random = createMemoryRandom(options.seed);
@@ -49,6 +52,8 @@ export function planOf(options: SeedOptions): Plan {
   const chosen: Workload[] = [];
   for (let left = 2 + random.integer(2); left > 0; left--) chosen.push(mix.splice(random.integer(mix.length), 1)[0]!);
   const busyMilliseconds = (20_000 + random.integer(30_000)) * stretch;
+  // Apart from all that was drawn before there was any: so the other seeds are what they were. Neighbours begin far from each other.
+  if (createMemoryRandom(Math.imul(options.seed, 0x9e37_79b1)).integer(declaringSeeds) === 0) chosen.push(declaring);
   return {
     seed: options.seed,
     profile: options.profile,

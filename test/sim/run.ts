@@ -77,6 +77,8 @@ class Run {
   readonly #damaged = new Set<number>();
   #steps = 0;
   #traced = 0;
+  /** A node has dropped a replica in this step: whether it might is known now, and not for long. */
+  #isDropping = false;
   /** What was noticed where nothing may be thrown: the first of it. */
   #noticed: Error | null = null;
 
@@ -88,6 +90,7 @@ class Run {
       nodes: plan.nodes,
       limits: plan.limits,
       versions: plan.versions,
+      clocksAgree: plan.workloads.some(({ clocksAgree }) => clocksAgree),
       trace,
       watcher: {
         logged: (node, event, details) => this.#logged(node, event, details),
@@ -323,6 +326,8 @@ class Run {
     }
     if (this.#noticed !== null) throw this.#noticed;
     if (this.#steps % stepsPerCheck === 0) this.#check();
+    else if (this.#isDropping) this.#world.invariants.check();
+    this.#isDropping = false;
   }
 
   #check(): void {
@@ -334,6 +339,7 @@ class Run {
   // ---- what nodes tell ----
 
   #logged(node: number, event: string, { group, error, stack }: Readonly<Record<string, unknown>>): void {
+    if (event.startsWith('a replica has moved away')) this.#isDropping = true;
     if (event === 'group' && stack !== undefined && !this.#damaged.has(node))
       this.#noticed ??= new ViolationError('halt', `node ${node} halted group ${group}: ${error}\n${stack}`);
   }

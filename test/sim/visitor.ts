@@ -8,6 +8,8 @@ import type { WorkloadContext } from './workload.ts';
 export interface VisitorOptions {
   /** Of its name. */
   readonly role: string;
+  /** The node that it waits for; default: as for any client. */
+  readonly home?: number;
   /** Milliseconds from the end of a channel to the next one. */
   again(): number;
   /** Milliseconds until it acts next. */
@@ -27,6 +29,7 @@ export class Visitor {
     this.#context = context;
     this.#options = options;
     context.actor(options.role, {
+      home: options.home ?? null,
       opened: (actor) => {
         if (!this.#isPaused) this.#begin(actor);
       },

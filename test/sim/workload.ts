@@ -48,6 +48,8 @@ export function running(
 
 export interface Workload {
   readonly name: string;
+  /** It counts on what one node has answered for to be true through every node: that holds of clocks that run at nearly the same rate. */
+  readonly clocksAgree?: boolean;
   start(context: WorkloadContext): RunningWorkload;
 }
 

@@ -44,6 +44,8 @@ export interface WorldOptions {
   readonly nodes: number;
   readonly limits: ClusterLimits;
   readonly versions: MachineVersions;
+  /** See `FaultTarget`. Default: false. */
+  readonly clocksAgree?: boolean;
   readonly trace: Trace;
   readonly watcher: Watcher;
 }
@@ -188,6 +190,9 @@ export class World implements FaultTarget, ClientWorld {
   nodeClock(node: number): NodeClock {
     return this.machine(node).clock;
   }
+  get clocksAgree(): boolean {
+    return this.#options.clocksAgree === true;
+  }
   /** By `clock`. */
   get electionMilliseconds(): number {
     const { electionTicks, tickMilliseconds } = this.limits;
@@ -305,6 +310,7 @@ export class World implements FaultTarget, ClientWorld {
       loopbackUsers: [],
       consumerWindow: 50,
       parkedMilliseconds: 100 * stretch,
+      lettersMilliseconds: 100,
     });
     const log = { debug: () => {}, info: () => {}, warn: () => {} };
     process.amqp = createAmqpServer({}, ports, broker, log);

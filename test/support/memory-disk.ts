@@ -536,7 +536,8 @@ class Handle implements DiskFile {
     const growth = Math.max(0, flight.offset + bytes - inode.size);
     const room = growth === 0 ? Infinity : this.#disk.room();
     if (error !== null || growth > room) {
-      inode.land(flight, error === null ? bytes - growth + room : bytes >> 1);
+      // Of one that begins behind the end there may not even be room for what lies before it.
+      inode.land(flight, error === null ? Math.max(0, bytes - growth + room) : bytes >> 1);
       return error ?? diskError('ENOSPC', this.#path);
     }
     const number = inode.land(flight);

@@ -1,6 +1,7 @@
 // Changes of members while everything else goes wrong: nodes that join, leave, and are replaced after losing their disk; and leaders that are
-// cut off in the middle of such a change.
+// cut off, or whose disks are slow, in the middle of such a change.
 
+import { metadataGroup } from '../../../cluster/machine/groups.ts';
 import type { FaultKind } from './target.ts';
 
 /** Without one of these nothing of this file happens. */
@@ -78,4 +79,35 @@ const cutOff: FaultKind = {
   },
 };
 
-export const membershipKinds: readonly FaultKind[] = [join, leave, replace, cutOff];
+/** The disks of a leader and of half of its group are slow, and those of the others are not: what the group decides comes late to all else. */
+const slowDisks: FaultKind = {
+  kind: 'slow-in-change',
+  profiles: ['membership'],
+  apartSeeds: 6,
+  everyMilliseconds: 1_500,
+  begin({ target, between }) {
+    const shards = target.groups().filter((group) => group !== metadataGroup);
+    if (target.membership?.isBusy() !== true || shards.length === 0) return null;
+    // The one that is between two places has the most.
+    const count = (group: number) => target.replicasOf(group).length;
+    const group = shards.reduce((most, other) => (count(other) > count(most) ? other : most));
+    const leader = target.leaderOf(group);
+    if (leader === null) return null;
+    const others = target.replicasOf(group).filter((node) => node !== leader);
+    const nodes = [leader];
+    while (2 * nodes.length < count(group)) nodes.push(...others.splice(between(0, others.length - 1), 1));
+    const leastMilliseconds = between(20, 200);
+    const latency = { leastMilliseconds, mostMilliseconds: 2 * leastMilliseconds, bytesPerMillisecond: 100_000 };
+    const before = nodes.map((node) => ({ disk: target.disk(node), normal: target.disk(node).latency }));
+    for (const { disk } of before) disk.latency = latency;
+    return {
+      details: { group, nodes, leastMilliseconds },
+      milliseconds: between(500, 6_000),
+      end: () => {
+        for (const { disk, normal } of before) if (disk.latency === latency) disk.latency = normal;
+      },
+    };
+  },
+};
+
+export const membershipKinds: readonly FaultKind[] = [join, leave, replace, cutOff, slowDisks];

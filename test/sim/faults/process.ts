@@ -106,7 +106,8 @@ const rate: FaultKind = {
   everyMilliseconds: 7_000,
   begin({ target, pick, between }) {
     const node = pick(target.nodes());
-    const percent = between(50, 200);
+    const drawn = between(50, 200);
+    const percent = target.clocksAgree ? 100 + (drawn - 100) / 200 : drawn;
     target.nodeClock(node).rate = percent / 100;
     return {
       details: { node, percent },

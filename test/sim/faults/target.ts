@@ -39,6 +39,8 @@ export interface FaultTarget {
   resume(node: number, clockStood?: boolean): void;
   /** The longest of a node, in milliseconds of `clock`. */
   readonly electionMilliseconds: number;
+  /** A workload counts on leases, and these on clocks whose rates differ by one in a hundred at most. */
+  readonly clocksAgree: boolean;
   /** Null: the cluster's members are fixed. */
   readonly membership: MembershipTarget | null;
 }
@@ -97,6 +99,8 @@ export interface FaultKind {
   readonly profiles: readonly Profile[];
   /** Mean milliseconds of simulated time between two of them, in a run that has them. */
   readonly everyMilliseconds: number;
+  /** Drawn apart, for one seed in so many: so that it changes nothing of all other seeds. Default: one of the swarm. */
+  readonly apartSeeds?: number;
   /** Null: not possible now. */
   begin(context: FaultContext): Begun | null;
 }

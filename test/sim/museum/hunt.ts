@@ -11,8 +11,8 @@ import type { Mutant, Prey } from './mutant.ts';
 export interface Hunt {
   /** Null: the code as it is. */
   readonly mutant: Mutant | null;
-  /** The compiled file of the mutant. */
-  readonly path: string;
+  /** The compiled files of the mutant's edits. */
+  readonly paths: readonly string[];
   readonly prey: Prey;
   readonly profile: Profile;
   /** Null: by the seed. */
@@ -99,7 +99,7 @@ async function filterOf(order: Hunt): Promise<(seed: number) => boolean> {
 
 async function hunt(order: Hunt): Promise<void> {
   if (order.mutant !== null)
-    register('./loader.js', import.meta.url, { data: { mutant: order.mutant, path: order.path } });
+    register('./loader.js', import.meta.url, { data: { mutant: order.mutant, paths: order.paths } });
   const simulate = await simulatorOf(order);
   const mayShow = await filterOf(order);
   for (let seed = order.first; seed < order.first + order.seeds; seed++) {

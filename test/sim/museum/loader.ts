@@ -1,9 +1,9 @@
-// A loader hook of Node, in its own thread: gives one file with a mutant's edit in it, and every other file as it is.
+// A loader hook of Node, in its own thread: gives files with a mutant's edits in them, and every other file as it is.
 //
 // State owned: which mutant.
 
 import { pathToFileURL } from 'node:url';
-import { applyEdit, type Mutant } from './mutant.ts';
+import { applyEdit, type Edit, editsOf, type Mutant } from './mutant.ts';
 
 interface Loaded {
   readonly format: string;
@@ -11,12 +11,13 @@ interface Loaded {
   readonly shortCircuit?: boolean;
 }
 
-let mutant: Mutant | null = null;
-let url = '';
+let name = '';
+let edits: readonly { readonly url: string; readonly edit: Edit }[] = [];
 
-export function initialize(data: { readonly mutant: Mutant; readonly path: string }): void {
-  mutant = data.mutant;
-  url = pathToFileURL(data.path).href;
+/** `paths`: the compiled files of the mutant's edits. */
+export function initialize({ mutant, paths }: { readonly mutant: Mutant; readonly paths: readonly string[] }): void {
+  name = mutant.name;
+  edits = editsOf(mutant).map((edit, place) => ({ url: pathToFileURL(paths[place]!).href, edit }));
 }
 
 export async function load(
@@ -25,6 +26,8 @@ export async function load(
   nextLoad: (wanted: string, context: unknown) => Promise<Loaded>,
 ): Promise<Loaded> {
   const loaded = await nextLoad(wanted, context);
-  if (mutant === null || wanted !== url) return loaded;
-  return { ...loaded, source: applyEdit(Buffer.from(loaded.source ?? '').toString(), mutant) };
+  const here = edits.filter(({ url }) => url === wanted);
+  if (here.length === 0) return loaded;
+  const source = Buffer.from(loaded.source ?? '').toString();
+  return { ...loaded, source: here.reduce((edited, { edit }) => applyEdit(edited, name, edit), source) };
 }

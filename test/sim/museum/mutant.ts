@@ -1,6 +1,7 @@
-// What a mutant is: one exact edit of compiled production code, which puts a known mistake back in. Production itself has no switch for any of it.
+// What a mutant is: one exact edit of compiled production code, which puts a known mistake back in; several, where one guard stands behind another.
+// Production itself has no switch for any of it.
 //
-// The edit is applied in memory while a child process loads the file (`loader.ts`). `find` is written as in the source, without types, and must
+// An edit is applied in memory while a child process loads the file (`loader.ts`). `find` is written as in the source, without types, and must
 // occur exactly once; layout does not matter, nor do the kinds of quotes.
 
 import type { Profile } from '../faults/target.ts';
@@ -11,16 +12,21 @@ import type { Profile } from '../faults/target.ts';
  */
 export type Prey = 'raft' | 'log' | 'cluster';
 
-export interface Mutant {
+export interface Edit {
+  /** From the root of the repository, as in the source: `cluster/raft-ts/src/core.ts`. */
+  readonly file: string;
+  readonly find: string;
+  readonly replace: string;
+}
+
+export interface Mutant extends Edit {
   readonly name: string;
   /** The number of the pitfall in the project's list (1 to 37), or the row of a scenario (A1 to C5). */
   readonly pitfall: string;
   /** The mistake, in a few words. */
   readonly mistake: string;
-  /** From the root of the repository, as in the source: `cluster/raft-ts/src/core.ts`. */
-  readonly file: string;
-  readonly find: string;
-  readonly replace: string;
+  /** Other guards against the same mistake, taken away too: as long as one of them stands nothing comes of it. */
+  readonly also?: readonly Edit[];
   readonly prey: Prey;
   /** Within so many seeds it has to be caught. */
   readonly seedsMax: number;
@@ -52,8 +58,13 @@ export function compiledPath(file: string): string {
   return compiled.startsWith(raft) ? `cluster/raft-ts/dist/${compiled.slice(raft.length)}` : `dist/${compiled}`;
 }
 
+/** All that a mutant changes, in order. */
+export function editsOf({ file, find, replace, also = [] }: Mutant): readonly Edit[] {
+  return [{ file, find, replace }, ...also];
+}
+
 /** The source with the mistake in it. Throws unless what is looked for is there exactly once. */
-export function applyEdit(source: string, { name, file, find, replace }: Mutant): string {
+export function applyEdit(source: string, name: string, { file, find, replace }: Edit): string {
   const found = [...source.matchAll(patternOf(find))];
   if (found.length !== 1)
     throw new Error(`mutant '${name}': ${file} has ${found.length} places like this, not one: ${find}`);

@@ -17,12 +17,19 @@ const log: readonly Row[] = [
   {
     name: 'snapshot-runs-ahead-of-the-disk',
     pitfall: '24',
-    mistake: 'a snapshot is taken of entries that are not durable here',
+    mistake: 'a snapshot is taken of entries that are not durable here, and counts before they are',
     file: 'cluster/group/snapshots.ts',
     find: 'if (raft.persistedIndex < index) return;',
     replace: '',
+    also: [
+      {
+        file: 'cluster/log/snapshots.ts',
+        find: 'if (group.durableIndex < meta.index) await life.flushed(records.writer);',
+        replace: '',
+      },
+    ],
     seedsMax: 60,
-    besides: ['slow-disk', 'disk-stall', 'crash', 'end-at-operation'],
+    besides: ['slow-disk'],
     nodes: 3,
   },
   {
@@ -62,17 +69,6 @@ const disks: readonly Row[] = [
 
 const consensus: readonly Row[] = [
   {
-    name: 'snapshot-installed-over-pending-writes',
-    pitfall: '24',
-    mistake: 'a snapshot is installed while older writes are on their way to the disk',
-    file: 'cluster/raft-ts/src/snapshot-receive.ts',
-    find: 'last != null && !last.handed && core.outstanding.length === 0 && !hasUnwritten(core)',
-    replace: 'last != null && !last.handed',
-    seedsMax: 60,
-    besides: ['slow-disk', 'partition', 'crash'],
-    nodes: 3,
-  },
-  {
     name: 'machine-reads-the-clock',
     pitfall: '26',
     mistake: 'each replica applies an entry with its own time',
@@ -101,7 +97,8 @@ const pipes: readonly Row[] = [
     find: "if (header.sequence > expected.next) return this.#refuse(header, from, 'expected', expected.next);",
     replace: '',
     seedsMax: 100,
-    besides: ['partition', 'loss', 'delay', 'reset'],
+    besides: ['disk-full'],
+    nodes: 3,
   },
   {
     name: 'snapshot-forgets-what-was-applied',
@@ -118,8 +115,8 @@ const pipes: readonly Row[] = [
     file: 'cluster/host.ts',
     find: 'this.feeds.groupChanged(group.id); this.origin.replicaChanged(group);',
     replace: 'this.feeds.groupChanged(group.id);',
-    seedsMax: 60,
-    besides: ['pause', 'partition'],
+    seedsMax: 300,
+    besides: ['narrow', 'pause'],
     nodes: 3,
   },
   {
@@ -159,9 +156,16 @@ const metadata: readonly Row[] = [
     file: 'cluster/leading/duties.ts',
     find: "return this.appendRows(group) ? 'ready' : 'wait';",
     replace: "return 'ready';",
-    seedsMax: 60,
+    also: [
+      {
+        file: 'cluster/leading/duties.ts',
+        find: 'metadataApplied() { for (const group of this.#ledShards()) { this.appendRows(group);',
+        replace: 'metadataApplied() { for (const group of this.#ledShards()) {',
+      },
+    ],
+    seedsMax: 100,
     besides: ['kill', 'delay'],
-    workloads: ['redeclaring'],
+    workloads: ['declaring', 'redeclaring'],
     nodes: 3,
   },
   {
@@ -171,9 +175,10 @@ const metadata: readonly Row[] = [
     file: 'cluster/lease/lease-keeper.ts',
     find: 'for (const row of this.#rows) visible = Math.min(visible, this.#appliedBy(row));',
     replace: '',
-    seedsMax: 60,
+    seedsMax: 100,
     besides: ['delay', 'clog'],
-    workloads: ['redeclaring'],
+    workloads: ['declaring'],
+    nodes: 3,
   },
   {
     name: 'new-leader-takes-nobody-to-hold-a-lease',

@@ -96,6 +96,22 @@ const rows: readonly Row[] = [
     replace: 'this.#records.reset(known, repairTo, {',
   },
   {
+    name: 'snapshot-installed-over-pending-writes',
+    pitfall: '24',
+    mistake: 'an installed snapshot counts while older writes, and what it says of them, are on their way to the disk',
+    file: 'cluster/log/snapshots.ts',
+    find: 'await life.flushed(records.writer); for (const file of kept.files) folder.add(file);',
+    replace: 'void life.flushed(records.writer).catch(() => {}); for (const file of kept.files) folder.add(file);',
+  },
+  {
+    name: 'snapshot-counts-before-what-it-replaces',
+    pitfall: '24',
+    mistake: 'a saved snapshot counts while entries that it replaces are on their way to the disk',
+    file: 'cluster/log/snapshots.ts',
+    find: 'if (group.durableIndex < meta.index) await life.flushed(records.writer);',
+    replace: '',
+  },
+  {
     name: 'manifest-is-not-synced',
     pitfall: '24',
     mistake: 'a manifest takes its place before its name is durable, and files go by it',

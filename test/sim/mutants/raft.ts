@@ -341,6 +341,11 @@ export const raftNoMutants: readonly NoMutant[] = [
     why: 'somebody else is elected and commits it: slower by one election, and correct',
   },
   {
+    pitfall: '24',
+    mistake: 'the last chunk of a snapshot is handed out while older writes are on their way to the disk',
+    why: 'a follower is sent one only after it has answered in this term, and that answer waited for all writes before it; what it wrote since is of the same leader and lies below the snapshot. What a log makes of it is a mutant there',
+  },
+  {
     pitfall: '26',
     mistake: 'applying depends on a clock, on chance, on the order of a map',
     why: 'the machines cannot reach any (style test); what is left is one mutant of the queues',

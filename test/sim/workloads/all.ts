@@ -1,4 +1,4 @@
-// Every workload there is. A new feature adds its own here.
+// The workloads that seeds draw from; `plan.ts` adds `declaring`. A new feature adds its own here.
 
 import type { Workload } from '../workload.ts';
 import { competing } from './competing.ts';

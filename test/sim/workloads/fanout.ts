@@ -8,6 +8,7 @@ import { type RunningWorkload, running, type Workload } from '../workload.ts';
 
 export const fanout: Workload = {
   name: 'fanout',
+  clocksAgree: true,
   start(context): RunningWorkload {
     const exchange = `${context.name}-x`;
     const type = context.pick(['fanout', 'direct', 'topic']);

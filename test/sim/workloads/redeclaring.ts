@@ -11,6 +11,7 @@ import { type RunningWorkload, running, type Workload } from '../workload.ts';
 
 export const redeclaring: Workload = {
   name: 'redeclaring',
+  clocksAgree: true,
   start(context): RunningWorkload {
     const names = Array.from({ length: context.between(1, 3) }, (_, i) => `${context.name}-${i + 1}.1`);
     const used = new Set(names);
