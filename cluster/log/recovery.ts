@@ -235,13 +235,15 @@ async function takeLogFile(
   listed: ManifestFile | null,
   isLast: boolean,
 ): Promise<void> {
-  const { manifest, logs, garbage, damage, unsealed } = folder;
+  const { manifest, durable, logs, garbage, damage, unsealed } = folder;
   const path = logFilePath(sequence, FileKind.log);
   const opened = await openLogFile(disk, folder, identity, sequence, FileKind.log, listed, isLast);
   if (opened.kind === 'newer')
     throw new LogError('corrupt', `manifest is older than a log file: it was put back. ${remedy}`, path);
   if (opened.kind === 'empty') {
     garbage.push(path);
+    // The next crash may bring it back, torn as it is: by then the manifest has to know that it holds nothing.
+    if (isLast && durable.sequence < sequence) folder.coveredTo = Math.max(folder.coveredTo, sequence);
     return;
   }
   if (opened.kind === 'damaged') {

@@ -284,8 +284,11 @@ export class Writer {
   #durable(batch: Batch): void {
     if (this.#failed) return;
     this.waitingBytes -= batch.bytes;
-    this.durable.sequence = batch.file.sequence;
-    this.durable.bytes = batch.offset + batch.bytes;
+    // One that only tells says nothing of a file that holds no record yet: nobody would miss that one.
+    if (batch.bytes > 0) {
+      this.durable.sequence = batch.file.sequence;
+      this.durable.bytes = batch.offset + batch.bytes;
+    }
     for (const [group, mark] of batch.marks) {
       group.isDurable = true;
       group.replaced = null;

@@ -32,7 +32,9 @@ export async function runLogSeed(seed: number): Promise<void> {
     if (run.random.integer(3) === 0) run.disk.kill(run.random);
     else run.disk.crash(run.random);
     run.disk.calm();
-    await run.open();
+    const damaged = (await run.open()).flatMap(({ group, damage }) => damage.map((what) => `group ${group}: ${what}`));
+    // However it ended: no disk has harmed anything that was durable.
+    if (damaged.length > 0) throw new Error(`damage: ${damaged.join('; ')}`);
     (run.log as Store).check();
     await run.verify();
   }
