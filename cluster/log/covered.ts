@@ -41,15 +41,19 @@ const nothingCaptured = {
   repairTo: 0,
 };
 
+/** One that took the place of another, and another's in turn, may become durable only after the manifest is written. */
+function lastDurable(group: GroupLog): GroupLog | null {
+  let found: GroupLog | null = group;
+  while (found !== null && !found.isDurable) found = found.replaced;
+  return found;
+}
+
 export function manifestGroups(
   groups: Iterable<GroupLog>,
   captured: Captured,
   files: readonly LogFile[],
 ): ManifestGroup[] {
-  const durable = [...groups].flatMap((group) => {
-    if (group.isVolatile) return [];
-    return group.isDurable ? group : (group.replaced ?? []);
-  });
+  const durable = [...groups].flatMap((group) => (group.isVolatile ? [] : (lastDurable(group) ?? [])));
   return durable.map((group): ManifestGroup => {
     const found = captured.groups.get(group.group);
     const { hardState, truncations, repairTo } =

@@ -63,7 +63,7 @@ export class GroupLog {
   };
   /** The record of the group's creation or reset is durable. */
   isDurable = false;
-  /** The group before its reset, or its earlier replica here: what the manifest says until this one is durable. */
+  /** The group before its reset, or its earlier replica here: it, or the one before it, is what the manifest says until this one is durable. */
   replaced: GroupLog | null = null;
   /** An installed snapshot's record is gathered and not yet durable. */
   installing = false;
@@ -163,7 +163,7 @@ export class GroupLog {
 
   /** Takes the place of `before`, of which nothing is to be read any more. */
   replace(before: GroupLog): void {
-    this.replaced = before.isDurable ? before : before.replaced;
+    this.replaced = before;
     before.end();
   }
 

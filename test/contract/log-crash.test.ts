@@ -8,6 +8,7 @@ import { piecesOf } from '../../cluster/machine/snapshot-pieces.ts';
 import { createMemoryDisk, diskError, type MemoryDisk } from '../support/memory-disk.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
 import { Run } from './log-run.ts';
+import { runLogSeed } from './log-seed.ts';
 import {
   append,
   beginInMemory,
@@ -269,6 +270,10 @@ describe('crashes', () => {
       }
     }
   });
+
+  // The end mark named a file without records (840, 1027); a file that was thrown away came back torn (107); the manifest still told of a group
+  // that had been emptied twice since (979, 2055).
+  it.each([107, 840, 979, 1027, 2055])('make nobody take anything for damaged (log seed %i)', runLogSeed);
 
   it('leave the old or the new state when a snapshot is being installed', async () => {
     const source = await open({ fileBytesMax: 2000 });
