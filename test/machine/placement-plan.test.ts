@@ -202,6 +202,25 @@ describe('The plan', () => {
     expect(world.plan()).toEqual(move);
   });
 
+  it('waits for nobody who leaves when a move is taken back: the shard may have done without him already', () => {
+    const world = new World(5, 1);
+    const [gone, ...others] = world.table.placement(1)!.voters as [number, ...number[]];
+    world.down.add(gone);
+    world.leave(gone);
+    const move = world.plan()!;
+    const added = move.target.find((node) => !others.includes(node))!;
+    world.begin(move);
+    world.down.add(added);
+    const back = world.plan()!;
+    expect(back.target).toEqual([gone, ...others]);
+    world.begin(back);
+    const next = world.plan()!;
+    for (const node of [gone, added]) expect(next.target).not.toContain(node);
+    expect(next.target).toEqual(expect.arrayContaining(others));
+    world.begin(next);
+    expect(world.plan(), 'that one goes on').toBeNull();
+  });
+
   it('leaves alone a shard whose majority is away', () => {
     const world = new World(5, 5);
     world.down.add(1);

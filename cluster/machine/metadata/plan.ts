@@ -46,7 +46,7 @@ interface Survey {
 export function planPlacement(view: PlanView, alive: ReadonlySet<number>): Move | null {
   const survey = surveyOf(view, alive);
   for (const [group, placement] of view.placements())
-    if (placement.target !== null) return canGoOn(survey, placement) ? null : { group, target: placement.voters };
+    if (placement.target !== null) return underWay(survey, group, placement);
   return emptied(survey) ?? grown(survey) ?? balanced(survey);
 }
 
@@ -79,27 +79,39 @@ function surveyOf(view: PlanView, alive: ReadonlySet<number>): Survey {
   };
 }
 
-/** It waits for nobody who is away, or about to go. One that was taken back is never given up. */
-function canGoOn({ alive, members }: Survey, { voters, target }: Placement): boolean {
-  const added = target!.filter((node) => !voters.includes(node));
-  if (added.length === 0) return isMajority(target!, alive) || isEqual(target!, voters);
-  return added.every((node) => alive.has(node) && members.has(node)) && isMajority(target!, alive);
+/** What becomes of a move: null, it goes on. */
+function underWay(survey: Survey, group: number, { voters, target }: Placement): Move | null {
+  if (!isEqual(target!, voters)) return canGoOn(survey, voters, target!) ? null : { group, target: voters };
+  // It may have come to its end in the shard before it was taken back: then one that is about to go would have to come back first.
+  const shard = survey.shards.find((other) => other.group === group);
+  return shard === undefined ? null : emptiedOne(survey, shard);
+}
+
+/** It waits for nobody who is away, or about to go. */
+function canGoOn({ alive, members }: Survey, voters: readonly number[], target: readonly number[]): boolean {
+  const added = target.filter((node) => !voters.includes(node));
+  return added.every((node) => alive.has(node) && members.has(node)) && isMajority(target, alive);
 }
 
 /** A replica less on a node that leaves. */
 function emptied(survey: Survey): Move | null {
-  const { shards, alive, members } = survey;
-  for (const shard of shards) {
-    const { voters, group } = shard;
-    // First those that are away: as long as they count, less may fail.
-    const leaving = voters
-      .filter((node) => !members.has(node))
-      .sort((a, b) => Number(alive.has(a)) - Number(alive.has(b)));
-    if (leaving.length === 0) continue;
-    const target = withoutOne(survey, shard, leaving);
-    if (target !== null && isMajority(target, alive)) return { group, target };
+  for (const shard of survey.shards) {
+    const move = emptiedOne(survey, shard);
+    if (move !== null) return move;
   }
   return null;
+}
+
+function emptiedOne(survey: Survey, shard: Shard): Move | null {
+  const { alive, members } = survey;
+  const { voters, group } = shard;
+  // First those that are away: as long as they count, less may fail.
+  const leaving = voters
+    .filter((node) => !members.has(node))
+    .sort((a, b) => Number(alive.has(a)) - Number(alive.has(b)));
+  if (leaving.length === 0) return null;
+  const target = withoutOne(survey, shard, leaving);
+  return target !== null && isMajority(target, alive) ? { group, target } : null;
 }
 
 function withoutOne(survey: Survey, shard: Shard, leaving: readonly number[]): number[] | null {
