@@ -398,10 +398,12 @@ describe('pipe', () => {
   describe('settlements that can wait', () => {
     const accept = (pipe: Pipe, first: number, canWait = true) =>
       pipe.settle(SettleOperation.accept, 0, 9, first, 1, canWait);
+    const delay = 5;
+    const waiting = (options: Partial<PipeOptions> = {}) => harness({ settleDelayMilliseconds: delay, ...options });
     const settles = (payloads: readonly Buffer[]) => payloads.map((payload) => readBatchHeader(payload).settleCount);
 
     test('start no batch, and leave with what comes next', () => {
-      const { pipe, state, publish } = harness();
+      const { pipe, state, publish } = waiting();
       accept(pipe, 1);
       pipe.flush();
       expect(state.sent).toEqual([]);
@@ -413,10 +415,10 @@ describe('pipe', () => {
     });
 
     test('leave by themselves when they have waited long enough, asked for once', () => {
-      const { pipe, state } = harness();
+      const { pipe, state } = waiting();
       for (let first = 1; first <= 3; first += 2) accept(pipe, first);
       pipe.flush();
-      expect(state.later).toEqual([defaultLimits.pipe.settleDelayMilliseconds]);
+      expect(state.later).toEqual([delay]);
       pipe.hurry();
       pipe.flush();
       expect(settles(state.payloads)).toEqual([2]);
@@ -425,7 +427,7 @@ describe('pipe', () => {
     });
 
     test('go with one that cannot wait', () => {
-      const { pipe, state } = harness();
+      const { pipe, state } = waiting();
       accept(pipe, 1);
       accept(pipe, 3, false);
       pipe.flush();
@@ -433,7 +435,7 @@ describe('pipe', () => {
     });
 
     test('do not wait when they are many, or when there is no delay', () => {
-      const { pipe, state } = harness();
+      const { pipe, state } = waiting();
       for (let first = 1; first <= 601; first += 2) accept(pipe, first);
       pipe.flush();
       expect(settles(state.payloads)).toEqual([301]);
@@ -444,7 +446,7 @@ describe('pipe', () => {
     });
 
     test('that come while others are under way are not left behind by them', () => {
-      const { pipe, state, publish } = harness({ batchesInFlightMax: 1 });
+      const { pipe, state, publish } = waiting({ batchesInFlightMax: 1 });
       publish(1);
       pipe.flush();
       accept(pipe, 1);
