@@ -327,16 +327,21 @@ class LocalTarget implements Target {
     const member = this.#member(node);
     const { name } = member.node;
     let refusal = 'nobody can be asked';
+    // It may have ended before the answer is here.
+    const wasWanted = member.isWanted;
+    member.isWanted = false;
     for (const other of this.#reachable(node)) {
       const answer = await askLeave(other.node.http, node).catch((error: Error) => error.message);
       if (answer === null) {
         member.hasLeft = true;
-        member.isWanted = false;
         break;
       }
       refusal = answer;
     }
-    if (!member.hasLeft) throw new Error(`${name} cannot leave: ${refusal}`);
+    if (!member.hasLeft) {
+      member.isWanted = wasWanted;
+      throw new Error(`${name} cannot leave: ${refusal}`);
+    }
     await this.#until(`${name} has not left`, leaveMillisecondsMax, async () => {
       const views = await askViews(this.#reachable(node).map((other) => other.node.http));
       return views.some(({ nodes }) => nodes.every((known) => known.name !== name));

@@ -219,7 +219,7 @@ export class Store implements Log {
     const group = this.#groups.get(id);
     const run = group?.find(index) ?? null;
     // What is in memory, and what may be truncated, is whole.
-    if (group === undefined || run === null || index > group.compacted.index)
+    if (group === undefined || run === null || index > group.compacted.index || group.cached(index) !== undefined)
       return this.read(id, index, index, 1, (error, entries) => done(error, entries[0] ?? null));
     this.#reads.remains(id, run, index, done);
   }

@@ -131,7 +131,7 @@ describe('a snapshot piece by piece', () => {
   });
 
   it('is the one that was begun, with a seed that nobody has tried yet', () => {
-    expect(run(Date.now() & 0xfff_ffff, storeBounds, 40)).toBeGreaterThan(0);
+    expect(run(Date.now() & 0xfff_ffff, storeBounds, 120)).toBeGreaterThan(0);
   });
 
   it('has the queues that were there when it began, also deleted ones, and none that came later', () => {
