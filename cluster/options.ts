@@ -215,7 +215,7 @@ export const defaultLimits: ClusterLimits = {
     windowBytes: 16 * mib,
     deadlineMilliseconds: 15_000,
     resendMilliseconds: 1_000,
-    settleDelayMilliseconds: 0,
+    settleDelayMilliseconds: 5,
   },
   feed: {
     heartbeatMilliseconds: 500,

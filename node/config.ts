@@ -320,7 +320,7 @@ export const keys = {
   ),
   'publish.resend.milliseconds': integer(1000, 50, 60_000, 'a batch without an answer for so long is sent again'),
   'settle.delay.milliseconds': integer(
-    0,
+    5,
     0,
     1000,
     'acknowledgements of a consumer that has room to spare wait so long for company; 0: not at all',

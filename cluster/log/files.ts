@@ -46,6 +46,8 @@ export class LogFile {
   live: { readonly references: number; readonly bytes: number } | null = null;
   /** Kept files: the log file that holds the record which made it count. */
   committedIn = 0;
+  /** Log files: bytes of the kept files that its records made count. Those stay at least until this one is sealed. */
+  committedBytes = 0;
   handle: DiskFile | null = null;
 
   constructor(sequence: number, kind: FileKind, salt: number, headerBytes: number) {

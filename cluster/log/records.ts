@@ -128,7 +128,10 @@ export class Recorder {
     this.#control(RecordKind.checkpoint, id, replica, index, term, 1, payload);
     const { active } = this.writer;
     active.index.install(id, replica, { index, term, configuration, keptFiles }, truncateFrom);
-    for (const file of kept) file.committedIn = active.sequence;
+    for (const file of kept) {
+      file.committedIn = active.sequence;
+      active.committedBytes += file.bytes;
+    }
     const runs = kept.flatMap((file) => file.index.groups.get(id)?.runs ?? []);
     const before = group.cachedBytes;
     group.installed(meta, truncateFrom, active.sequence, runs);

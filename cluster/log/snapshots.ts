@@ -244,6 +244,7 @@ export class Snapshots {
     group.installing = false;
     group.settle();
     await manifest.save();
+    if (life.isOpen) records.writer.release();
     if (old !== null) this.#letGo(id, old);
     if (group.hasEnded) throw new LogError('stale', `group ${id} was begun anew`);
   }

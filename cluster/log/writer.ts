@@ -235,6 +235,13 @@ export class Writer {
     this.#queue[this.#queue.length - 1]!.callbacks.push(done);
   }
 
+  /** Ends the active file here if its records hold as much on the disk as a whole file has: a node that is only sent snapshots writes no such file. */
+  release(): void {
+    if (this.#failed || this.#active.committedBytes < this.#fileBytesMax) return;
+    this.rotate();
+    this.kick();
+  }
+
   /** Ends the active file here. It must not be empty. */
   rotate(): void {
     const file = this.#active;

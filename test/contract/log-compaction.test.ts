@@ -9,9 +9,11 @@ import { piecesOf } from '../../cluster/machine/snapshot-pieces.ts';
 import type { Disk } from '../../cluster/ports.ts';
 import { createMemoryDisk, type MemoryDisk } from '../support/memory-disk.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
+import { receive, streamOf } from './log-install.ts';
 import { batchEntry, bodyOf, LiveMessages, readBody, verifyLive } from './log-live.ts';
 import {
   append,
+  begin,
   cleanUp,
   clock,
   configuration,
@@ -245,6 +247,24 @@ describe('the bound of the disk', () => {
       await verifyLive(bench.log, bench.live);
       await bench.log.close();
     });
+});
+
+describe('a log that gets snapshots and no entries', () => {
+  it('does not keep what came with those before the last one', async () => {
+    const log = await begin(createMemoryDisk().mount(), { fileBytesMax: fileBytes });
+    const lastTen = (index: number) => Array.from({ length: 10 }, (_, i) => index - 9 + i);
+    for (let index = 10; index <= 200; index += 10) {
+      const lengths = Array.from({ length: index }, () => 1000);
+      const sent = { group: 1, index, term: 1, liveAbove: 0, lengths, live: lastTen(index) };
+      await receive(log, sent, await streamOf(sent, clock));
+    }
+    await turns(20);
+    await log.collect((_group, _first, last) => last > 190);
+    expect(log.status().appendedBytes).toBeLessThan(fileBytes);
+    expect(log.status().bytes).toBeLessThan(4 * fileBytes);
+    for (const index of lastTen(200)) expect(await read(log, 1, index, index)).toHaveLength(1);
+    await log.close();
+  });
 });
 
 describe('a round', () => {
