@@ -255,6 +255,21 @@ describe('the invariants', () => {
     expect(commits({ acknowledgedTo: 1 })).toBe('R6');
   });
 
+  test('R6 what a replica acknowledged before it halted, or while it was repaired, counts after its process has ended too', () => {
+    const commits = (change: Partial<Fake>) => {
+      const stage = new Stage();
+      Object.assign(stage.at(2), change);
+      stage.invariants.ended(2);
+      stage.at(1).append(1, 7).commit = 1;
+      return stage.broken();
+    };
+    const halted = new Error('damaged');
+    expect(commits({ halted, terms: [1], contents: [7], persistedIndex: 1 })).toBeNull();
+    expect(commits({ halted, terms: [1], contents: [7], persistedIndex: 0 })).toBe('R6');
+    expect(commits({ repairing: true, acknowledgedTo: 1 })).toBeNull();
+    expect(commits({ repairing: true, acknowledgedTo: 0 })).toBe('R6');
+  });
+
   test('R6 what was durable is there again, unless the replica says itself that it is not', () => {
     const restarted = (change: Partial<Fake>) => {
       const stage = new Stage();

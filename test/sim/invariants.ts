@@ -115,6 +115,8 @@ export class Invariants {
   readonly #nodes = new Map<number, NodeSeen>();
   /** Per node and group: of processes that ended. Of a machine that was lost too: others may still hear what it had acknowledged. */
   readonly #owed = new Map<number, Map<number, Owed>>();
+  /** Of processes that ended, the replicas that had halted or were being repaired: they owe nothing, and stood by what they had acknowledged. */
+  readonly #aside = new Map<number, Map<number, WatchedReplica>>();
   /** By node: incarnations that the metadata ended, and a version in which they had. */
   readonly #fences = new Map<number, { readonly incarnation: number; readonly version: number }>();
   /** By shard: the newest target that is not where it was. */
@@ -130,6 +132,7 @@ export class Invariants {
     this.#nodes.set(node, seen);
     const owed = this.#owed.get(node);
     this.#owed.delete(node);
+    this.#aside.delete(node);
     for (const replica of replicas.values()) {
       if (isVolatileGroup(replica.id)) continue;
       const debt = owed?.get(replica.id);
@@ -147,18 +150,23 @@ export class Invariants {
     this.#checkNode(seen);
     this.#nodes.delete(node);
     const owed = new Map<number, Owed>();
+    const aside = new Map<number, WatchedReplica>();
     for (const [group, { replica }] of seen.watched) {
       const { raft } = replica;
       if (raft.status().configuration.outgoing.length > 0) this.#marks.hit('ended in a joint phase');
       // It has moved away, and owes its term and vote only, which `#watch` looks at should it come back.
       if (seen.replicas.get(group) !== replica) continue;
       // What halted, or is being repaired, vouches for nothing.
-      if (replica.halted !== null || raft.status().repairing) continue;
+      if (replica.halted !== null || raft.status().repairing) {
+        aside.set(group, replica);
+        continue;
+      }
       const index = raft.persistedIndex;
       const indexTerm = raft.termAt(index) ?? -1;
       owed.set(group, { term: durableTerm(raft, index), index, indexTerm, hadMore: raft.lastIndex > index, raft });
     }
     this.#owed.set(node, owed);
+    this.#aside.set(node, aside);
   }
 
   /** Looks at all that changed since the last call. */
@@ -392,7 +400,7 @@ export class Invariants {
   }
 
   #isDurable(node: number, group: number, index: number, term: number): boolean {
-    const replica = this.#nodes.get(node)?.replicas.get(group);
+    const replica = (this.#nodes.get(node)?.replicas ?? this.#aside.get(node))?.get(group);
     if (replica !== undefined) {
       const { raft, acknowledgedTo } = replica;
       // It may have acknowledged it, lost it, and stand aside until it has it again: nobody is elected with its help who has it not.
