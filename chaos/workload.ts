@@ -67,37 +67,40 @@ const quietMillisecondsWithout = 10_000;
 
 /** The queues as they are declared, those for dead letters first. */
 function planQueues({ queues, run, features: wanted = [] }: WorkloadOptions): QueuePlan[] {
-  const quorum = { 'x-queue-type': 'quorum' };
-  const lasting = { lasting: true, drops: false, deadLetterTo: null };
   const dead = wanted.includes('dlx') ? `${run}-dead` : null;
-  const deadLetters =
-    dead === null ? {} : { 'x-dead-letter-exchange': '', 'x-dead-letter-routing-key': dead, ...deadLetterSafety };
-  const plans = queues.map((name, i): QueuePlan => {
+  const plans = queues.map((name, i) => {
     // One queue grows old: nobody consumes from it before the drain.
     const isTimed = wanted.includes('ttl') && i === queues.length - 1;
-    const time = isTimed ? { 'x-message-ttl': timeToLiveMilliseconds } : {};
-    const traits = { ...lasting, drops: isTimed, deadLetterTo: dead };
-    return { name, arguments: { ...quorum, ...deadLetters, ...time }, traits, isConsumed: !isTimed };
+    return planQueue(name, dead, isTimed ? timeToLiveMilliseconds : null);
   });
-  if (dead !== null) plans.unshift({ name: dead, arguments: quorum, traits: lasting, isConsumed: true });
-  if (wanted.includes('delay')) plans.push(...queues.map(planWaiting));
+  if (dead !== null) plans.unshift(planQueue(dead, null, null));
+  // Where messages to a queue wait: the usual way to delay them, by their time to live.
+  if (wanted.includes('delay'))
+    plans.push(...queues.map((queue) => planQueue(waitingFor(queue), queue, delayMilliseconds)));
   return plans;
-}
-
-/** Where messages to a queue wait: the usual way to delay them, by their time to live. */
-function planWaiting(queue: string): QueuePlan {
-  const next = { 'x-dead-letter-exchange': '', 'x-dead-letter-routing-key': queue, ...deadLetterSafety };
-  return {
-    name: waitingFor(queue),
-    arguments: { 'x-queue-type': 'quorum', 'x-message-ttl': delayMilliseconds, ...next },
-    traits: { lasting: true, drops: true, deadLetterTo: queue },
-    isConsumed: false,
-  };
 }
 const waitingFor = (queue: string): string => `${queue}-later`;
 
+/** Null: it has no dead letters; its messages wait for their consumers for ever. */
+function planQueue(name: string, deadLetterTo: string | null, timeToLive: number | null): QueuePlan {
+  const isTimed = timeToLive !== null;
+  const time = isTimed ? { 'x-message-ttl': timeToLive } : {};
+  const deadLetters = deadLetterTo === null ? {} : deadLettersTo(deadLetterTo);
+  return {
+    name,
+    arguments: { 'x-queue-type': 'quorum', ...deadLetters, ...time },
+    traits: { lasting: true, drops: isTimed, deadLetterTo },
+    isConsumed: !isTimed,
+  };
+}
+
 /** Brokers whose dead letters are not safe by themselves are asked to keep them. */
-const deadLetterSafety = { 'x-dead-letter-strategy': 'at-least-once', 'x-overflow': 'reject-publish' };
+const deadLettersTo = (queue: string) => ({
+  'x-dead-letter-exchange': '',
+  'x-dead-letter-routing-key': queue,
+  'x-dead-letter-strategy': 'at-least-once',
+  'x-overflow': 'reject-publish',
+});
 
 export class Workload {
   readonly #options: WorkloadOptions;

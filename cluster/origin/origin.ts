@@ -21,6 +21,7 @@ import type { MetadataCommand } from '../machine/metadata-types.ts';
 import type { ShardMachine } from '../machine/shard.ts';
 import { latestVersion, machineVersions } from '../machine/versions.ts';
 import type { ClusterOptions, HostEvents } from '../options.ts';
+import { addressInSettings } from '../peers/neighbours.ts';
 import type { BatchReply } from '../peers/wire.ts';
 import type { Clock } from '../ports.ts';
 import { type CommandReply, nodeOrigin, Pipe } from './pipe.ts';
@@ -162,7 +163,7 @@ export class LocalOrigin {
   open(done: () => void): void {
     const { options, events } = this.#context;
     const { node, nodeName: name, nodeUuid: uuid, contact } = options;
-    const address = options.address ?? options.nodes.find((known) => known.node === node)?.address;
+    const address = addressInSettings(options);
     const incarnation = this.#incarnation;
     // Nobody routes by it, so it need not be visible.
     const command: MetadataCommand = {

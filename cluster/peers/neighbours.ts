@@ -30,6 +30,11 @@ export interface NeighboursContext {
   gone(): void;
 }
 
+/** Where a node is found by its own settings; undefined: they do not say. */
+export function addressInSettings(options: Pick<ClusterOptions, 'node' | 'nodes' | 'address'>): Address | undefined {
+  return options.address ?? options.nodes.find(({ node }) => node === options.node)?.address;
+}
+
 export class Neighbours {
   readonly #context: NeighboursContext;
   /** Gone, and until when their rows stay. */
@@ -102,8 +107,8 @@ export class Neighbours {
   /** Where others find this node; undefined: nobody has said. */
   get ownAddress(): Address | undefined {
     const { options, metadata } = this.#context;
-    const known = [options.address, options.nodes.find(({ node }) => node === options.node)?.address];
-    return [...known, metadata.member(options.node)?.address].find((address) => (address?.port ?? 0) !== 0);
+    const known = [addressInSettings(options), metadata.member(options.node)?.address];
+    return known.find((address) => (address?.port ?? 0) !== 0);
   }
 
   /** host:port; '': not known, or it is gone. */

@@ -17,6 +17,15 @@ const qos = (prefetchCount: number, global = false): Method => ({
 });
 const kinds = (methods: Method[]) => methods.map((method) => method.kind);
 const settles = () => broker.backend.calls.filter((call) => call.startsWith('settle'));
+/** Queue `q` has so many messages of 1000 bytes, and the client, whose socket is full with 5000 bytes, reads nothing from now on. */
+const stickWith = async (messages: number) => {
+  broker = await harness({ socketBufferBytesMax: 5000 });
+  client = broker.connect().handshake().channels(1);
+  client.send(1, declare('q'));
+  for (let i = 0; i < messages; i++) client.publish(1, '', 'q', Buffer.alloc(1000));
+  client.take();
+  client.socket.isStuck = true;
+};
 
 beforeEach(async () => {
   broker = await harness();
@@ -333,12 +342,7 @@ describe('order', () => {
   });
 
   it('stops reading and answering when the client does not read its answers', async () => {
-    broker = await harness({ socketBufferBytesMax: 5000 });
-    client = broker.connect().handshake().channels(1);
-    client.send(1, declare('q'));
-    for (let i = 0; i < 100; i++) client.publish(1, '', 'q', Buffer.alloc(1000));
-    client.take();
-    client.socket.isStuck = true;
+    await stickWith(100);
     client.bytes(
       ...Array.from({ length: 100 }, () => methodFrame(1, { kind: 'basic.get', ticket: 0, queue: 'q', noAck: true })),
     );
@@ -354,12 +358,7 @@ describe('order', () => {
   });
 
   it('goes on when the client has read its answers, though the socket was never full with them at once', async () => {
-    broker = await harness({ socketBufferBytesMax: 5000 });
-    client = broker.connect().handshake().channels(1);
-    client.send(1, declare('q'));
-    for (let i = 0; i < 10; i++) client.publish(1, '', 'q', Buffer.alloc(1000));
-    client.take();
-    client.socket.isStuck = true;
+    await stickWith(10);
     // Each answer waits for a while, but the client takes them one after the other.
     for (let i = 0; i < 10 && !client.socket.isPaused; i++) {
       client.send(1, { kind: 'basic.get', ticket: 0, queue: 'q', noAck: true });

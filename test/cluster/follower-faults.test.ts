@@ -3,9 +3,10 @@
 // Times are those of the simulated clock: nothing here is a processor's.
 
 import { expect, test } from 'vitest';
-import { type ConfirmTarget, defaultLimits, ResultCode } from '../../cluster/index.ts';
+import { type ConfirmTarget, defaultLimits } from '../../cluster/index.ts';
 import type { QueueRecord } from '../../cluster/machine/metadata-types.ts';
 import { MemoryCluster, type MemoryNode } from '../support/memory-cluster.ts';
+import { declareQueue } from '../support/messages.ts';
 
 const key = Buffer.from([0, 1, 0x71]);
 const properties = Buffer.alloc(2);
@@ -56,21 +57,6 @@ class Stream implements ConfirmTarget {
   }
 }
 
-async function declareNear(cluster: MemoryCluster, row: MemoryNode, name: string): Promise<QueueRecord> {
-  const { incarnation } = row.cluster;
-  const queue = { vhost: '/', name, durable: true, autoDelete: false, exclusive: null, arguments: {} };
-  let code: number | null | undefined;
-  row.cluster.changeMetadata(
-    { kind: 'declareQueue', ...queue, home: { node: row.node, incarnation }, near: row.cluster.ledShards() },
-    (result) => {
-      code = result?.code ?? null;
-    },
-  );
-  expect(await cluster.until(() => code !== undefined, 3_000)).toBe(true);
-  expect(code).toBe(ResultCode.ok);
-  return row.cluster.metadata.queue('/', name)!;
-}
-
 /** A cluster at rest, a node that leads nothing that is used, and publishers at both others to queues of both. */
 async function setting(seed: number) {
   const cluster = new MemoryCluster(3, seed, { shards: 6 });
@@ -82,7 +68,8 @@ async function setting(seed: number) {
   const streams: Stream[] = [];
   for (const home of others) {
     for (const name of ['a', 'b']) {
-      const queue = await declareNear(cluster, home, `${name}${home.node}`);
+      const near = home.cluster.ledShards();
+      const queue = await declareQueue(cluster, home.node, `${name}${home.node}`, {}, { near });
       expect(cluster.leaderOf(queue.shard)).toBe(home);
       for (const row of others) streams.push(new Stream(cluster, row, queue));
     }
@@ -100,19 +87,18 @@ type Fault = (cluster: MemoryCluster, node: number, others: readonly number[]) =
 const links = (node: number, others: readonly number[]) =>
   others.flatMap((other) => [[`n${node}`, `n${other}`] as const, [`n${other}`, `n${node}`] as const]);
 
+const standStill: Fault = (cluster, node) => {
+  cluster.pause(node);
+  return () => cluster.resume(node);
+};
+
 const faults: Readonly<Record<string, Fault>> = {
   'is killed and comes back': (cluster, node) => {
     cluster.kill(node);
     return () => cluster.restart(node);
   },
-  'stands still': (cluster, node) => {
-    cluster.pause(node);
-    return () => cluster.resume(node);
-  },
-  'stands still until it is declared gone': (cluster, node) => {
-    cluster.pause(node);
-    return () => cluster.resume(node);
-  },
+  'stands still': standStill,
+  'stands still until it is declared gone': standStill,
   'is cut off in silence': ({ network }, node, others) => {
     for (const [from, to] of links(node, others)) network.cut(from, to, 'drop');
     return () => network.heal();

@@ -26,12 +26,13 @@ export class Publisher implements ConfirmTarget {
   }
 }
 
-/** Declares a durable queue through a node. */
+/** Declares a durable queue through a node; `near`: the shards that it should go to. */
 export async function declareQueue(
   cluster: MemoryCluster,
   node: number,
   name: string,
   table: Arguments = {},
+  options: { readonly near?: readonly number[] } = {},
 ): Promise<QueueRecord> {
   const { cluster: through } = cluster.node(node);
   let code: number | null | undefined;
@@ -45,7 +46,7 @@ export async function declareQueue(
     arguments: table,
     home,
   } as const;
-  through.changeMetadata({ kind: 'declareQueue', ...command }, (result) => {
+  through.changeMetadata({ kind: 'declareQueue', ...command, ...options }, (result) => {
     code = result?.code ?? null;
   });
   await cluster.until(() => code !== undefined, 5_000);

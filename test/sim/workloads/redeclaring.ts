@@ -3,7 +3,7 @@
 // deletion whose outcome nobody knows a queue gets a new name, as nothing certain can be said of the old one any more.
 
 import type { Answer } from '../../history.ts';
-import { messageId } from '../bodies.ts';
+import { Listeners } from '../listeners.ts';
 import { Publisher, toQueue } from '../publisher.ts';
 import type { Session } from '../session.ts';
 import { Visitor } from '../visitor.ts';
@@ -23,29 +23,13 @@ export const redeclaring: Workload = {
       names[at] = `${name.slice(0, dot)}.${Number(name.slice(dot + 1)) + 1}`;
       used.add(names[at]);
     };
-    const sessions = new Set<Session>();
-    let told = 0;
-    /** Of everybody but the one who knows already. */
-    const tell = (from: Session, use: (session: Session) => void) => {
-      for (const session of sessions) {
-        if (!session.isOpen) sessions.delete(session);
-        else if (session !== from)
-          context.world.clock.after(context.between(0, 2), () => {
-            if (session.isOpen) use(session);
-          });
-      }
-    };
+    const listeners = new Listeners(context, ({ name }) => `${name}-told`);
     const declared = (from: Session, name: string) => (answer: Answer) => {
-      if (answer !== 'ok') return;
-      tell(from, (session) => {
-        if (context.oneIn(4)) return session.check(name);
-        const id = messageId(`${session.name}-told`, ++told, context.between(40, 100));
-        session.publish(id, '', name, toQueue(name).targets, { mandatory: true });
-      });
+      if (answer === 'ok') listeners.declared(from, name);
     };
     const deleted = (from: Session, name: string) => (answer: Answer) => {
       if (answer === 'unknown') renew(name);
-      else if (answer === 'ok' && context.oneIn(4)) tell(from, (session) => session.check(name));
+      else if (answer === 'ok' && context.oneIn(4)) listeners.deleted(from, name);
     };
 
     const act = (session: Session) => {
@@ -71,7 +55,7 @@ export const redeclaring: Workload = {
           role: 'd',
           again: () => context.between(10, 100),
           wait: () => context.between(20, 2_000),
-          prepare: (session) => void sessions.add(session),
+          prepare: (session) => listeners.add(session),
           act,
         }),
     );
