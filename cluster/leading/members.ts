@@ -11,6 +11,7 @@
 // Invariants, on which it rests that a node may drop the replica that the metadata do not name any more:
 //   - a shard's configurations follow the versions of the metadata: before a leader changes one, the version that it acts by is in the
 //     shard's log, and a leader acts by no earlier version than the one it finds there. So nobody goes back to a target that was given up;
+//     the same before it says that a shard is where it should be;
 //   - a node becomes a learner only when its metadata have reached the target: from then on it drops nothing;
 //   - `placed` is said only of a committed configuration, and names the version of the target.
 
@@ -161,13 +162,15 @@ export class Members {
     // An earlier leader has acted by later metadata: what these say may be over.
     if (metadata.appliedIndex < shard.metadataVersion) return;
     const wanted = placement.target ?? placement.voters;
-    const isThere = isSame(configuration.voters, wanted);
-    if (isThere && configuration.learners.length === 0) {
-      if (placement.target !== null && settledConfiguration(group, configuration) !== null)
-        this.#ask({ kind: 'placed', group: group.id, voters: wanted, version: placement.version });
+    const isThere = isSame(configuration.voters, wanted) && configuration.learners.length === 0;
+    if (isThere && placement.target === null) return;
+    // Also if an earlier move has brought it there: whoever leads next may know of one in between that was given up, and of nothing later.
+    if (shard.metadataVersion < placement.version) return this.#context.recordVersion(group);
+    if (isThere) {
+      const isSettled = settledConfiguration(group, configuration) !== null;
+      if (isSettled) this.#ask({ kind: 'placed', group: group.id, voters: wanted, version: placement.version });
       return;
     }
-    if (shard.metadataVersion < placement.version) return this.#context.recordVersion(group);
     const newcomers = wanted.filter((node) => !configuration.voters.includes(node));
     const learners = newcomers.filter(
       (node) => configuration.learners.includes(node) || this.#hasHeardOf(node, placement),

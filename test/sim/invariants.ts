@@ -119,8 +119,11 @@ export class Invariants {
   readonly #aside = new Map<number, Map<number, WatchedReplica>>();
   /** By node: incarnations that the metadata ended, and a version in which they had. */
   readonly #fences = new Map<number, { readonly incarnation: number; readonly version: number }>();
-  /** By shard: the newest target that is not where it was. */
-  readonly #moves = new Map<number, { readonly target: readonly number[]; readonly version: number }>();
+  /** By shard: the newest target that is not where it was, and whether the metadata say that it is there. */
+  readonly #moves = new Map<
+    number,
+    { readonly target: readonly number[]; readonly version: number; isOver: boolean }
+  >();
 
   constructor(marks: Marks) {
     this.#marks = marks;
@@ -450,9 +453,12 @@ export class Invariants {
     for (const { node, fencedTo } of metadata.nodes())
       if (fencedTo > (this.#fences.get(node)?.incarnation ?? 0))
         this.#fences.set(node, { incarnation: fencedTo, version: metadata.appliedIndex });
-    for (const [group, { voters, target, version }] of metadata.placements())
-      if (target !== null && !isSame(target, voters) && version > (this.#moves.get(group)?.version ?? 0))
-        this.#moves.set(group, { target, version });
+    for (const [group, { voters, target, version }] of metadata.placements()) {
+      const move = this.#moves.get(group);
+      if (target !== null && !isSame(target, voters) && version > (move?.version ?? 0))
+        this.#moves.set(group, { target, version, isOver: false });
+      if (target === null && move !== undefined && version > move.version) move.isOver ||= isSame(voters, move.target);
+    }
   }
 
   /** A3, B1, and that configurations follow the versions of the metadata. */
@@ -466,7 +472,8 @@ export class Invariants {
           `${name} knows the metadata up to ${metadataVersion}, and hears incarnation ${incarnation} of node ${node}`,
         );
     const move = this.#moves.get(id);
-    if (move === undefined || configuration === null || shard.appliedIndex < commit) return;
+    // Until then an earlier move to the same nodes may have brought it there.
+    if (move === undefined || !move.isOver || configuration === null || shard.appliedIndex < commit) return;
     const isMoved = configuration.outgoing.length === 0 && isSame(configuration.voters, move.target);
     if (isMoved && metadataVersion < move.version)
       fail('placement', `${name} is on ${move.target}, and its log knows nothing of version ${move.version}`);
