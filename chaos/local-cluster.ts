@@ -18,7 +18,7 @@ import { askHealth, askView, type ClusterView } from './ask.ts';
 export type { ClusterView } from './ask.ts';
 
 /** As the `warren` command itself is run. */
-const nodeFlags = ['--single-threaded-gc', '--no-incremental-marking'];
+const nodeFlags = ['--single-threaded-gc', '--heap-growing-percent=300'];
 
 export interface LocalClusterOptions {
   readonly nodes?: number;

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S node --single-threaded-gc --no-incremental-marking
+#!/usr/bin/env -S node --single-threaded-gc --heap-growing-percent=300
 // The `warren` command. Dispatches, and loads only what the command needs. `launch.ts` says why these flags.
 
 import { existsSync } from 'node:fs';

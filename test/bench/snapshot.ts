@@ -4,7 +4,7 @@
 //
 // A node's collector runs in one go and in one thread (`node/launch.ts`); for figures that compare:
 //
-//   node --single-threaded-gc --no-incremental-marking dist/test/bench/main.js --suite snapshot
+//   node --single-threaded-gc --heap-growing-percent=300 dist/test/bench/main.js --suite snapshot
 
 import { existsSync, mkdtempSync, openSync, readSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -34,7 +34,7 @@ export const seeds: Readonly<Record<string, number>> = {
   'transfer-never-ends': 12,
   'read-without-a-round': 9,
   'read-answered-by-an-older-round': 3,
-  'log-grows-during-an-installation': 1274,
+  'log-grows-during-an-installation': 12913,
   'old-snapshot-is-applied': 771,
   'old-snapshot-is-not-acknowledged': 8,
   'window-is-never-freed': 7,
