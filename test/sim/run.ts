@@ -187,7 +187,7 @@ class Run {
     );
     await this.#untilOr(
       () => this.#unsettled() === null,
-      settleMilliseconds,
+      settleMilliseconds + this.#copyMilliseconds(),
       'membership',
       () => `${this.#unsettled()}: ${this.#describeGroups()}`,
     );
@@ -225,6 +225,12 @@ class Run {
     const verdict = checkHistory(world.history.events);
     const [fault] = verdict.faults;
     if (fault !== undefined) throw new ViolationError(`history: ${fault.kind}`, `${fault.subject}: ${fault.text}`);
+  }
+
+  /** What the fullest disk holds, at the rate at which replicas are sent to others. */
+  #copyMilliseconds(): number {
+    const bytes = Math.max(...[...this.#world.machines()].map(({ disk }) => disk.usedBytes()));
+    return (1000 * bytes) / (this.#plan.limits.catchUpBytesPerSecond * stretch);
   }
 
   #markDisks(): void {
