@@ -11,7 +11,7 @@ import {
 } from 'node:perf_hooks';
 import type { ClusterMeasures, ClusterStatus } from '../cluster/index.ts';
 import type { AmqpMeasures } from './amqp/server.ts';
-import { EventLoopDelay } from './event-loop.ts';
+import { EventLoopDelay, type LongestDelay } from './event-loop.ts';
 import { readVersion } from './version.ts';
 
 export interface Measures {
@@ -33,8 +33,7 @@ export interface ProcessMeasures {
   readonly memory: NodeJS.MemoryUsage;
   /** In milliseconds, since the start. */
   readonly eventLoop: Pick<EventLoopUtilization, 'active' | 'idle'>;
-  /** Of the last ten seconds. */
-  readonly longestDelayMilliseconds: number;
+  readonly longestDelay: LongestDelay;
   readonly collections: ReadonlyMap<string, { readonly count: number; readonly milliseconds: number }>;
 }
 
@@ -65,7 +64,7 @@ export class ProcessWatch {
     this.#observer.observe({ entryTypes: ['gc'] });
   }
 
-  get longestDelayMilliseconds(): number {
+  get longestDelay(): LongestDelay {
     return this.#delay.longest;
   }
 
@@ -78,7 +77,7 @@ export class ProcessWatch {
       cpu: process.cpuUsage(),
       memory: process.memoryUsage(),
       eventLoop: performance.eventLoopUtilization(),
-      longestDelayMilliseconds: this.#delay.longest,
+      longestDelay: this.#delay.longest,
       collections: this.#collections,
     };
   }

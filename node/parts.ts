@@ -160,7 +160,13 @@ class Parts implements NodeParts {
 
   status() {
     const status = this.#cluster?.status() ?? { ready: false, groups: [] };
-    return { ...status, eventLoopMilliseconds: Math.round(this.#process.longestDelayMilliseconds * 10) / 10 };
+    const { milliseconds, ownMilliseconds } = this.#process.longestDelay;
+    const rounded = (value: number) => Math.round(value * 10) / 10;
+    return {
+      ...status,
+      eventLoopMilliseconds: rounded(milliseconds),
+      eventLoopOwnMilliseconds: ownMilliseconds === null ? null : rounded(ownMilliseconds),
+    };
   }
 
   measures(): Measures {

@@ -47,8 +47,14 @@ function writeProcess(out: Exposition, { version, nodeVersion, ...process }: Pro
     [{ state: 'idle' }, eventLoop.idle / 1000],
   ]);
   out.gauge('warren_event_loop_delay_longest_seconds', 'The longest delay of the event loop in the last ten seconds.', [
-    [{}, process.longestDelayMilliseconds / 1000],
+    [{}, process.longestDelay.milliseconds / 1000],
   ]);
+  const own = process.longestDelay.ownMilliseconds;
+  out.gauge(
+    'warren_event_loop_delay_longest_own_seconds',
+    'The same without what the process waited for a processor, where the system tells.',
+    own === null ? [] : [[{}, own / 1000]],
+  );
   const ofKinds = [...collections];
   out.counter(
     'warren_gc_runs_total',

@@ -21,10 +21,16 @@ interface ClusterAnswer {
   readonly groups: readonly { readonly leader: number }[];
 }
 
-/** The longest time in the last ten seconds in which that node's event loop did one thing, in milliseconds. */
-export async function readEventLoop(http: string): Promise<number> {
+/** The longest time in the last ten seconds in which a node's event loop did one thing. */
+export interface LoopDelay {
+  readonly eventLoopMilliseconds: number;
+  /** Without what it waited for a processor; null: that node does not know. */
+  readonly eventLoopOwnMilliseconds: number | null;
+}
+
+export async function readEventLoop(http: string): Promise<LoopDelay> {
   const { body } = await request(new URL('/cluster', http), { reset: true });
-  return ((await body.json()) as { eventLoopMilliseconds: number }).eventLoopMilliseconds;
+  return (await body.json()) as LoopDelay;
 }
 
 /** The HTTP addresses of all nodes, as one of them knows them. */

@@ -18,14 +18,18 @@ const streams = 12;
 const ratePerSecond = 2_000;
 const secondsAtLeast = 8;
 const pollMilliseconds = 1_000;
+const afterFillingMilliseconds = 12_000;
+/** A cluster that has just started compiles its code yet. */
+const warmUpSeconds = 8;
 
 export interface Stall {
   readonly name: string;
   readonly p50: number;
   readonly p99: number;
   readonly max: number;
-  /** Longest of any node; NaN: not known. */
+  /** Longest delay of any node's event loop, and without what it waited for a processor; NaN: not known. */
   readonly eventLoop: number;
+  readonly eventLoopOwn: number;
   readonly note: string;
 }
 
@@ -57,6 +61,8 @@ export async function measureStalls(options: Options, progress: ProgressLine): P
   const messages = options.messages ?? messagesDefault;
   const nodes = options.http === null ? [] : await readHttpAddresses(options.http);
   const stalls: Stall[] = [];
+  progress.show('stalls · warming up');
+  await measureStall({ ...streamOptions(options), seconds: warmUpSeconds, onProgress: () => {} });
   for (const disturbance of disturbances(messages)) {
     progress.show(`stalls · ${disturbance.name} · filling`);
     stalls.push(await measureOne(disturbance, options, nodes, progress));
@@ -66,25 +72,32 @@ export async function measureStalls(options: Options, progress: ProgressLine): P
 
 async function measureOne(
   disturbance: Disturbance,
-  { urls, queueType }: Options,
+  options: Options,
   nodes: readonly string[],
   progress: ProgressLine,
 ): Promise<Stall> {
   const { name, messages } = disturbance;
+  const { urls, queueType } = options;
   const [queue] = queueNames(1) as [string];
   const setup = await Client.connect(urls[0]!);
-  const ttl = disturbance.expires === true ? { 'x-message-ttl': fillSeconds(messages) * 1000 } : {};
+  const ttl =
+    disturbance.expires === true ? { 'x-message-ttl': fillSeconds(messages) * 1000 + afterFillingMilliseconds } : {};
   await setup.declareQueue(queue, { 'x-queue-type': queueType, ...ttl });
   await setup.purgeQueue(queue);
   if (messages > 0) await fill(urls[0]!, queue, messages);
   // What filling left behind (snapshots, files) is not what is measured here.
-  await sleep(12_000);
+  await sleep(afterFillingMilliseconds);
   let note = '';
   let eventLoop = nodes.length === 0 ? Number.NaN : 0;
+  let eventLoopOwn = eventLoop;
   let over = false;
   const watch = async () => {
     while (!over) {
-      for (const http of nodes) eventLoop = Math.max(eventLoop, await readEventLoop(http));
+      for (const http of nodes) {
+        const { eventLoopMilliseconds, eventLoopOwnMilliseconds } = await readEventLoop(http);
+        eventLoop = Math.max(eventLoop, eventLoopMilliseconds);
+        eventLoopOwn = Math.max(eventLoopOwn, eventLoopOwnMilliseconds ?? Number.NaN);
+      }
       await sleep(pollMilliseconds);
     }
   };
@@ -101,12 +114,8 @@ async function measureOne(
   };
   const result = await measureStall(
     {
-      url: urls[urls.length - 1]!,
-      bodyBytes: 1024,
-      queues: streams,
-      queueType,
+      ...streamOptions(options),
       seconds: secondsAtLeast,
-      rate: ratePerSecond,
       onProgress: (left) => progress.show(`stalls · ${name} · ${left.toFixed(0)} s`),
     },
     during,
@@ -114,8 +123,16 @@ async function measureOne(
   setup.deleteQueue(queue);
   await setup.close();
   const { p50, p99, max } = result.confirmMilliseconds!;
-  return { name, p50, p99, max, eventLoop, note };
+  return { name, p50, p99, max, eventLoop, eventLoopOwn, note };
 }
+
+const streamOptions = ({ urls, queueType }: Options) => ({
+  url: urls[urls.length - 1]!,
+  bodyBytes: 1024,
+  queues: streams,
+  queueType,
+  rate: ratePerSecond,
+});
 
 /** Generous: no message may expire before the last one is there. */
 const fillSeconds = (messages: number): number => Math.ceil(messages / 40_000) + 5;
@@ -199,13 +216,14 @@ async function expire({
 }
 
 export function stallsText(stalls: readonly Stall[]): string {
-  const rows = stalls.map(({ name, p50, p99, max, eventLoop, note }) => [
+  const rows = stalls.map(({ name, p50, p99, max, eventLoop, eventLoopOwn, note }) => [
     name,
     milliseconds(p50),
     milliseconds(p99),
     milliseconds(max),
     Number.isNaN(eventLoop) ? '' : milliseconds(eventLoop),
+    Number.isNaN(eventLoopOwn) ? '' : milliseconds(eventLoopOwn),
     note,
   ]);
-  return tableText(['meanwhile', 'confirm p50 ms', 'p99', 'max', 'event loop ms', ''], rows);
+  return tableText(['meanwhile', 'confirm p50 ms', 'p99', 'max', 'event loop ms', 'own', ''], rows);
 }
