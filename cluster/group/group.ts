@@ -35,6 +35,8 @@ const readAheadBytes = 512 * 1024;
 /** What applying an entry costs, in bytes, beside its own; and each of its commands: those of small messages are what takes the time. */
 const entryCost = 64;
 const commandCost = 1024;
+/** Of a message that is moved beside them. */
+const workCost = 256;
 
 export interface GroupHost {
   readonly node: number;
@@ -420,6 +422,7 @@ export class Group {
       }
       turn.budget -= costOf(entry);
       if (!this.#applyEntry(entry)) return;
+      turn.budget -= workCost * this.machine.work;
     }
     if (this.#applied > before) this.#moved(before);
     this.#snapshots.takeIfDue();

@@ -76,6 +76,8 @@ export interface Machine {
   readonly appliedIndex: number;
   /** The version that its state is of: the highest of the entries applied (`versions.ts`). */
   readonly version: number;
+  /** Messages that the last entry moved beside its own: handed out, returned, dropped. For whoever shares time out; not part of the state. */
+  readonly work: number;
   /** Who hears what concerns a node's pipe of this incarnation; null: nobody any more. One sink per node. Not part of the replicated state. */
   watch(pipe: PipeId, sink: PipeSink | null): void;
   apply(entry: AppliedEntry): void;

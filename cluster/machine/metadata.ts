@@ -133,6 +133,10 @@ export class MetadataMachine implements Machine, MetadataView {
     return this.#appliedIndex;
   }
 
+  /** Removals of queues are the only ones, and are few. */
+  get work(): number {
+    return 0;
+  }
   get version(): number {
     return this.#version;
   }

@@ -317,6 +317,10 @@ export class ShardMachine implements Machine {
     return (this.#store.owners.get(node)?.consumers.size ?? 0) > 0;
   }
 
+  get work(): number {
+    return this.#store.work;
+  }
+
   get due(): number {
     return this.#store.hasWork ? 0 : this.#store.expiry.due;
   }

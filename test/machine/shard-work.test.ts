@@ -65,6 +65,20 @@ describe('a consumer that goes with many leases', () => {
     expect(heard.at(-1)).toMatch(/^lease 1#1050 = \d+\.49$/);
   });
 
+  it('tells what each entry did of it', () => {
+    const script = leased(1000);
+    expect(script.machine.work).toBe(100);
+    script.send(me, []);
+    expect(script.machine.work).toBe(0);
+    fence(script);
+    const works = [script.machine.work];
+    while (script.machine.due === 0) {
+      script.lead();
+      works.push(script.machine.work);
+    }
+    expect(works).toEqual(Array.from({ length: 10 }, () => 100));
+  });
+
   it('is gone at once: its number is free, and nobody settles what it had', () => {
     const script = leased(1000);
     expect(script.send(other, [cancel(1), consume(1, 7, { grantedTo: 2 })])).toEqual([]);

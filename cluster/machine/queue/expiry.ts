@@ -23,10 +23,16 @@ export class Expiry {
   readonly #store: QueueStore;
   readonly #queues = new DueQueues();
   /** What is left of it for the entry being applied. */
-  #budget = 0;
+  #budget: number;
 
   constructor(store: QueueStore) {
     this.#store = store;
+    this.#budget = store.bounds.duePerEntryMax;
+  }
+
+  /** Messages dropped and queues looked at with the last entry. */
+  get work(): number {
+    return this.#store.bounds.duePerEntryMax - this.#budget;
   }
 
   /** The stamp at which something falls due; Infinity: never. */

@@ -84,6 +84,8 @@ export class QueueStore {
   #assignmentsLeft = 0;
   /** Messages that it may still drop from queues that are too long, beside those that publishes drop. */
   #dropsLeft = 0;
+  /** What it dropped of debt. */
+  #workedOff = 0;
   /** Those of the version that the state is of. */
   bounds: StoreBounds;
   /** Number of the last snapshot begun, and the one under way. */
@@ -94,6 +96,7 @@ export class QueueStore {
     this.bounds = bounds;
     this.debt = new Debt(this.#pool);
     this.expiry = new Expiry(this);
+    this.#refill();
   }
 
   /** What this entry did, for the state hash. */
@@ -197,19 +200,30 @@ export class QueueStore {
     return this.debt.length > 0 || this.outbox.debt > 0 || this.#leaving.length > 0 || this.#dirty.length > 0;
   }
 
+  /** Messages that the last entry returned, handed out and dropped in steps. */
+  get work(): number {
+    const { returnsPerEntryMax, assignmentsPerEntryMax, debtPerEntryMax } = this.bounds;
+    const left = this.#returnsLeft + this.#assignmentsLeft + this.#dropsLeft;
+    return returnsPerEntryMax + assignmentsPerEntryMax + debtPerEntryMax - left + this.#workedOff + this.expiry.work;
+  }
+
   /** An entry with this stamp begins: what one entry may do at once may be done again, and what has fallen due is done. */
   begin(stamp: number): void {
+    this.#refill();
+    this.expiry.advance(stamp);
+  }
+
+  #refill(): void {
     this.#returnsLeft = this.bounds.returnsPerEntryMax;
     this.#assignmentsLeft = this.bounds.assignmentsPerEntryMax;
     this.#dropsLeft = this.bounds.debtPerEntryMax;
-    this.expiry.advance(stamp);
   }
 
   /** Goes on with work that was left, as far as one entry may. */
   workOff(): void {
     this.#returnLeaving();
-    this.debt.workOff(this.bounds.debtPerEntryMax, this);
-    this.outbox.workOff(this.bounds.debtPerEntryMax, this, this.letters);
+    this.#workedOff = this.debt.workOff(this.bounds.debtPerEntryMax, this);
+    this.#workedOff += this.outbox.workOff(this.bounds.debtPerEntryMax, this, this.letters);
     this.assign();
   }
 
