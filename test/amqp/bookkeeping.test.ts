@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Confirms } from '../../node/amqp/confirms.ts';
 import { DeliveryTags } from '../../node/amqp/delivery-tags.ts';
+import { createMemoryRandom } from '../support/memory-random.ts';
 
 describe('delivery tags', () => {
   it('are found, settled once and forgotten, in any order', () => {
@@ -44,6 +45,45 @@ describe('delivery tags', () => {
       }),
       { numRuns: 200 },
     );
+  });
+
+  it('stay few thousand to a piece, and are found in all of them, whatever was settled before', () => {
+    for (const kept of [2, 5, 1000]) {
+      const random = createMemoryRandom(kept);
+      const tags = new DeliveryTags();
+      const model = new Set<number>();
+      for (let tag = 1; tag <= 30_000; tag++) {
+        tags.add(tag, 1, tag + 7, false);
+        model.add(tag);
+      }
+      const take = (tag: number) => {
+        if (!tags.take(tag) || !model.delete(tag) || tags.takenOrdinal !== tag + 7)
+          throw new Error(`tag ${tag} is lost`);
+      };
+      // Most of them go in any order, others come.
+      const going = [...model].filter((tag) => tag % kept !== 0);
+      while (going.length > 0) {
+        const at = random.integer(going.length);
+        take(going[at]!);
+        going[at] = going[going.length - 1]!;
+        going.pop();
+        if (going.length % 20 !== 0) continue;
+        const tag = 40_000 - going.length / 20;
+        tags.add(tag, 2, tag + 7, true);
+        model.add(tag);
+      }
+      expect([tags.outstanding, tags.windowed]).toEqual([model.size, 30_000 / kept]);
+      expect(tags.upTo(Number.POSITIVE_INFINITY)).toEqual([...model].sort((a, b) => a - b));
+      for (const tag of [...model]) {
+        if (!tags.has(tag)) throw new Error(`tag ${tag} is lost`);
+        if (tag % 2 === 0) take(tag);
+      }
+      for (const tag of [...model].sort((a, b) => a - b)) {
+        if (tags.oldest !== tag) throw new Error(`${tags.oldest} is the oldest, not ${tag}`);
+        tags.takeOldest();
+      }
+      expect(tags.outstanding).toBe(0);
+    }
   });
 
   it('are found again after one is held for ever', () => {
