@@ -532,7 +532,7 @@ export class BrokerChannel implements ChannelBackend {
   pump(): void {
     this.#confirms.flush();
     if (this.#closed) return;
-    this.#delivering.pump();
+    if (this.#delivering.pump()) this.broker.channelGoesOn(this);
     for (const consumer of this.#consumers) {
       if (consumer.autoSettleCount > 0) this.#autoSettle(consumer);
       this.#windows.grant(consumer);

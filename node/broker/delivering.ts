@@ -28,6 +28,9 @@ interface Read {
   next: number;
 }
 
+/** In one turn: small messages fit into a socket's buffer by the ten thousands. */
+const deliveriesPerTurnMax = 2_048;
+
 /** Leases [first, first + count). */
 interface Range {
   readonly first: number;
@@ -67,11 +70,12 @@ export class Delivering {
     if (!consumer.noAck) this.windowed++;
   }
 
-  /** Delivers what waits, as far as the socket takes it. */
-  pump(): void {
+  /** Delivers what waits, as far as the socket takes it. True: it would take more, in another turn. */
+  pump(): boolean {
     const deliveries = this.#deliveries;
     const events = this.#events;
-    while (deliveries.length > 0 && events.canDeliver) {
+    for (let left = deliveriesPerTurnMax; deliveries.length > 0 && events.canDeliver; left--) {
+      if (left === 0) return true;
       const consumer = deliveries.consumer;
       if (consumer.cancelling) {
         if (this.#broker.consumers.has(consumer.number)) this.#release(consumer, deliveries.leaseOrdinal, 1);
@@ -79,14 +83,15 @@ export class Delivering {
         continue;
       }
       // Its client must hear of the consumer first: what another node tells comes in pieces.
-      if (!consumer.attached) return;
+      if (!consumer.attached) return false;
       // Those without acknowledgements take no room, but wait for it like the others.
-      if (events.room === 0) return;
+      if (events.room === 0) return false;
       const message = this.#message();
-      if (message === undefined) return; // being read
+      if (message === undefined) return false; // being read
       if (message !== null) this.#deliver(consumer, message);
       this.#shift();
     }
+    return false;
   }
 
   /** Takes out what waits of consumers with acknowledgements. Returns it, per consumer that is still known. */

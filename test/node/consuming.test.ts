@@ -30,6 +30,19 @@ describe('consumers', () => {
     expect([turns, client.bodies]).toEqual([[0], ['first']]);
   });
 
+  test('without a limit get thousands at once, and nothing else has to happen for the last of them', async () => {
+    const cluster = new MemoryCluster(1, 63);
+    await cluster.start();
+    const client = new BrokerClient(createBroker(cluster.node(1), cluster), cluster);
+    await client.declare('q');
+    const bodies = Array.from({ length: 6_000 }, (_, i) => `${i}`);
+    for (const body of bodies) client.publish('q', body);
+    expect(await cluster.until(() => client.confirmed.length === bodies.length, 5_000)).toBe(true);
+    await client.consume('q');
+    expect(await cluster.until(() => client.delivered.length === bodies.length, 100)).toBe(true);
+    expect(client.bodies).toEqual(bodies);
+  });
+
   test('may have any priority that fits; another ends no more than their channel', async () => {
     const cluster = new MemoryCluster(1, 61);
     await cluster.start();

@@ -109,6 +109,22 @@ describe('deliveries', () => {
     expect([world.delivered, consumer.deliveredTo, consumer.outstanding]).toEqual([['a', 'b'], 2, 2]);
   });
 
+  test('are some thousand in one turn, and the rest in the next ones', () => {
+    const world = new World();
+    const consumer = world.consumer(1);
+    const bodies = Array.from({ length: 5_000 }, (_, i) => `${i}`);
+    world.inMemory.set(5, entry(bodies));
+    for (const ordinal of bodies.keys()) world.lease(consumer, 5, ordinal);
+    const turns: number[] = [];
+    for (let more = true; more; ) {
+      const before = world.delivered.length;
+      more = world.delivering.pump();
+      turns.push(world.delivered.length - before);
+    }
+    expect(turns).toEqual([2_048, 2_048, 904]);
+    expect(world.delivered).toEqual(bodies);
+  });
+
   test('keep their order when some have to be read, two entries at a time', () => {
     const world = new World();
     const consumer = world.consumer(1);
