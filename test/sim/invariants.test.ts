@@ -23,6 +23,7 @@ class Fake {
   hash = 0;
   repairing = false;
   acknowledgedTo = 0;
+  configuration: Configuration = configuration;
   isFenced = false;
   halted: Error | null = null;
 
@@ -61,8 +62,8 @@ class Fake {
         return fake.persistedIndex;
       },
       termAt: (index: number) => (index === 0 ? 0 : fake.terms[index - 1]),
-      configurationAt: () => configuration,
-      status: () => ({ configuration, repairing: fake.repairing }),
+      configurationAt: () => fake.configuration,
+      status: () => ({ configuration: fake.configuration, repairing: fake.repairing }),
     };
     const machine = {
       stateHash: () => fake.hash,
@@ -241,6 +242,25 @@ describe('the invariants', () => {
     behind.invariants.ended(2);
     behind.at(1).append(1, 6).append(1, 7).commit = 2;
     expect(behind.broken()).toBe('R6');
+  });
+
+  test('R6 what lies before a commit is committed with it, by a configuration that is not known everywhere yet', () => {
+    const commits = (last: number) => {
+      const stage = new Stage(5);
+      const after = initialConfiguration([1, 2, 3, 4, 5]);
+      const joint = { ...after, outgoing: [1, 3, 4] };
+      for (const node of [1, 2, 5])
+        Object.assign(stage.at(node).append(1, 7).append(1, 8), {
+          configuration: after,
+          commit: node === 1 ? last : 0,
+        });
+      for (const node of [3, 4]) stage.at(node).configuration = joint;
+      expect(stage.broken()).toBeNull();
+      stage.at(3).append(1, 7, false).commit = 1;
+      return stage.broken();
+    };
+    expect(commits(2)).toBeNull();
+    expect(commits(0)).toBe('R6');
   });
 
   test('R6 what a replica acknowledged and lost counts as long as it stands aside until it has it again', () => {

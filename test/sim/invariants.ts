@@ -84,6 +84,8 @@ interface GroupSeen {
   commitSeenIn: number;
   /** That at `commit`. */
   configuration: Configuration | null;
+  /** The furthest commit that was found on a quorum's disks, and whose quorum that was. */
+  furthest: { readonly commit: number; readonly configuration: Configuration } | null;
 }
 
 /** How a replica came back, and what it owes. A damaged one is halted a moment after it was recovered. */
@@ -381,7 +383,7 @@ export class Invariants {
       );
   }
 
-  /** R6: on the disks of a quorum of the configuration in force there, or of one that is in force now. */
+  /** R6: on the disks of a quorum of the configuration in force there, or of one that is in force now, or where it was found committed. */
   #checkCommit(watched: Watched, group: GroupSeen): void {
     const { raft } = watched.replica;
     const { commit } = raft;
@@ -393,13 +395,26 @@ export class Invariants {
     group.commitSeenIn = Math.max(group.commitSeenIn, raft.term);
     const durable = (node: number) => this.#isDurable(node, group.id, commit, term);
     const configurations = [raft.configurationAt(commit), raft.status().configuration];
-    if (!configurations.some((configuration) => isQuorum(configuration, durable)))
+    const found = (candidate: Configuration) => isQuorum(candidate, durable);
+    const configuration = configurations.find(found) ?? this.#committedBy(group, commit).find(found);
+    if (configuration === undefined)
       fail(
         'R6',
         `${nameOf(watched.node, group.id)} takes ${commit}/${term} for committed, durable on ` +
-          `[${configurations[0]!.voters.filter(durable)}] of [${configurations[0]!.voters}]`,
+          `[${configurations[0]!.voters.filter(durable)}] of ${describe(configurations[0]!)}`,
       );
+    if (commit > (group.furthest?.commit ?? 0)) group.furthest = { commit, configuration };
     if (!configurations[0]!.voters.every(durable)) this.#marks.hit('commit without one replica');
+  }
+
+  /** What lies before an entry is committed with it: also by a configuration that is in force there, and is not known everywhere yet. */
+  #committedBy({ id, furthest }: GroupSeen, commit: number): Configuration[] {
+    const configurations = furthest !== null && commit <= furthest.commit ? [furthest.configuration] : [];
+    for (const { replicas } of this.#nodes.values()) {
+      const raft = replicas.get(id)?.raft;
+      if (raft !== undefined && raft.commit >= commit) configurations.push(raft.status().configuration);
+    }
+    return configurations;
   }
 
   #isDurable(node: number, group: number, index: number, term: number): boolean {
@@ -501,7 +516,7 @@ export class Invariants {
     let group = this.#groups.get(id);
     if (group === undefined) {
       const fresh = { leaders: new Map(), entries: new Map(), applied: new Map(), hashes: new Map() };
-      group = { id, ...fresh, commit: 0, commitTerm: 0, commitSeenIn: 0, configuration: null };
+      group = { id, ...fresh, commit: 0, commitTerm: 0, commitSeenIn: 0, configuration: null, furthest: null };
       this.#groups.set(id, group);
     }
     return group;

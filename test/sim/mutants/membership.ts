@@ -49,16 +49,6 @@ const rows: readonly Row[] = [
     seedsMax: 150,
   },
   {
-    name: 'placed-without-the-version-in-the-log',
-    pitfall: '14',
-    mistake:
-      'a shard that an earlier move brought where it should be is said to be there before its log knows of the present one',
-    file: 'cluster/leading/members.ts',
-    find: 'if (shard.metadataVersion < placement.version) return this.#context.recordVersion(group);',
-    replace: 'if (!isThere && shard.metadataVersion < placement.version) return this.#context.recordVersion(group);',
-    seedsMax: 150,
-  },
-  {
     name: 'placed-by-any-configuration',
     pitfall: '15',
     mistake: 'a move is said to be over before its configuration is committed',

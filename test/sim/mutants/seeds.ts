@@ -85,7 +85,6 @@ export const seeds: Readonly<Record<string, number>> = {
   'dropped-replica-forgets-what-it-acknowledged': 5,
   'dropped-replica-forgets-its-vote': 5,
   'change-without-the-version-in-the-log': 4,
-  'placed-without-the-version-in-the-log': 20260257,
   'placed-by-any-configuration': 4,
   'newcomer-is-read-at-once': 1,
   'number-is-given-again': 3,
