@@ -4,23 +4,24 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client } from './client.ts';
 import { readEventLoop, readHttpAddresses } from './cluster-view.ts';
+import { type DisturbanceKind, disturb } from './disturbances.ts';
 import { measureStall } from './failures.ts';
 import { Histogram } from './histogram.ts';
 import { Publisher, queueNames } from './load.ts';
 import type { Options } from './options.ts';
-import { count, milliseconds, type ProgressLine, tableText } from './report.ts';
+import { milliseconds, type ProgressLine, tableText } from './report.ts';
 
 const messagesDefault = 5_000_000;
 const bodyBytes = 16;
-const largeBytes = 128 * 1024 * 1024;
 /** Streams: enough to have one in every shard. */
 const streams = 12;
 const ratePerSecond = 2_000;
 const secondsAtLeast = 8;
 const pollMilliseconds = 1_000;
 const afterFillingMilliseconds = 12_000;
-/** A cluster that has just started compiles its code yet. */
-const warmUpSeconds = 8;
+/** A cluster that has just started compiles its code yet, and so it does what it never did before. */
+const warmUpSeconds = 20;
+const warmUpMessages = 20_000;
 
 export interface Stall {
   readonly name: string;
@@ -33,28 +34,24 @@ export interface Stall {
   readonly note: string;
 }
 
-/** Something to happen to a queue. `prepare` before the streams begin. */
-interface Disturbance {
+/** Something to happen to a queue, and what is in it then. */
+interface Trial {
   readonly name: string;
   /** Messages to be in the queue; 0: none. */
   readonly messages: number;
   /** They have a time to live, over soon after the last one is there. */
   readonly expires?: boolean;
-  /** Returns a remark. */
-  happen(context: {
-    readonly queue: string;
-    readonly urls: readonly string[];
-    readonly messages: number;
-  }): Promise<string>;
+  /** Null: nothing happens. */
+  readonly kind: DisturbanceKind | null;
 }
 
-const disturbances = (messages: number): Disturbance[] => [
-  { name: 'nothing', messages: 0, happen: async () => '' },
-  { name: 'purge', messages, happen: purge },
-  { name: 'consumer without a limit, then gone', messages, happen: consumeAll },
-  { name: 'a message of 128 MiB', messages: 0, happen: sendLarge },
-  { name: 'all messages expire', expires: true, messages, happen: expire },
-  { name: 'a full queue is deleted', messages, happen: remove },
+const trials = (messages: number): Trial[] => [
+  { name: 'nothing', messages: 0, kind: null },
+  { name: 'purge', messages, kind: 'purge' },
+  { name: 'consumer without a limit, then gone', messages, kind: 'consume' },
+  { name: 'a message of 128 MiB', messages: 0, kind: 'large' },
+  { name: 'all messages expire', expires: true, messages, kind: 'expire' },
+  { name: 'a full queue is deleted', messages, kind: 'remove' },
 ];
 
 export async function measureStalls(options: Options, progress: ProgressLine): Promise<Stall[]> {
@@ -62,26 +59,40 @@ export async function measureStalls(options: Options, progress: ProgressLine): P
   const nodes = options.http === null ? [] : await readHttpAddresses(options.http);
   const stalls: Stall[] = [];
   progress.show('stalls · warming up');
-  await measureStall({ ...streamOptions(options), seconds: warmUpSeconds, onProgress: () => {} });
-  for (const disturbance of disturbances(messages)) {
-    progress.show(`stalls · ${disturbance.name} · filling`);
-    stalls.push(await measureOne(disturbance, options, nodes, progress));
+  await measureStall({ ...streamOptions(options), seconds: warmUpSeconds }, () => warmUp(options));
+  for (const trial of trials(messages)) {
+    progress.show(`stalls · ${trial.name} · filling`);
+    stalls.push(await measureOne(trial, options, nodes, progress));
   }
   return stalls;
 }
 
+/** What is measured later, with few messages. */
+async function warmUp({ urls, queueType }: Options): Promise<void> {
+  const [queue] = queueNames(1) as [string];
+  const setup = await Client.connect(urls[0]!);
+  await setup.declareQueue(queue, { 'x-queue-type': queueType });
+  for (const kind of ['consume', 'purge', 'large', 'remove'] as const) {
+    if (kind !== 'large') await fill(urls[0]!, queue, warmUpMessages);
+    await disturb({ kind, queue, urls, milliseconds: 0, messages: warmUpMessages });
+    await setup.declareQueue(queue, { 'x-queue-type': queueType });
+  }
+  setup.deleteQueue(queue);
+  await setup.close();
+}
+
 async function measureOne(
-  disturbance: Disturbance,
+  trial: Trial,
   options: Options,
   nodes: readonly string[],
   progress: ProgressLine,
 ): Promise<Stall> {
-  const { name, messages } = disturbance;
+  const { name, messages, kind } = trial;
   const { urls, queueType } = options;
   const [queue] = queueNames(1) as [string];
   const setup = await Client.connect(urls[0]!);
   const ttl =
-    disturbance.expires === true ? { 'x-message-ttl': fillSeconds(messages) * 1000 + afterFillingMilliseconds } : {};
+    trial.expires === true ? { 'x-message-ttl': fillSeconds(messages) * 1000 + afterFillingMilliseconds } : {};
   await setup.declareQueue(queue, { 'x-queue-type': queueType, ...ttl });
   await setup.purgeQueue(queue);
   if (messages > 0) await fill(urls[0]!, queue, messages);
@@ -105,7 +116,8 @@ async function measureOne(
     await sleep(1_000);
     const watched = watch();
     const started = performance.now();
-    note = await disturbance.happen({ queue, urls, messages });
+    const milliseconds = 2 * fillSeconds(messages) * 1000;
+    if (kind !== null) note = await disturb({ kind, queue, urls, milliseconds, messages });
     const seconds = (performance.now() - started) / 1000;
     await sleep(2_000);
     over = true;
@@ -142,77 +154,6 @@ async function fill(url: string, queue: string, messages: number): Promise<void>
   await client.selectConfirms();
   await new Publisher(client, queue, messages, { bodyBytes, window: 5_000 }, new Histogram()).run();
   await client.close();
-}
-
-async function purge({ queue, urls }: { queue: string; urls: readonly string[] }): Promise<string> {
-  const client = await Client.connect(urls[0]!);
-  await client.purgeQueue(queue);
-  await client.close();
-  return '';
-}
-
-async function remove({ queue, urls }: { queue: string; urls: readonly string[] }): Promise<string> {
-  const client = await Client.connect(urls[0]!);
-  client.deleteQueue(queue);
-  // Answered once the deletion is done.
-  await client.selectConfirms();
-  await client.close();
-  return '';
-}
-
-/** Takes as much as comes in a bounded time, acknowledges nothing, and goes: everything returns. */
-async function consumeAll(context: { queue: string; urls: readonly string[]; messages: number }): Promise<string> {
-  const client = await Client.connect(context.urls[0]!);
-  let received = 0;
-  client.onDelivery = () => received++;
-  await client.consume(context.queue, 0);
-  for (let waited = 0; received < context.messages && waited < 60_000; waited += 100) await sleep(100);
-  await client.close();
-  return `${count(received)} delivered`;
-}
-
-async function sendLarge({ queue, urls }: { queue: string; urls: readonly string[] }): Promise<string> {
-  const publisher = await Client.connect(urls[0]!);
-  const consumer = await Client.connect(urls[1 % urls.length]!);
-  const arrived = new Promise<void>((resolve) => {
-    consumer.onDelivery = (tag) => {
-      consumer.settleUpTo(tag);
-      resolve();
-    };
-  });
-  await consumer.consume(queue, 1);
-  await publisher.selectConfirms();
-  const confirmed = new Promise<void>((resolve, reject) => {
-    publisher.onConfirm = (_tag, _multiple, ok) =>
-      ok ? resolve() : reject(new Error('the large message was refused'));
-    publisher.onLost = reject;
-  });
-  publisher.write(publisher.prepare(queue, largeBytes));
-  await Promise.all([confirmed, arrived]);
-  await Promise.all([publisher.close(), consumer.close()]);
-  return '';
-}
-
-/** Waits until the last message has expired. */
-async function expire({
-  queue,
-  urls,
-  messages,
-}: {
-  queue: string;
-  urls: readonly string[];
-  messages: number;
-}): Promise<string> {
-  const client = await Client.connect(urls[0]!);
-  const ready = await client.countReady(queue);
-  const until = performance.now() + 2 * fillSeconds(messages) * 1000;
-  let left = ready;
-  while (left > 0 && performance.now() < until) {
-    await sleep(500);
-    left = await client.countReady(queue);
-  }
-  await client.close();
-  return `${count(ready)} expired${left > 0 ? `, ${count(left)} left` : ''}`;
 }
 
 export function stallsText(stalls: readonly Stall[]): string {
