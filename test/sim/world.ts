@@ -361,9 +361,11 @@ export class World implements FaultTarget, ClientWorld {
     if (machine.process !== process) return;
     const { node } = machine;
     this.trace.comment(hostOf(node), error.stack ?? error.message);
+    // It may be the first to know, and the only one yet.
+    const isGone = this.membership.isGone(node);
     this.#endProcess(node, `exits: ${error.message}`);
     this.disk(node).kill(this.#nodeRandom);
-    if (this.membership.isGone(node)) this.membership.sync();
+    if (isGone) this.membership.sync();
     // One that is refused is started again, and asks again.
     else if (!(error instanceof FormationError)) this.#options.watcher.exited(node, error);
   }
