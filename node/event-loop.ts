@@ -3,13 +3,11 @@
 //
 // State owned: a sampling timer and the longest delays of each of the last seconds. Samples cost a hundred short wake-ups a second.
 
-import { closeSync, openSync, readSync } from 'node:fs';
+import { openSchedule } from './schedule.ts';
 
 const sampleMilliseconds = 10;
 /** What is told covers about so many seconds. */
 const secondsKept = 10;
-/** Nanoseconds that the main thread ran, that it could have run and was given no processor, turns. Linux. */
-const schedulePath = '/proc/self/schedstat';
 
 /** In milliseconds, of the last ten seconds. */
 export interface LongestDelay {
@@ -32,20 +30,19 @@ export class EventLoopDelay {
   #last: number;
   #lastWaited: number | null;
   /** By second, the present one last. */
-  #seconds = [{ until: 0, delay: 0, own: 0 }];
+  readonly #seconds: { readonly until: number; delay: number; own: number }[] = [];
 
   constructor(times: LoopTimes = processTimes()) {
     this.#times = times;
     this.#last = times.now();
     this.#lastWaited = times.waited();
-    this.#seconds[0]!.until = this.#last + 1_000;
     this.#timer = setInterval(() => this.sample(), sampleMilliseconds);
     this.#timer.unref();
   }
 
   get longest(): LongestDelay {
-    const milliseconds = Math.max(...this.#seconds.map(({ delay }) => delay));
-    const own = Math.max(...this.#seconds.map((second) => second.own));
+    const milliseconds = Math.max(0, ...this.#seconds.map(({ delay }) => delay));
+    const own = Math.max(0, ...this.#seconds.map((second) => second.own));
     return { milliseconds, ownMilliseconds: this.#lastWaited === null ? null : own };
   }
 
@@ -57,8 +54,8 @@ export class EventLoopDelay {
     const own = Math.max(0, delay - ((waited ?? 0) - (this.#lastWaited ?? 0)));
     this.#last = now;
     this.#lastWaited = waited;
-    let second = this.#seconds[this.#seconds.length - 1]!;
-    if (now >= second.until) {
+    let second = this.#seconds[this.#seconds.length - 1];
+    if (second === undefined || now >= second.until) {
       second = { until: now + 1_000, delay: 0, own: 0 };
       this.#seconds.push(second);
       if (this.#seconds.length > secondsKept) this.#seconds.shift();
@@ -74,22 +71,10 @@ export class EventLoopDelay {
 }
 
 function processTimes(): LoopTimes {
-  const text = Buffer.alloc(64);
-  let file: number | null = null;
-  try {
-    file = openSync(schedulePath, 'r');
-  } catch {
-    // Not Linux, or a kernel without these sums.
-  }
-  const waited = () => {
-    if (file === null) return null;
-    const length = readSync(file, text, 0, text.length, 0);
-    const nanoseconds = Number(text.toString('latin1', 0, length).split(' ')[1]);
-    return Number.isFinite(nanoseconds) ? nanoseconds / 1e6 : null;
+  const schedule = openSchedule();
+  return {
+    now: () => performance.now(),
+    waited: () => schedule.read()?.waited ?? null,
+    close: () => schedule.close(),
   };
-  const close = () => {
-    if (file !== null) closeSync(file);
-    file = null;
-  };
-  return { now: () => performance.now(), waited, close };
 }

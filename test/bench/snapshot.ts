@@ -2,11 +2,11 @@
 // meanwhile. For each phase: how long it took, the longest time for which the event loop stood still, and how much of that was work of this
 // process (on a machine that others use too, the rest is theirs) and collecting garbage.
 //
-// A node's collector runs in one go and in one thread (`node/launch.ts`); for figures that compare:
+// A node's collector runs in steps, seldom and in one thread (`node/launch.ts`); for figures that compare:
 //
 //   node --single-threaded-gc --heap-growing-percent=300 dist/test/bench/main.js --suite snapshot
 
-import { existsSync, mkdtempSync, openSync, readSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { PerformanceObserver, performance } from 'node:perf_hooks';
@@ -21,6 +21,7 @@ import type { Machine } from '../../cluster/machine/machine.ts';
 import { MetadataMachine } from '../../cluster/machine/metadata.ts';
 import { ShardMachine } from '../../cluster/machine/shard.ts';
 import { createClock, createDisk } from '../../cluster/os.ts';
+import { openSchedule } from '../../node/schedule.ts';
 import { count, milliseconds, type ProgressLine, tableText } from './report.ts';
 
 const messagesDefault = 10_000_000;
@@ -34,8 +35,6 @@ const loadMilliseconds = 5;
 const longMilliseconds = 10;
 const configuration = initialConfiguration([1]);
 const none = Buffer.alloc(0);
-/** Nanoseconds run, nanoseconds waited, turns. */
-const schedulePath = '/proc/self/schedstat';
 
 export interface Phase {
   readonly name: string;
@@ -259,13 +258,14 @@ async function measured(name: string, work: () => Promise<void>, load: () => voi
       collections.push({ from: startTime, to: startTime + duration });
   });
   observer.observe({ entryTypes: ['gc'] });
+  const schedule = openSchedule();
   const blocks: Block[] = [];
   let isOver = false;
   let resident = 0;
   const watch = async () => {
-    for (let [before, had] = [performance.now(), schedule()]; !isOver; ) {
+    for (let [before, had] = [performance.now(), schedule.read()]; !isOver; ) {
       await turn();
-      const [now, has] = [performance.now(), schedule()];
+      const [now, has] = [performance.now(), schedule.read()];
       const busy = has === null || had === null ? now - before : has.ran - had.ran;
       if (now - before > 1) blocks.push({ from: before, to: now, busy: Math.min(busy, now - before) });
       [before, had] = [now, has];
@@ -282,6 +282,7 @@ async function measured(name: string, work: () => Promise<void>, load: () => voi
   await sleep(20);
   isOver = true;
   await watching;
+  schedule.close();
   clearInterval(timer);
   // What was collected is told later.
   await sleep(50);
@@ -299,15 +300,4 @@ async function measured(name: string, work: () => Promise<void>, load: () => voi
     long: blocks.filter((block) => block.busy - collected(block) > longMilliseconds).length,
     residentMegabytes: resident / 1e6,
   };
-}
-
-const scheduleText = Buffer.alloc(64);
-let scheduleFile: number | null | undefined;
-
-/** For how long this thread has run, as the system counts it, tick by tick. Null where it does not tell. */
-function schedule(): { readonly ran: number } | null {
-  if (scheduleFile === undefined) scheduleFile = existsSync(schedulePath) ? openSync(schedulePath, 'r') : null;
-  if (scheduleFile === null) return null;
-  const length = readSync(scheduleFile, scheduleText, 0, scheduleText.length, 0);
-  return { ran: Number(scheduleText.toString('latin1', 0, length).split(' ')[0]) / 1e6 };
 }

@@ -39,9 +39,7 @@ interface Trial {
   readonly name: string;
   /** Messages to be in the queue; 0: none. */
   readonly messages: number;
-  /** They have a time to live, over soon after the last one is there. */
-  readonly expires?: boolean;
-  /** Null: nothing happens. */
+  /** Null: nothing happens. Those that expire have a time to live, over soon after the last one is there. */
   readonly kind: DisturbanceKind | null;
 }
 
@@ -50,7 +48,7 @@ const trials = (messages: number): Trial[] => [
   { name: 'purge', messages, kind: 'purge' },
   { name: 'consumer without a limit, then gone', messages, kind: 'consume' },
   { name: 'a message of 128 MiB', messages: 0, kind: 'large' },
-  { name: 'all messages expire', expires: true, messages, kind: 'expire' },
+  { name: 'all messages expire', messages, kind: 'expire' },
   { name: 'a full queue is deleted', messages, kind: 'remove' },
 ];
 
@@ -91,8 +89,7 @@ async function measureOne(
   const { urls, queueType } = options;
   const [queue] = queueNames(1) as [string];
   const setup = await Client.connect(urls[0]!);
-  const ttl =
-    trial.expires === true ? { 'x-message-ttl': fillSeconds(messages) * 1000 + afterFillingMilliseconds } : {};
+  const ttl = kind === 'expire' ? { 'x-message-ttl': fillSeconds(messages) * 1000 + afterFillingMilliseconds } : {};
   await setup.declareQueue(queue, { 'x-queue-type': queueType, ...ttl });
   await setup.purgeQueue(queue);
   if (messages > 0) await fill(urls[0]!, queue, messages);
@@ -116,8 +113,8 @@ async function measureOne(
     await sleep(1_000);
     const watched = watch();
     const started = performance.now();
-    const milliseconds = 2 * fillSeconds(messages) * 1000;
-    if (kind !== null) note = await disturb({ kind, queue, urls, milliseconds, messages });
+    const patience = 2 * fillSeconds(messages) * 1000;
+    if (kind !== null) note = await disturb({ kind, queue, urls, messages, milliseconds: patience });
     const seconds = (performance.now() - started) / 1000;
     await sleep(2_000);
     over = true;
