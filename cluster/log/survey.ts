@@ -19,8 +19,9 @@ const messageOverheadBytes = 128;
 const referenceBytes = 12;
 const unknownBytes = 0xffff_ffff;
 const growBy = 2;
-/** Entries looked at in one step. */
-const stepEntries = 4096;
+/** Entries looked at in one step; and references to their messages, beyond those of one entry. */
+const stepEntries = 1024;
+const stepReferences = 65_536;
 
 type Groups = ReadonlyMap<number, GroupLog>;
 
@@ -79,7 +80,7 @@ export interface KeptEntry {
   readonly run: Run;
   readonly slot: number;
   /** Of its messages that live, ascending; null: it stays as it is. */
-  readonly ordinals: readonly number[] | null;
+  readonly ordinals: Uint16Array | null;
 }
 
 /** What goes on between two steps of bounded work. */
@@ -187,12 +188,12 @@ class GroupMessages {
   #files = new Uint16Array(64);
   #count = 0;
   #ascends = true;
-  /** Per entry its last reference, or -1. Per reference: ordinal, bytes, the one before it of the same entry or -1. */
+  /** Per entry its last reference, or -1. */
   #last = new Int32Array(0);
-  #ordinals = new Uint16Array(1024);
-  #bytes = new Uint32Array(1024);
-  #before = new Int32Array(1024);
-  #references = 0;
+  readonly #references = new References();
+  /** Per ordinal the last look at an entry that met it. */
+  readonly #met = new Uint32Array(0x1_0000);
+  #looks = 0;
   /** Where the last reference belonged: the next one mostly belongs there too, or to the entry behind it. */
   #recent = 0;
   /** The index of the last one that belonged nowhere. */
@@ -242,7 +243,8 @@ class GroupMessages {
   /** Adds some entries from `from` on to the sums of their files; returns where to go on, or -1. */
   sum(sums: readonly Sum[], from: number): number {
     const end = Math.min(this.#count, from + stepEntries);
-    for (let place = from; place < end; place++) {
+    let place = from;
+    for (let looked = 0; place < end && looked < stepReferences; place++) {
       const file = this.#files[place]!;
       const { index, run, slot } = this.#locate(place);
       const sum = sums[file & ~asItIsBit]!;
@@ -251,19 +253,32 @@ class GroupMessages {
         continue;
       }
       let bytes = entryOverheadBytes;
-      const seen = new Set<number>();
-      for (let at = this.#last[place]!; at >= 0; at = this.#before[at]!) {
-        sum.references++;
-        const ordinal = this.#ordinals[at]!;
-        if (seen.has(ordinal)) continue;
-        seen.add(ordinal);
-        const known = this.#bytes[at]!;
+      let isAnyLive = false;
+      const references = this.#eachMessage(place, (at) => {
+        isAnyLive = true;
+        const known = this.#references.bytes(at);
         bytes += known === unknownBytes ? recordBytes(run, slot) : known + messageOverheadBytes;
-      }
+      });
+      looked += references;
+      sum.references += references;
       assert(run.indexAt(slot) === index, 'an entry is where it was found');
-      if (seen.size > 0) sum.bytes += Math.min(bytes, recordBytes(run, slot));
+      if (isAnyLive) sum.bytes += Math.min(bytes, recordBytes(run, slot));
     }
-    return end < this.#count ? end : -1;
+    return place < this.#count ? place : -1;
+  }
+
+  /** Visits one reference, the last, to each message of an entry. Returns how many references there are. */
+  #eachMessage(place: number, visit: (at: number) => void): number {
+    const look = ++this.#looks;
+    let references = 0;
+    for (let at = this.#last[place]!; at >= 0; at = this.#references.before(at)) {
+      references++;
+      const ordinal = this.#references.ordinal(at);
+      if (this.#met[ordinal] === look) continue;
+      this.#met[ordinal] = look;
+      visit(at);
+    }
+    return references;
   }
 
   *kept(all: readonly LogFile[], files: ReadonlySet<LogFile>, live: Liveness): Generator<KeptEntry> {
@@ -271,8 +286,6 @@ class GroupMessages {
       const file = this.#files[place]!;
       if (!files.has(all[file & ~asItIsBit]!)) continue;
       const entry = this.#locate(place);
-      const found: number[] = [];
-      for (let at = this.#last[place]!; at >= 0; at = this.#before[at]!) found.push(this.#ordinals[at]!);
       if ((file & asItIsBit) !== 0) {
         yield { ...entry, ordinals: null };
         continue;
@@ -280,11 +293,13 @@ class GroupMessages {
       const { index } = entry;
       const count = live.count(this.group.group, index, index);
       if (count === 0) continue;
+      const found: number[] = [];
+      const references = this.#eachMessage(place, (at) => found.push(this.#references.ordinal(at)));
       // Whoever counts more than was found has messages that would be lost.
       if (count === Number.POSITIVE_INFINITY) yield { ...entry, ordinals: null };
       else {
-        assert(count <= found.length, `entry ${index} of group ${this.group.group} has more live messages than known`);
-        yield { ...entry, ordinals: [...new Set(found)].sort((a, b) => a - b) };
+        assert(count <= references, `entry ${index} of group ${this.group.group} has more live messages than known`);
+        yield { ...entry, ordinals: Uint16Array.from(found).sort() };
       }
     }
   }
@@ -319,23 +334,52 @@ class GroupMessages {
   }
 
   #note(place: number, ordinal: number, bytes: number): void {
-    const at = this.#references++;
-    if (at === this.#ordinals.length) {
-      this.#ordinals = grown(this.#ordinals, new Uint16Array(at * growBy));
-      this.#bytes = grown(this.#bytes, new Uint32Array(at * growBy));
-      this.#before = grown(this.#before, new Int32Array(at * growBy));
-    }
-    this.#ordinals[at] = ordinal;
-    this.#bytes[at] = bytes;
-    this.#before[at] = this.#last[place]!;
-    this.#last[place] = at;
+    this.#last[place] = this.#references.add(ordinal, bytes, this.#last[place]!);
   }
 }
+
+/** Per reference: ordinal, bytes, and the one before it of the same entry or -1. In chunks, of which none is ever copied: there may be millions. */
+class References {
+  readonly #chunks: { readonly ordinals: Uint16Array; readonly bytes: Uint32Array; readonly before: Int32Array }[] = [];
+  #count = 0;
+
+  /** Returns its place. */
+  add(ordinal: number, bytes: number, before: number): number {
+    const at = this.#count++;
+    const slot = at & chunkMask;
+    if (slot === 0) {
+      const size = chunkMask + 1;
+      this.#chunks.push({
+        ordinals: new Uint16Array(size),
+        bytes: new Uint32Array(size),
+        before: new Int32Array(size),
+      });
+    }
+    const chunk = this.#chunks[at >>> chunkBits]!;
+    chunk.ordinals[slot] = ordinal;
+    chunk.bytes[slot] = bytes;
+    chunk.before[slot] = before;
+    return at;
+  }
+
+  ordinal(at: number): number {
+    return this.#chunks[at >>> chunkBits]!.ordinals[at & chunkMask]!;
+  }
+  bytes(at: number): number {
+    return this.#chunks[at >>> chunkBits]!.bytes[at & chunkMask]!;
+  }
+  before(at: number): number {
+    return this.#chunks[at >>> chunkBits]!.before[at & chunkMask]!;
+  }
+}
+
+const chunkBits = 14;
+const chunkMask = (1 << chunkBits) - 1;
 
 /** In the number of a file: the entry stays as it is. */
 const asItIsBit = 0x8000;
 
-function grown<T extends Float64Array | Uint32Array | Int32Array | Uint16Array>(from: T, to: T): T {
+function grown<T extends Float64Array | Uint16Array>(from: T, to: T): T {
   to.set(from);
   return to;
 }

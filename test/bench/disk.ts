@@ -26,7 +26,7 @@ const keptEvery = 10_000;
 const group = 1;
 const queue = 1;
 const entriesInFlightMax = 8;
-/** As often as the host does it. */
+/** As often as the host does it, besides after every snapshot. */
 const collectMilliseconds = 1_000;
 const sampleMilliseconds = 250;
 const configuration = initialConfiguration([1]);
@@ -110,6 +110,7 @@ class Replica {
   #snapshotAt = 0;
   #bytes = 0;
   #saving: Promise<void> | null = null;
+  #collecting: Promise<void> | null = null;
   handedOut = 0;
 
   constructor(log: Log, bodyBytes: number) {
@@ -164,11 +165,13 @@ class Replica {
     const saving = this.#log.saveSnapshot(group, { index, term: 1, configuration }, this.machine.snapshot());
     this.#saving = saving.finally(() => {
       this.#saving = null;
+      this.collect();
     });
   }
 
   async settled(): Promise<void> {
     await this.#saving;
+    await this.#collecting;
   }
 
   readonly live: Liveness = {
@@ -178,7 +181,15 @@ class Replica {
     remains: remainsOf,
   };
 
-  async collect(): Promise<void> {
+  /** As the host does it: now and then, and when a snapshot was saved. */
+  collect(): Promise<void> {
+    this.#collecting ??= this.#collect().finally(() => {
+      this.#collecting = null;
+    });
+    return this.#collecting;
+  }
+
+  async #collect(): Promise<void> {
     if (this.#saving === null) this.#log.compactionPoint(group);
     await this.#log.collect((_group, first, last) => this.live.count(group, first, last) > 0);
     await this.#log.compact(this.live);
@@ -227,12 +238,7 @@ async function fill(
   const sampling = setInterval(() => {
     mostBytes = Math.max(mostBytes, usedBytes(folder));
   }, sampleMilliseconds);
-  let collecting: Promise<void> | null = null;
-  const collector = setInterval(() => {
-    collecting ??= replica.collect().finally(() => {
-      collecting = null;
-    });
-  }, collectMilliseconds);
+  const collector = setInterval(() => void replica.collect(), collectMilliseconds);
   const started = performance.now();
   const before = process.cpuUsage();
   const inFlight: Promise<void>[] = [];
@@ -247,7 +253,6 @@ async function fill(
   const seconds = (performance.now() - started) / 1000;
   const { user, system } = process.cpuUsage(before);
   clearInterval(collector);
-  await collecting;
   // What was handed out last is settled, and all that can go goes.
   await replica.publish(0);
   await replica.settled();

@@ -39,8 +39,8 @@ async function many(options: Options): Promise<number> {
   const { totals, failure } = await runSeries({
     ...options,
     first,
-    isOver: (so) => so.seeds >= (seeds ?? Number.POSITIVE_INFINITY) || performance.now() >= end,
-    finished: (_result, so) => progress.show(so),
+    isOver: (begun) => begun >= (seeds ?? Number.POSITIVE_INFINITY) || performance.now() >= end,
+    finished: (totals) => progress.show(totals),
   });
   progress.clear();
   console.log(totalsText(totals, options.profile));

@@ -44,7 +44,7 @@ Options
   --without KIND    no faults of this kind; repeatable
   --twice           every seed twice: both runs must have the same trace
   --frames          with --seed: also what nodes send one another
-  --jobs N          with --museum: processes at a time (default 1)
+  --jobs N          with many seeds, or --museum: processes at a time (default 1)
 
 Exit status: 0 clean; 1 a rule was broken (it says how to see that again), or a mutant survived; 2 not understood.
 `;

@@ -1,8 +1,26 @@
-// Many seeds, one after the other: what they add up to, and the first that breaks a rule.
+// Many seeds: what they add up to, and the first that breaks a rule. One after the other in this process, or in several processes that take
+// them in turn.
 
+import { type ChildProcess, fork } from 'node:child_process';
 import { type Plan, planOf, type SeedOptions } from './plan.ts';
 import { type RunResult, runSeed, type Violation } from './run.ts';
 import { Trace } from './trace.ts';
+
+/** A seed to run. */
+export interface Order extends SeedOptions {
+  /** It runs twice, and both runs must have one trace. */
+  readonly twice: boolean;
+}
+
+export interface Outcome {
+  readonly result: RunResult;
+  /** Of the result, or that two runs differ. */
+  readonly violation: Violation | null;
+  /** The last events. */
+  readonly lines: readonly string[];
+  /** Time of a core that one run took. */
+  readonly milliseconds: number;
+}
 
 export interface Totals {
   seeds: number;
@@ -35,13 +53,13 @@ export interface Failure {
   readonly lines: readonly string[];
 }
 
-export interface SeriesOptions extends Omit<SeedOptions, 'seed'> {
+export interface SeriesOptions extends Omit<Order, 'seed'> {
   readonly first: number;
-  /** Every seed runs twice, and both runs must have one trace. */
-  readonly twice: boolean;
-  /** Asked before each seed but the first: true ends the series. */
-  isOver(totals: Totals): boolean;
-  finished?(result: RunResult, totals: Totals): void;
+  /** Processes at a time; one: this process. */
+  readonly jobs: number;
+  /** Asked before each seed but the first, with how many were begun: true ends the series. */
+  isOver(begun: number): boolean;
+  finished?(totals: Totals): void;
 }
 
 const linesShown = 60;
@@ -54,34 +72,61 @@ export function coreMilliseconds(): number {
 
 /** Runs seed after seed until `isOver`, or until one fails. */
 export async function runSeries(options: SeriesOptions): Promise<{ totals: Totals; failure: Failure | null }> {
+  const { first, jobs, profile, nodes, without = [], besides = [], twice } = options;
   const totals = noTotals();
-  for (let seed = options.first; totals.seeds === 0 || !options.isOver(totals); seed = (seed + 1) % 2 ** 32) {
-    const plan = planOf({ ...options, seed });
-    const begun = coreMilliseconds();
-    const failure = await runOne(plan, options.twice, (result) => {
-      add(totals, result, (coreMilliseconds() - begun) / (options.twice ? 2 : 1));
-      options.finished?.(result, totals);
-    });
-    if (failure !== null) return { totals, failure };
+  let failure: Failure | null = null;
+  let begun = 0;
+  const runWith = async (run: (order: Order) => Promise<Outcome>) => {
+    while (failure === null && (begun === 0 || !options.isOver(begun))) {
+      const seed = (first + begun++) % 2 ** 32;
+      const order = { seed, profile, nodes, without, besides, twice };
+      const { result, violation, lines, milliseconds } = await run(order);
+      if (violation !== null) failure ??= { plan: planOf(order), violation, lines };
+      else {
+        add(totals, result, milliseconds);
+        options.finished?.(totals);
+      }
+    }
+  };
+  if (jobs === 1) await runWith(runOrder);
+  else {
+    const children = Array.from({ length: jobs }, () => fork(new URL('./job.js', import.meta.url)));
+    try {
+      await Promise.all(children.map((child) => runWith((order) => runIn(child, order))));
+    } finally {
+      for (const child of children) child.kill();
+    }
   }
-  return { totals, failure: null };
+  return { totals, failure };
 }
 
-async function runOne(plan: Plan, twice: boolean, finished: (result: RunResult) => void): Promise<Failure | null> {
+function runIn(child: ChildProcess, order: Order): Promise<Outcome> {
+  return new Promise((resolve, reject) => {
+    const ended = (code: number | null) => reject(new Error(`the process of seed ${order.seed} ended with ${code}`));
+    child.once('exit', ended);
+    child.once('message', (outcome) => {
+      child.off('exit', ended);
+      resolve(outcome as Outcome);
+    });
+    child.send(order);
+  });
+}
+
+export async function runOrder(order: Order): Promise<Outcome> {
+  const { twice } = order;
+  const plan = planOf(order);
+  const begun = coreMilliseconds();
   const trace = new Trace({ bytes: twice });
   const result = await runSeed(plan, trace);
   const lines = trace.lines(linesShown);
-  if (result.violation !== null) return { plan, violation: result.violation, lines };
-  if (twice) {
+  let { violation } = result;
+  if (twice && violation === null) {
     const again = await runSeed(plan, new Trace({ bytes: true }));
-    if (again.hash !== result.hash) {
-      const text = `two runs of one seed differ: ${result.hash} and ${again.hash}, ${result.steps} and ${again.steps} steps`;
-      const { steps: step, simulatedMilliseconds: milliseconds } = result;
-      return { plan, violation: { invariant: 'repeatable', text, step, milliseconds }, lines };
-    }
+    const { steps: step, simulatedMilliseconds: milliseconds } = result;
+    const text = `two runs of one seed differ: ${result.hash} and ${again.hash}, ${step} and ${again.steps} steps`;
+    if (again.hash !== result.hash) violation = { invariant: 'repeatable', text, step, milliseconds };
   }
-  finished(result);
-  return null;
+  return { result, violation, lines, milliseconds: (coreMilliseconds() - begun) / (twice ? 2 : 1) };
 }
 
 function add(totals: Totals, result: RunResult, milliseconds: number): void {
