@@ -27,7 +27,7 @@ const version = 2;
 const headerBytes = 40;
 const trailerBytes = 16;
 /** What a state is asked for at a time. */
-const pieceBytes = 256 * 1024;
+const pieceBytes = 64 * 1024;
 /** Checked, read and copied in pieces of this size, each in its own turn of the event loop. */
 export const snapshotChunkBytes = 512 * 1024;
 

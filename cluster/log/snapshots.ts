@@ -25,7 +25,7 @@ import type { PieceSource, SnapshotReader, SnapshotStaging, StateSink } from './
 import { nextTurn, removeIfPresent } from './whole-files.ts';
 
 /** Looked up for a stream in one turn: about a millisecond. */
-const liveEntriesPerTurn = 4_096;
+const liveEntriesPerTurn = 1_024;
 
 export interface SnapshotsContext {
   readonly disk: Disk;

@@ -55,7 +55,7 @@ import { Watchers } from './watchers.ts';
 const snapshotMagic = 0x52534857;
 const snapshotVersion = 2;
 /** Of a state that is restored in steps: a fraction of a millisecond. */
-const restoreStepBytes = 64 * 1024;
+const restoreStepBytes = 16 * 1024;
 
 /** An incarnation of a node as this shard knows it. */
 export interface PipeStatus {
