@@ -2,8 +2,10 @@
 //
 // A failure names its seed: `npm run sim -- --seed N` shows it again.
 
-import { execFileSync } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import { randomInt } from 'node:crypto';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { describe, expect, it } from 'vitest';
 import { profiles } from './faults.ts';
 import { parseOptions } from './options.ts';
@@ -70,6 +72,21 @@ describe('a run', () => {
     await runSeed(plan, all);
     expect(all.hash).toBe(some.hash);
     expect(all.lines().length).toBeGreaterThan(some.lines(10).length);
+  });
+});
+
+describe('a series', () => {
+  it('comes to the same in several processes', { timeout: 120_000 }, async () => {
+    const run = promisify(execFile);
+    const main = fileURLToPath(new URL('../../dist/test/sim/main.js', import.meta.url));
+    const args = [main, '--seeds', '3', '--first', '11', '--profile', 'network', '--nodes', '1'];
+    const totals = [];
+    for (const jobs of ['1', '2']) {
+      const { stdout } = await run(process.execPath, [...args, '--jobs', jobs]);
+      totals.push(/3 seeds clean: .* operations/.exec(stdout)?.[0]);
+    }
+    expect(totals[0]).toBeDefined();
+    expect(totals[1]).toBe(totals[0]);
   });
 });
 
