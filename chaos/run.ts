@@ -48,7 +48,8 @@ const leaderMilliseconds = 1000;
 const restMillisecondsMax = 20_000;
 const awakeMilliseconds = 10;
 const waitLookMilliseconds = 20;
-const warmMilliseconds = 2000;
+/** Who has just started compiles its code yet, and every node and the load do so at once. */
+const warmMilliseconds = 5000;
 const warmMillisecondsMax = 30_000;
 /** A peer that is silent for three of them is given up by everybody. */
 const heartbeatSeconds = 2;
