@@ -29,20 +29,21 @@ function sourceOf(pieces: readonly Buffer[]) {
 
 describe('a snapshot made piece by piece', () => {
   it('takes a piece when the last one is written, and never holds more', async () => {
+    const pieceBytes = 64 * 1024;
     const { disk, log } = await open();
-    const pieces = Array.from({ length: 20 }, (_, i) => Buffer.alloc(256 * 1024, i + 1));
+    const pieces = Array.from({ length: 20 }, (_, i) => Buffer.alloc(pieceBytes, i + 1));
     const source = sourceOf(pieces);
     let mostAhead = 0;
     disk.fault = (operation, path) => {
       const written = disk.paths().find((file) => file.path === path)?.bytes ?? 0;
       if (operation === 'write' && path.startsWith('snapshots/'))
-        mostAhead = Math.max(mostAhead, source.asked.length * 256 * 1024 - written);
+        mostAhead = Math.max(mostAhead, source.asked.length * pieceBytes - written);
       return null;
     };
     await log.saveSnapshot(1, at(10), source);
     expect(source.closed).toBe(1);
-    expect(source.asked).toEqual(Array(21).fill(256 * 1024));
-    expect(mostAhead).toBeLessThanOrEqual(256 * 1024);
+    expect(source.asked).toEqual(Array(21).fill(pieceBytes));
+    expect(mostAhead).toBeLessThanOrEqual(pieceBytes);
     expect((await loadState(log, 1))!.state.equals(Buffer.concat(pieces))).toBe(true);
     await log.close();
     const again = await reopen(disk);
