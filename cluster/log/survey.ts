@@ -22,6 +22,9 @@ const growBy = 2;
 /** Entries looked at in one step; and references to their messages, beyond those of one entry. */
 const stepEntries = 1024;
 const stepReferences = 65_536;
+/** References lie in chunks of so many. */
+const chunkBits = 10;
+const chunkMask = (1 << chunkBits) - 1;
 
 type Groups = ReadonlyMap<number, GroupLog>;
 
@@ -96,6 +99,8 @@ export class Examination {
   readonly #files: readonly LogFile[];
   readonly #steps: Steps;
   readonly #groups = new Map<number, GroupMessages>();
+  /** Of whichever entry is being looked at. */
+  readonly #ordinals = new OrdinalSet();
   /** What a rewriting would leave of each file, with what would stay as it is. */
   readonly leaves = new Map<LogFile, number>();
 
@@ -148,7 +153,7 @@ export class Examination {
         // The same entry may lie in several files: the one that is read from counts.
         if (count === 0 || group.find(index)?.file !== file) continue;
         let messages = this.#groups.get(part.group);
-        if (messages === undefined) this.#groups.set(part.group, (messages = new GroupMessages(group)));
+        if (messages === undefined) this.#groups.set(part.group, (messages = new GroupMessages(group, this.#ordinals)));
         messages.want(index, number, count === Number.POSITIVE_INFINITY);
       }
     }
@@ -191,17 +196,16 @@ class GroupMessages {
   /** Per entry its last reference, or -1. */
   #last = new Int32Array(0);
   readonly #references = new References();
-  /** Per ordinal the last look at an entry that met it. */
-  readonly #met = new Uint32Array(0x1_0000);
-  #looks = 0;
+  readonly #ordinals: OrdinalSet;
   /** Where the last reference belonged: the next one mostly belongs there too, or to the entry behind it. */
   #recent = 0;
   /** The index of the last one that belonged nowhere. */
   #missed = -1;
   isAnyKnown = false;
 
-  constructor(group: GroupLog) {
+  constructor(group: GroupLog, ordinals: OrdinalSet) {
     this.group = group;
+    this.#ordinals = ordinals;
   }
 
   want(index: number, file: number, asItIs: boolean): void {
@@ -236,7 +240,8 @@ class GroupMessages {
     for (let at = 0; at < piece.length; at += referenceBytes) {
       const high = view.getUint32(at + 4, true);
       const place = this.#find(view.getUint32(at, true) + (high >>> 16) * 0x1_0000_0000);
-      if (place >= 0) this.#note(place, high & 0xffff, view.getUint32(at + 8, true));
+      if (place < 0) continue;
+      this.#last[place] = this.#references.add(high & 0xffff, view.getUint32(at + 8, true), this.#last[place]!);
     }
   }
 
@@ -253,30 +258,25 @@ class GroupMessages {
         continue;
       }
       let bytes = entryOverheadBytes;
-      let isAnyLive = false;
       const references = this.#eachMessage(place, (at) => {
-        isAnyLive = true;
         const known = this.#references.bytes(at);
         bytes += known === unknownBytes ? recordBytes(run, slot) : known + messageOverheadBytes;
       });
       looked += references;
       sum.references += references;
       assert(run.indexAt(slot) === index, 'an entry is where it was found');
-      if (isAnyLive) sum.bytes += Math.min(bytes, recordBytes(run, slot));
+      if (references > 0) sum.bytes += Math.min(bytes, recordBytes(run, slot));
     }
     return place < this.#count ? place : -1;
   }
 
   /** Visits one reference, the last, to each message of an entry. Returns how many references there are. */
   #eachMessage(place: number, visit: (at: number) => void): number {
-    const look = ++this.#looks;
+    this.#ordinals.clear();
     let references = 0;
     for (let at = this.#last[place]!; at >= 0; at = this.#references.before(at)) {
       references++;
-      const ordinal = this.#references.ordinal(at);
-      if (this.#met[ordinal] === look) continue;
-      this.#met[ordinal] = look;
-      visit(at);
+      if (this.#ordinals.add(this.#references.ordinal(at))) visit(at);
     }
     return references;
   }
@@ -293,11 +293,11 @@ class GroupMessages {
       const { index } = entry;
       const count = live.count(this.group.group, index, index);
       if (count === 0) continue;
-      const found: number[] = [];
-      const references = this.#eachMessage(place, (at) => found.push(this.#references.ordinal(at)));
-      // Whoever counts more than was found has messages that would be lost.
       if (count === Number.POSITIVE_INFINITY) yield { ...entry, ordinals: null };
       else {
+        const found: number[] = [];
+        const references = this.#eachMessage(place, (at) => found.push(this.#references.ordinal(at)));
+        // Whoever counts more than was found has messages that would be lost.
         assert(count <= references, `entry ${index} of group ${this.group.group} has more live messages than known`);
         yield { ...entry, ordinals: Uint16Array.from(found).sort() };
       }
@@ -332,9 +332,23 @@ class GroupMessages {
     this.#missed = index;
     return -1;
   }
+}
 
-  #note(place: number, ordinal: number, bytes: number): void {
-    this.#last[place] = this.#references.add(ordinal, bytes, this.#last[place]!);
+/** Ordinals of one entry, forgotten all at once. */
+class OrdinalSet {
+  /** Per ordinal the round in which it was added last. */
+  readonly #added = new Uint32Array(0x1_0000);
+  #round = 1;
+
+  clear(): void {
+    this.#round++;
+  }
+
+  /** False: it is in the set already. */
+  add(ordinal: number): boolean {
+    if (this.#added[ordinal] === this.#round) return false;
+    this.#added[ordinal] = this.#round;
+    return true;
   }
 }
 
@@ -372,9 +386,6 @@ class References {
     return this.#chunks[at >>> chunkBits]!.before[at & chunkMask]!;
   }
 }
-
-const chunkBits = 14;
-const chunkMask = (1 << chunkBits) - 1;
 
 /** In the number of a file: the entry stays as it is. */
 const asItIsBit = 0x8000;

@@ -72,19 +72,18 @@ export function coreMilliseconds(): number {
 
 /** Runs seed after seed until `isOver`, or until one fails. */
 export async function runSeries(options: SeriesOptions): Promise<{ totals: Totals; failure: Failure | null }> {
-  const { first, jobs, profile, nodes, without = [], besides = [], twice } = options;
+  const { first, jobs, isOver, finished, ...rest } = options;
   const totals = noTotals();
   let failure: Failure | null = null;
   let begun = 0;
   const runWith = async (run: (order: Order) => Promise<Outcome>) => {
-    while (failure === null && (begun === 0 || !options.isOver(begun))) {
-      const seed = (first + begun++) % 2 ** 32;
-      const order = { seed, profile, nodes, without, besides, twice };
+    while (failure === null && (begun === 0 || !isOver(begun))) {
+      const order = { ...rest, seed: (first + begun++) % 2 ** 32 };
       const { result, violation, lines, milliseconds } = await run(order);
       if (violation !== null) failure ??= { plan: planOf(order), violation, lines };
       else {
         add(totals, result, milliseconds);
-        options.finished?.(totals);
+        finished?.(totals);
       }
     }
   };
