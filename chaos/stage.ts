@@ -87,9 +87,10 @@ export class RunningStage implements Stage {
 
   async sleep(milliseconds: number): Promise<void> {
     const { now, signal } = this.#options;
-    const left = Math.min(milliseconds, this.#endsAt - now());
-    // Rejects when the run is interrupted, which only ends the sleep.
-    if (left > 0) await delay(left, undefined, { signal }).catch(() => {});
+    const until = Math.min(now() + milliseconds, this.#endsAt);
+    // A timer may be early by a part of a millisecond. It rejects when the run is interrupted, which only ends the sleep.
+    for (let left = until - now(); left > 0 && !signal.aborted; left = until - now())
+      await delay(Math.ceil(left), undefined, { signal }).catch(() => {});
   }
 
   async calm(): Promise<void> {
