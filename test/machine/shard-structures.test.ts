@@ -114,6 +114,62 @@ describe('fifo', () => {
     one.push(3, 0, 1);
     expect([one.length, one.index]).toEqual([1, 3]);
   });
+
+  it('images stay as they were, while all is taken, absorbed and added, and are read meanwhile', () => {
+    const random = randomFrom(11);
+    const pool = new ChunkPool();
+    pool.imaged = true;
+    const fifos = [0, 1, 2].map(() => ({ fifo: new Fifo(pool), held: [] as number[] }));
+    const images: {
+      readonly image: Sections;
+      readonly expected: Buffer;
+      readonly pieces: Buffer[];
+      isRead: boolean;
+    }[] = [];
+    const goOn = (one: (typeof images)[number], bytesMax: number) => {
+      const writer = new ByteWriter(16);
+      one.isRead = one.image.write(writer, bytesMax);
+      one.pieces.push(...writer.pieces());
+    };
+    for (let round = 0, next = 1; round < 800; round++) {
+      const one = fifos[random(3)]!;
+      const { fifo, held } = one;
+      for (let count = random(random(4) === 0 ? 3000 : 40); count > 0; count--) {
+        fifo.push(next, 0, 1);
+        held.push(next++);
+      }
+      for (let count = random(Math.min(held.length + 1, 1500)); count > 0; count--) {
+        same(fifo.index, held.shift());
+        fifo.shift();
+      }
+      const other = fifos[random(3)]!;
+      if (random(8) === 0 && other !== one) {
+        fifo.absorb(other.fifo);
+        held.push(...other.held.splice(0));
+      }
+      if (random(4) === 0) images.push({ ...image(fifo), pieces: [], isRead: false });
+      for (const unread of images) if (!unread.isRead && random(6) === 0) goOn(unread, 1 + random(20_000));
+      if (random(20) === 0) {
+        const copy = new Fifo(pool);
+        atOnce(
+          copy.restore(
+            written((sections) => fifo.capture(sections)),
+            new LiveCounts(),
+          ),
+        );
+        for (const index of held) {
+          same(copy.index, index);
+          copy.shift();
+        }
+        same(copy.length, 0);
+      }
+    }
+    expect(images.length).toBeGreaterThan(150);
+    for (const one of images) {
+      while (!one.isRead) goOn(one, 1000);
+      expect(Buffer.concat(one.pieces).equals(one.expected)).toBe(true);
+    }
+  });
 });
 
 /** All that is unsettled, as [lease ordinal, index]. */

@@ -4,11 +4,11 @@
 // Chunks come in three sizes: a queue begins with the smallest, so that a hundred thousand short queues stay small. Emptied chunks go to
 // a pool that all queues of a shard share.
 //
-// Words are only ever written behind those that are there, so an image may refer to a chunk as long as the chunk is not used anew: while
-// images are about, the pool takes none back.
+// Words are only ever written behind those that are there, and where a chunk begins and which one follows does not change once it is not the
+// last: an image is the first chunk and the last, however many lie between. While images are about, the pool takes no chunk back.
 
-import type { ByteReader, Steps } from './bytes.ts';
-import { ChunkImage, type Rows, type Sections, type WriteRows, writtenAtOnceMax } from './images.ts';
+import type { ByteReader, ByteWriter, Steps } from './bytes.ts';
+import { type Image, type Rows, type Sections, type WriteRows, writtenAtOnceMax } from './images.ts';
 import type { LiveCounts } from './live.ts';
 
 /** Messages per chunk: of a fifo's first chunk, its second, all others. */
@@ -21,8 +21,9 @@ const wordsPerMessage = 3;
 interface Chunk extends Rows {
   readonly size: 0 | 1 | 2;
   base: number;
-  /** Words taken from the front, and words written. */
+  /** Its first word as long as nothing was taken of it here: 0, unless it was the first chunk of a fifo that was absorbed. */
   start: number;
+  /** Words written. */
   end: number;
   next: Chunk | null;
 }
@@ -56,6 +57,8 @@ export class Fifo {
   readonly #pool: ChunkPool;
   #head: Chunk | null = null;
   #tail: Chunk | null = null;
+  /** Where the first message is in the first chunk. */
+  #start = 0;
   length = 0;
   /** Sum of the messages' bytes. */
   totalBytes = 0;
@@ -83,34 +86,40 @@ export class Fifo {
   /** The first message. The fifo must not be empty. */
   get index(): number {
     const chunk = this.#head!;
-    return chunk.base + chunk.words[chunk.start]!;
+    return chunk.base + chunk.words[this.#start]!;
   }
   get ordinal(): number {
-    const chunk = this.#head!;
-    return chunk.words[chunk.start + 1]!;
+    return this.#head!.words[this.#start + 1]!;
   }
   get bytes(): number {
-    const chunk = this.#head!;
-    return chunk.words[chunk.start + 2]!;
+    return this.#head!.words[this.#start + 2]!;
   }
 
   /** Drops the first message. */
   shift(): void {
     const chunk = this.#head!;
     this.length--;
-    this.totalBytes -= chunk.words[chunk.start + 2]!;
-    chunk.start += wordsPerMessage;
-    if (chunk.start < chunk.end) return;
+    this.totalBytes -= chunk.words[this.#start + 2]!;
+    this.#start += wordsPerMessage;
+    if (this.#start < chunk.end) return;
     this.#head = chunk.next;
     if (chunk.next === null) this.#tail = null;
+    else this.#start = chunk.next.start;
     this.#pool.give(chunk);
   }
 
   /** Takes over all messages of the other fifo, which is empty then. Constant time. The pools must be the same. */
   absorb(other: Fifo): void {
     if (other.length === 0) return;
-    if (this.#tail === null) this.#head = other.#head;
-    else this.#tail.next = other.#head;
+    if (this.#tail === null) {
+      this.#head = other.#head;
+      this.#start = other.#start;
+    } else {
+      // An image of the other one may hold the chunk as it was.
+      const first: Chunk = { ...other.#head!, start: other.#start };
+      this.#tail.next = first;
+      if (other.#tail === other.#head) other.#tail = first;
+    }
     this.#tail = other.#tail;
     this.length += other.length;
     this.totalBytes += other.totalBytes;
@@ -127,14 +136,11 @@ export class Fifo {
   }
 
   captureRows(sections: Sections): void {
-    if (this.length <= writtenAtOnceMax) {
-      for (let chunk = this.#head; chunk !== null; chunk = chunk.next)
-        writeRows(sections.bytes, chunk, chunk.start, chunk.end);
-      return;
-    }
-    const image = new ChunkImage(writeRows);
-    for (let chunk = this.#head; chunk !== null; chunk = chunk.next) image.add(chunk, chunk.start, chunk.end);
-    sections.add(image);
+    const tail = this.#tail;
+    if (tail === null) return;
+    const image = new FifoImage(this.#head!, this.#start, tail);
+    if (this.length > writtenAtOnceMax) sections.add(image);
+    else image.write(sections.bytes, Number.POSITIVE_INFINITY);
   }
 
   /** Appends what `capture` wrote, and counts each message as live. */
@@ -151,10 +157,38 @@ export class Fifo {
     const tail = this.#tail;
     const size = tail === null ? 0 : tail.size === 0 ? 1 : 2;
     const chunk = this.#pool.take(size, index);
-    if (tail === null) this.#head = chunk;
-    else tail.next = chunk;
+    if (tail === null) {
+      this.#head = chunk;
+      this.#start = 0;
+    } else tail.next = chunk;
     this.#tail = chunk;
     return chunk;
+  }
+}
+
+/** The messages from a place in the first chunk to the end that the last one had when this began. */
+class FifoImage implements Image {
+  #chunk: Chunk | null;
+  #start: number;
+  readonly #last: Chunk;
+  readonly #end: number;
+
+  constructor(first: Chunk, start: number, last: Chunk) {
+    this.#chunk = first;
+    this.#start = start;
+    this.#last = last;
+    this.#end = last.end;
+  }
+
+  write(writer: ByteWriter, bytesMax: number): boolean {
+    for (let chunk = this.#chunk; chunk !== null; chunk = this.#chunk) {
+      if (writer.length >= bytesMax) return false;
+      const isLast = chunk === this.#last;
+      writeRows(writer, chunk, this.#start, isLast ? this.#end : chunk.end);
+      this.#chunk = isLast ? null : chunk.next;
+      this.#start = this.#chunk === null ? 0 : this.#chunk.start;
+    }
+    return true;
   }
 }
 

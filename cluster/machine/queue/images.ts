@@ -1,8 +1,9 @@
 // Images: parts of the state as they were when a snapshot began, written down later, piece by piece. PURE.
 //
-// An image refers to the chunks of a structure instead of copying them, so taking one costs a few steps per chunk. The structure keeps the
-// image true: what an image holds of a chunk is never written again (`leases.ts` and `returned.ts` write to a copy of a chunk that is
-// shared; `fifo.ts` only ever writes behind what is there, and its pool takes no chunk back while a snapshot runs).
+// An image refers to the chunks of a structure instead of copying them, so taking one costs a few steps per chunk at most; of a fifo, which
+// may hold millions of messages, a few in all. The structure keeps the image true: what an image holds of a chunk is never written again
+// (`leases.ts` and `returned.ts` write to a copy of a chunk that is shared; `fifo.ts` only ever writes behind what is there, and its pool
+// takes no chunk back while a snapshot runs).
 
 import type { ByteWriter } from './bytes.ts';
 
