@@ -102,7 +102,7 @@ export class Mail {
   #statusDue = false;
   /** Messages without entries, per peer, for the end of the turn. */
   readonly #gathered = new Map<number, OutgoingMessage[]>();
-  /** Empty appends that can wait for the next tick, the newest per group and follower. */
+  /** Notices of the commit index that can wait for the next tick, the newest per group and follower. */
   readonly #lazy = new Map<string, Append>();
   /** Per group and follower: the first is being read from disk, the others wait behind it. */
   readonly #cold = new Map<string, Append[]>();
@@ -267,16 +267,14 @@ export class Mail {
 
   #sendAppend(message: Append): void {
     const key = `${message.group}/${message.to}`;
-    const isEmpty = message.last < message.first;
     const queue = this.#cold.get(key);
     if (queue !== undefined) {
-      const last = queue[queue.length - 1]!;
-      if (isEmpty && queue.length > 1 && last.last < last.first) queue[queue.length - 1] = message;
+      if (message.notice && queue.length > 1 && queue[queue.length - 1]!.notice) queue[queue.length - 1] = message;
       else queue.push(message);
       return;
     }
-    if (isEmpty && this.#groups.get(message.group)?.isAwaited(message.to) !== true) {
-      // Only the commit index, and nobody over there waits for it: it goes with the next entries, or by the timer.
+    if (message.notice && this.#groups.get(message.group)?.isAwaited(message.to) !== true) {
+      // Nobody over there waits for it: it goes with the next entries, or by the timer.
       this.#lazy.set(key, message);
       return;
     }

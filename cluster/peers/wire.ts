@@ -85,7 +85,7 @@ function messageNumbers(m: OutgoingMessage): readonly [number, number, number, n
     case 'voteReply':
       return [m.granted ? 1 : 0, 0, 0, 0, 0];
     case 'append':
-      return [m.session, m.previousIndex, m.previousTerm, m.commit, 0];
+      return [m.session, m.previousIndex, m.previousTerm, m.commit, m.notice ? 1 : 0];
     case 'appendReply':
       return [m.session, m.success ? 1 : 0, m.index, m.hintIndex, m.hintTerm];
     case 'heartbeat':
@@ -164,6 +164,7 @@ function readMessage(
         previousIndex: second,
         previousTerm: third,
         commit: fourth,
+        notice: fifth === 1,
         entries: extra.entries,
       };
     case 'appendReply':
@@ -222,7 +223,7 @@ export function encodeMessages(messages: readonly OutgoingMessage[]): Buffer {
   return frame;
 }
 
-/** Empty appends (probes, commit notices) travel among these too. Null: not well formed. */
+/** An append among these has no entries. Null: not well formed. */
 export function decodeMessages(frame: Buffer): IncomingMessage<EntryData>[] | null {
   if (frame.length < 2) return null;
   const view = viewOf(frame);

@@ -39,6 +39,7 @@ const append = {
   last: 22,
   lastTerm: 5,
   commit: 19,
+  notice: false,
 };
 
 const statuses: wire.NodeStatus[] = [
@@ -83,7 +84,7 @@ describe('peer frames', () => {
     expect(wire.decodeAppend(frame)).toEqual({ ...fields, entries });
   });
 
-  test('a configuration entry and an empty append too', () => {
+  test('a configuration entry and a notice of the commit index too', () => {
     const configuration = initialConfiguration([1, 2, 3]);
     const frame = Buffer.concat(
       wire.encodeAppend(append, [{ kind: 'configuration', index: 21, term: 4, bytes: 0, configuration }]),
@@ -92,8 +93,8 @@ describe('peer frames', () => {
     expect(
       decoded?.kind === 'append' && decoded.entries[0]?.kind === 'configuration' && decoded.entries[0].configuration,
     ).toEqual(configuration);
-    const empty = wire.decodeAppend(Buffer.concat(wire.encodeAppend({ ...append, last: 20 }, [])));
-    expect(empty?.kind === 'append' && empty.entries).toEqual([]);
+    const notice = wire.decodeAppend(Buffer.concat(wire.encodeAppend({ ...append, last: 20, notice: true }, [])));
+    expect(notice).toMatchObject({ entries: [], commit: append.commit, notice: true });
   });
 
   test('a snapshot chunk comes back with its bytes', () => {

@@ -55,7 +55,7 @@ function append(
   commit = 0,
 ): Body<Extract<IncomingMessage<string>, { kind: 'append' }>> {
   const [previousIndex, previousTerm] = previous;
-  return { kind: 'append', from, term, session: 1, previousIndex, previousTerm, entries, commit };
+  return { kind: 'append', from, term, session: 1, previousIndex, previousTerm, entries, commit, notice: false };
 }
 
 /** A leader of three in term 1 with its no-op applied, followers settled. */

@@ -294,7 +294,8 @@ function describeBody(m: NetworkMessage): string {
       return m.granted ? ' granted' : ' refused';
     case 'append': {
       const entries = m.entries.map((entry) => `${entry.index}/${entry.term} ${describeEntry(entry)}`);
-      return ` s${m.session} after ${m.previousIndex}/${m.previousTerm} [${entries.join(', ')}] commit ${m.commit}`;
+      const what = m.notice ? 'notice' : `[${entries.join(', ')}]`;
+      return ` s${m.session} after ${m.previousIndex}/${m.previousTerm} ${what} commit ${m.commit}`;
     }
     case 'appendReply':
       return m.success

@@ -231,25 +231,7 @@ export function isLeaderReady<D>(core: Core<D>): boolean {
 export function message<D>(core: Core<D>, to: ReplicaId, term: Term, body: MessageBody): OutgoingMessage {
   const { group, groupIncarnation } = core.options;
   const from = core.id;
-  // Those of every entry are written out: what a spread makes of numbers outlives its turn, and is left to full collections (measured).
-  if (body.kind === 'append') {
-    const { kind, session, previousIndex, previousTerm, first, last, lastTerm, commit } = body;
-    return {
-      group,
-      groupIncarnation,
-      from,
-      to,
-      term,
-      kind,
-      session,
-      previousIndex,
-      previousTerm,
-      first,
-      last,
-      lastTerm,
-      commit,
-    };
-  }
+  // That of every entry is written out: what a spread makes of numbers outlives its turn, and is left to full collections (measured).
   if (body.kind === 'appendReply') {
     const { kind, session, success, index, hintIndex, hintTerm } = body;
     return { group, groupIncarnation, from, to, term, kind, session, success, index, hintIndex, hintTerm };

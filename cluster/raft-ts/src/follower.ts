@@ -37,6 +37,8 @@ export function handleAppend<D>(core: Core<D>, append: Received<D, 'append'>): v
   appendNew(core, entries);
   const verified = Math.max(core.commit, previousIndex + entries.length);
   raiseCommit(core, Math.min(append.commit, verified));
+  // What it has was acknowledged when it came. Should that have been lost, the leader asks with an append that is no notice.
+  if (append.notice) return;
   sendAfterWrites(core, from, {
     kind: 'appendReply',
     session,

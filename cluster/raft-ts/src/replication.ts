@@ -50,11 +50,11 @@ function sendTo<D>(core: Core<D>, peer: Peer): void {
     peer.next = last + 1;
     sent = true;
   }
-  if (!sent && (peer.checkDue || peer.commitTold < core.commit)) sendAppend(core, peer, -1);
+  if (!sent && (peer.checkDue || peer.commitTold < core.commit)) sendAppend(core, peer, -1, !peer.checkDue);
 }
 
 /** One append from `peer.next` on, with entries up to `bytesMax` (-1: none). Returns its last index. */
-function sendAppend<D>(core: Core<D>, peer: Peer, bytesMax: number): LogIndex {
+function sendAppend<D>(core: Core<D>, peer: Peer, bytesMax: number, notice = false): LogIndex {
   const { log, commit } = core;
   const first = peer.next;
   const previousTerm = log.termAt(first - 1);
@@ -74,6 +74,7 @@ function sendAppend<D>(core: Core<D>, peer: Peer, bytesMax: number): LogIndex {
     last,
     lastTerm: log.termAt(last)!,
     commit,
+    notice,
   });
   peer.commitTold = commit;
   peer.checkDue = false;

@@ -137,8 +137,8 @@ type CommonMessage =
 
 /**
  * An append names its entries; the host attaches them from its cache or its log when it sends. `last < first`: an empty one, to probe or to
- * tell the commit index. If the host's entry at `last` no longer has the term `lastTerm` (this replica lost its leadership and its log was
- * truncated meanwhile), the message must be dropped.
+ * tell the commit index. One that does no more than that is a `notice`: it is answered only to refuse it. If the host's entry at `last` no
+ * longer has the term `lastTerm` (this replica lost its leadership and its log was truncated meanwhile), the message must be dropped.
  */
 type OutgoingAppend = {
   readonly kind: 'append';
@@ -149,6 +149,7 @@ type OutgoingAppend = {
   readonly last: LogIndex;
   readonly lastTerm: Term;
   readonly commit: LogIndex;
+  readonly notice: boolean;
 };
 type IncomingAppend<D> = {
   readonly kind: 'append';
@@ -157,6 +158,7 @@ type IncomingAppend<D> = {
   readonly previousTerm: Term;
   readonly entries: readonly Entry<D>[];
   readonly commit: LogIndex;
+  readonly notice: boolean;
 };
 /** One piece of the leader's latest snapshot, as an opaque stream of bytes; the host reads and writes it. */
 type SnapshotChunk = {
@@ -170,7 +172,7 @@ type SnapshotChunk = {
 
 export type OutgoingMessage = Envelope & (CommonMessage | OutgoingAppend | SnapshotChunk);
 export type IncomingMessage<D> = Envelope & (CommonMessage | IncomingAppend<D> | SnapshotChunk);
-export type MessageBody = CommonMessage | OutgoingAppend | SnapshotChunk;
+export type MessageBody = CommonMessage | SnapshotChunk;
 
 /**
  * One unit of durable work. The host applies the parts in this order: truncate, append, hard state (a crash may leave an earlier part without a

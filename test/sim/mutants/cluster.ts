@@ -298,9 +298,9 @@ const queues: readonly Row[] = [
     file: 'cluster/machine/outbox.ts',
     find: "if (row <= last) return 'repeat';",
     replace: "if (row <= last) return 'apply';",
-    seedsMax: 60,
+    seedsMax: 120,
     workloads: ['letters'],
-    besides: ['reset', 'partition', 'kill'],
+    besides: ['reset', 'pause', 'kill'],
   },
   {
     name: 'one-message-in-two-hands',
