@@ -107,7 +107,7 @@ interface Pace {
   /** What `plan` found: the bytes of the next piece, and when it is due. */
   bytes: number;
   dueAt: number;
-  /** For a chunk of which so many bytes are left, that arrived, or had its last piece sent, at that time. */
+  /** For a chunk of which so many bytes are left, that arrived at that time. */
   plan(bytesLeft: number, since: number): void;
   restart(): void;
 }
