@@ -15,6 +15,8 @@ export interface Options {
   readonly consumers: number | null;
   readonly queues: number | null;
   readonly queueType: string;
+  /** Only for the suite `stalls`; empty: all. */
+  readonly trials: readonly string[];
   readonly runs: number;
   readonly seconds: number;
   readonly rate: number;
@@ -59,6 +61,7 @@ Options
                    instead of what the suite says; --prefetch is 500 by default
   --queue-type T   x-queue-type of the queues: quorum (default), classic, or '' for none
   --runs N         measured runs of each line, the median is shown (default 3); one more warms up
+  --trials T       which of the stalls, comma separated: nothing, purge, consume, large, expire, remove (default: all)
   --seconds N      how long a stall is watched (default 20);  --rate N: messages a second meanwhile (default 2000)
   --pid PID        a node's process id, for memory; repeatable
   --json           one JSON document instead of tables
@@ -84,6 +87,7 @@ export function parseOptions(args: readonly string[]): Options | null {
       consumers: { type: 'string' },
       queues: { type: 'string' },
       'queue-type': { type: 'string', default: 'quorum' },
+      trials: { type: 'string' },
       runs: { type: 'string', default: '3' },
       seconds: { type: 'string', default: '20' },
       rate: { type: 'string', default: '2000' },
@@ -111,6 +115,7 @@ export function parseOptions(args: readonly string[]): Options | null {
     consumers: optionalNumber('consumers', values.consumers, 0),
     queues: optionalNumber('queues', values.queues),
     queueType: values['queue-type'],
+    trials: values.trials?.split(',') ?? [],
     runs: number('runs', values.runs),
     seconds: number('seconds', values.seconds),
     rate: number('rate', values.rate),

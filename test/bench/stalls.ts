@@ -9,7 +9,7 @@ import { measureStall } from './failures.ts';
 import { Histogram } from './histogram.ts';
 import { Publisher, queueNames } from './load.ts';
 import type { Options } from './options.ts';
-import { milliseconds, type ProgressLine, tableText } from './report.ts';
+import { milliseconds, type ProgressLine, stolenMilliseconds, tableText } from './report.ts';
 
 const messagesDefault = 5_000_000;
 const bodyBytes = 16;
@@ -31,6 +31,8 @@ export interface Stall {
   /** Longest delay of any node's event loop, and without what it waited for a processor; NaN: not known. */
   readonly eventLoop: number;
   readonly eventLoopOwn: number;
+  /** What the machine's host took away meanwhile, of all processors; NaN: not known. */
+  readonly stolen: number;
   readonly note: string;
 }
 
@@ -39,12 +41,12 @@ interface Trial {
   readonly name: string;
   /** Messages to be in the queue; 0: none. */
   readonly messages: number;
-  /** Null: nothing happens. Those that expire have a time to live, over soon after the last one is there. */
-  readonly kind: DisturbanceKind | null;
+  /** As `--trials` has it. Those that expire have a time to live, over soon after the last one is there. */
+  readonly kind: DisturbanceKind | 'nothing';
 }
 
 const trials = (messages: number): Trial[] => [
-  { name: 'nothing', messages: 0, kind: null },
+  { name: 'nothing', messages: 0, kind: 'nothing' },
   { name: 'purge', messages, kind: 'purge' },
   { name: 'consumer without a limit, then gone', messages, kind: 'consume' },
   { name: 'a message of 128 MiB', messages: 0, kind: 'large' },
@@ -53,12 +55,15 @@ const trials = (messages: number): Trial[] => [
 ];
 
 export async function measureStalls(options: Options, progress: ProgressLine): Promise<Stall[]> {
-  const messages = options.messages ?? messagesDefault;
+  const all = trials(options.messages ?? messagesDefault);
+  for (const kind of options.trials)
+    if (!all.some((trial) => trial.kind === kind)) throw new Error(`no trial "${kind}"; --help lists them`);
+  const chosen = options.trials.length === 0 ? all : all.filter((trial) => options.trials.includes(trial.kind));
   const nodes = options.http === null ? [] : await readHttpAddresses(options.http);
   const stalls: Stall[] = [];
   progress.show('stalls · warming up');
   await measureStall({ ...streamOptions(options), seconds: warmUpSeconds }, () => warmUp(options));
-  for (const trial of trials(messages)) {
+  for (const trial of chosen) {
     progress.show(`stalls · ${trial.name} · filling`);
     stalls.push(await measureOne(trial, options, nodes, progress));
   }
@@ -98,6 +103,7 @@ async function measureOne(
   let note = '';
   let eventLoop = nodes.length === 0 ? Number.NaN : 0;
   let eventLoopOwn = eventLoop;
+  let stolen = Number.NaN;
   let over = false;
   const watch = async () => {
     while (!over) {
@@ -113,12 +119,14 @@ async function measureOne(
     await sleep(1_000);
     const watched = watch();
     const started = performance.now();
+    const stolenBefore = stolenMilliseconds();
     const patience = 2 * fillSeconds(messages) * 1000;
-    if (kind !== null) note = await disturb({ kind, queue, urls, messages, milliseconds: patience });
+    if (kind !== 'nothing') note = await disturb({ kind, queue, urls, messages, milliseconds: patience });
     const seconds = (performance.now() - started) / 1000;
     await sleep(2_000);
     over = true;
     await watched;
+    stolen = stolenMilliseconds() - stolenBefore;
     note = `${note === '' ? '' : `${note}, `}${seconds.toFixed(1)} s`;
   };
   const result = await measureStall(
@@ -132,7 +140,7 @@ async function measureOne(
   setup.deleteQueue(queue);
   await setup.close();
   const { p50, p99, max } = result.confirmMilliseconds!;
-  return { name, p50, p99, max, eventLoop, eventLoopOwn, note };
+  return { name, p50, p99, max, eventLoop, eventLoopOwn, stolen, note };
 }
 
 const streamOptions = ({ urls, queueType }: Options) => ({
@@ -154,14 +162,11 @@ async function fill(url: string, queue: string, messages: number): Promise<void>
 }
 
 export function stallsText(stalls: readonly Stall[]): string {
-  const rows = stalls.map(({ name, p50, p99, max, eventLoop, eventLoopOwn, note }) => [
+  const rows = stalls.map(({ name, p50, p99, max, eventLoop, eventLoopOwn, stolen, note }) => [
     name,
-    milliseconds(p50),
-    milliseconds(p99),
-    milliseconds(max),
-    Number.isNaN(eventLoop) ? '' : milliseconds(eventLoop),
-    Number.isNaN(eventLoopOwn) ? '' : milliseconds(eventLoopOwn),
+    ...[p50, p99, max, eventLoop, eventLoopOwn, stolen].map((time) => (Number.isNaN(time) ? '' : milliseconds(time))),
     note,
   ]);
-  return tableText(['meanwhile', 'confirm p50 ms', 'p99', 'max', 'event loop ms', 'own', ''], rows);
+  const header = ['meanwhile', 'confirm p50 ms', 'p99', 'max', 'event loop ms', 'own', 'stolen', ''];
+  return tableText(header, rows);
 }
