@@ -67,7 +67,7 @@ export class Host {
   readonly #mail: Mail;
   readonly #leadership: Leadership;
   readonly #duties: Duties;
-  readonly #commands = new LeaderBatches();
+  readonly #commands: LeaderBatches;
   readonly #outbox: OutboxDriver;
   readonly #rebuilds: Rebuilds;
   readonly #replicas: Replicas;
@@ -111,6 +111,7 @@ export class Host {
     const report: ReportEvent = (level, event, details) => events.log(level, event, details);
     const dirty = (group: Group) => this.#dirty(group);
 
+    this.#commands = new LeaderBatches(clock, limits.workPauseMilliseconds);
     const groupHost = this.#groupHost();
     const replicasContext = {
       options,
@@ -581,8 +582,7 @@ export class Host {
       applied: (group) => {
         if (group.id === metadataGroup) this.#metadataMoved();
         this.feeds.applied(group.id);
-        // Work left over goes on at once; what falls due by the time waits for the timer.
-        if (group.machine.due === 0) this.#commands.tickIfDue(group);
+        this.#commands.applied(group);
         this.#outbox.applied(group);
       },
       roleChanged: (group) => {

@@ -141,6 +141,11 @@ export interface ClusterLimits {
   readonly catchUpBytesPerSecond: number;
   /** Bytes of entries applied in one turn of the event loop, by all groups together; a message counts for 1 KiB more. */
   readonly applyBytesPerTurn: number;
+  /**
+   * Between two entries that go on with what a larger one left (messages that return, expire or are dropped, some thousands with each): so long
+   * a group's replicas leave the processors to others.
+   */
+  readonly workPauseMilliseconds: number;
   /** A group takes a snapshot after this many bytes or entries of log. */
   readonly snapshotEveryBytes: number;
   readonly snapshotEveryEntries: number;
@@ -194,6 +199,7 @@ export const defaultLimits: ClusterLimits = {
   snapshotChunkBytes: 256 * kib,
   catchUpBytesPerSecond: 32 * mib,
   applyBytesPerTurn: 4 * mib,
+  workPauseMilliseconds: 5,
   snapshotEveryBytes: 64 * mib,
   snapshotEveryEntries: 50_000,
   parkedBatchesMax: 1_000,

@@ -246,6 +246,12 @@ export const keys = {
     'entries appended by a leader and not yet committed, per group',
   ),
   'apply.turn.bytes': bytes(4 * MiB, 64 * KiB, 256 * MiB, 'entries applied in one turn of the event loop'),
+  'work.pause.milliseconds': integer(
+    5,
+    0,
+    1000,
+    'between two pieces of work on many messages (their return, expiry or removal), for everybody else',
+  ),
   'snapshot.chunk.bytes': bytes(256 * KiB, 4 * KiB, 1 * MiB, 'one piece of a snapshot sent to a follower'),
   'catchup.bytes.per.second': bytes(
     32 * MiB,
@@ -693,6 +699,7 @@ export function clusterLimits(settings: Settings): ClusterLimits {
     snapshotChunkBytes: settings['snapshot.chunk.bytes'],
     catchUpBytesPerSecond: settings['catchup.bytes.per.second'],
     applyBytesPerTurn: settings['apply.turn.bytes'],
+    workPauseMilliseconds: settings['work.pause.milliseconds'],
     snapshotEveryBytes: settings['snapshot.every.bytes'],
     snapshotEveryEntries: settings['snapshot.every.entries'],
     parkedBatchesMax: settings['parked.batches.max'],

@@ -1,10 +1,13 @@
-// What is done to one queue while others are measured, by a thread of its own: the load generator has other clients, whose times are taken. That
-// thread gives way to all others: who takes 200,000 messages a second has processors of its own, and not those of three nodes.
+// What is done to one queue while others are measured, by a process of its own: the load generator has other clients, whose times are taken, and
+// a thread that starts there, or ends and gives gigabytes back, would stand in them. It gives way to all others: who takes 200,000 messages a
+// second has processors of its own, and not those of three nodes.
 
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
 import { constants, setPriority } from 'node:os';
 import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
+import { fileURLToPath } from 'node:url';
 import { Client } from './client.ts';
 import { count } from './report.ts';
 
@@ -20,15 +23,19 @@ export interface Disturbance {
   readonly milliseconds: number;
 }
 
+const self = fileURLToPath(import.meta.url);
 const largeBytes = 128 * 1024 * 1024;
 
-/** Resolves with a remark when it is over. */
-export function disturb(disturbance: Disturbance): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const worker = new Worker(new URL(import.meta.url), { workerData: disturbance });
-    worker.once('message', resolve);
-    worker.once('error', reject);
-  });
+/** Whoever will do it is there, and waits. What is returned does it, and resolves with a remark when it is over. */
+export async function prepare(disturbance: Disturbance): Promise<() => Promise<string>> {
+  const child = fork(self, { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] });
+  await once(child, 'message');
+  return () =>
+    new Promise((resolve, reject) => {
+      child.once('message', resolve);
+      child.once('exit', (code) => reject(new Error(`${disturbance.kind} came to nothing: exit ${code}`)));
+      child.send(disturbance);
+    });
 }
 
 async function purge({ queue, urls }: Disturbance): Promise<string> {
@@ -47,7 +54,7 @@ async function remove({ queue, urls }: Disturbance): Promise<string> {
   return '';
 }
 
-/** Takes as much as comes in a bounded time, acknowledges nothing, and goes: everything returns. */
+/** Takes as much as comes in a bounded time, acknowledges nothing, and goes: everything returns, and that is waited for. */
 async function consumeAll(context: Disturbance): Promise<string> {
   const client = await Client.connect(context.urls[0]!);
   let received = 0;
@@ -55,6 +62,10 @@ async function consumeAll(context: Disturbance): Promise<string> {
   await client.consume(context.queue, 0);
   for (let waited = 0; received < context.messages && waited < 60_000; waited += 100) await sleep(100);
   await client.close();
+  const again = await Client.connect(context.urls[0]!);
+  for (let waited = 0; waited < 60_000 && (await again.countReady(context.queue)) < context.messages; waited += 100)
+    await sleep(100);
+  await again.close();
   return `${count(received)} delivered`;
 }
 
@@ -102,9 +113,11 @@ const kinds: Readonly<Record<DisturbanceKind, (disturbance: Disturbance) => Prom
   remove,
 };
 
-if (!isMainThread) {
-  // On Linux that is this thread's own priority; elsewhere it would be the process's, and its streams' with it.
-  if (process.platform === 'linux') setPriority(0, constants.priority.PRIORITY_LOW);
-  const disturbance = workerData as Disturbance;
-  parentPort!.postMessage(await kinds[disturbance.kind](disturbance));
+if (process.send !== undefined && process.argv[1] === self) {
+  setPriority(0, constants.priority.PRIORITY_LOW);
+  process.once('message', async (disturbance: Disturbance) => {
+    process.send!(await kinds[disturbance.kind](disturbance));
+    process.disconnect();
+  });
+  process.send('ready');
 }

@@ -4,7 +4,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client } from './client.ts';
 import { readEventLoop, readHttpAddresses } from './cluster-view.ts';
-import { type DisturbanceKind, disturb } from './disturbances.ts';
+import { type DisturbanceKind, prepare } from './disturbances.ts';
 import { measureStall } from './failures.ts';
 import { Histogram } from './histogram.ts';
 import { Publisher, queueNames } from './load.ts';
@@ -77,7 +77,7 @@ async function warmUp({ urls, queueType }: Options): Promise<void> {
   await setup.declareQueue(queue, { 'x-queue-type': queueType });
   for (const kind of ['consume', 'purge', 'large', 'remove'] as const) {
     if (kind !== 'large') await fill(urls[0]!, queue, warmUpMessages);
-    await disturb({ kind, queue, urls, milliseconds: 0, messages: warmUpMessages });
+    await (await prepare({ kind, queue, urls, milliseconds: 0, messages: warmUpMessages }))();
     await setup.declareQueue(queue, { 'x-queue-type': queueType });
   }
   setup.deleteQueue(queue);
@@ -98,6 +98,8 @@ async function measureOne(
   await setup.declareQueue(queue, { 'x-queue-type': queueType, ...ttl });
   await setup.purgeQueue(queue);
   if (messages > 0) await fill(urls[0]!, queue, messages);
+  const patience = 2 * fillSeconds(messages) * 1000;
+  const disturb = kind === 'nothing' ? null : await prepare({ kind, queue, urls, messages, milliseconds: patience });
   // What filling left behind (snapshots, files) is not what is measured here.
   await sleep(afterFillingMilliseconds);
   let note = '';
@@ -120,8 +122,7 @@ async function measureOne(
     const watched = watch();
     const started = performance.now();
     const stolenBefore = stolenMilliseconds();
-    const patience = 2 * fillSeconds(messages) * 1000;
-    if (kind !== 'nothing') note = await disturb({ kind, queue, urls, messages, milliseconds: patience });
+    if (disturb !== null) note = await disturb();
     const seconds = (performance.now() - started) / 1000;
     await sleep(2_000);
     over = true;

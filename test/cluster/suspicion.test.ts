@@ -8,6 +8,7 @@ import { LeaderBatches } from '../../cluster/leading/leader-batches.ts';
 import type { MetadataMachine } from '../../cluster/machine/metadata.ts';
 import type { Peers } from '../../cluster/peers/peers.ts';
 import { followersOf, groupOf, machineOf } from '../support/machines.ts';
+import { createMemoryClock } from '../support/memory-clock.ts';
 import { MemoryCluster, type MemoryNode, statusOf } from '../support/memory-cluster.ts';
 import { consume, declareQueue, Publisher } from '../support/messages.ts';
 
@@ -136,7 +137,7 @@ describe('a silent node', () => {
       shards: new Map(),
       peers,
       pipe,
-      commands: new LeaderBatches(),
+      commands: new LeaderBatches(createMemoryClock(), 0),
       report: () => {},
     };
     const duties = new Duties(new Map([[0, metadata]]), context);
