@@ -317,6 +317,8 @@ class NodeCluster implements Cluster {
     await this.#host.start();
     await new Promise<void>((resolve) => this.#host.origin.open(resolve));
     await new Promise<void>((resolve) => this.#host.lease.whenFresh(resolve));
+    // What clients do here is answered from this node's own replicas: until those have come up, each answer would be late.
+    await this.#host.caughtUp();
     this.#ready = true;
   }
 

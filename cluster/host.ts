@@ -39,6 +39,7 @@ import type { Transport, TransportEvents } from './transport-types.ts';
 
 /** What one step dirties the next may do in the same turn, so often. */
 const roundsPerTurn = 4;
+const catchUpPollMilliseconds = 10;
 const collectMilliseconds = 1_000;
 const noHeaders = () => ({});
 
@@ -366,6 +367,22 @@ export class Host {
       if (isAlone && group.halted === null) group.raft.campaign();
       this.#dirty(group);
     }
+  }
+
+  /** Resolves when every replica here that can has once applied all that it knew to be committed, under a leader, or some time has passed. */
+  caughtUp(): Promise<void> {
+    const { clock } = this.#ports;
+    const until = clock.now() + this.#options.limits.catchUpMilliseconds;
+    const behind = new Set([...this.groups.values()].filter((group) => !isVolatileGroup(group.id)));
+    return new Promise((resolve) => {
+      const look = () => {
+        for (const group of behind)
+          if (group.halted !== null || group.isLearning || group.hasCaughtUp) behind.delete(group);
+        if (behind.size === 0 || this.#stopped || clock.now() >= until) resolve();
+        else clock.after(catchUpPollMilliseconds, look);
+      };
+      look();
+    });
   }
 
   /** A state that is missing, damaged or not understood halts its group: the others go on, and it can be built anew. */

@@ -160,6 +160,8 @@ export interface ClusterLimits {
   readonly nodeDeadMilliseconds: number;
   readonly balanceMilliseconds: number;
   readonly handOverMilliseconds: number;
+  /** A node that starts serves nobody until its replicas have applied what was committed without it, at most for so long. */
+  readonly catchUpMilliseconds: number;
   /** Leases on the metadata. */
   readonly lease: LeaseOptions;
   readonly pipe: PipeOptions;
@@ -209,6 +211,7 @@ export const defaultLimits: ClusterLimits = {
   nodeDeadMilliseconds: 5_000,
   balanceMilliseconds: 250,
   handOverMilliseconds: 2_000,
+  catchUpMilliseconds: 5_000,
   lease: {
     milliseconds: 2_500,
     renewMilliseconds: 1_500,

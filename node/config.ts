@@ -309,6 +309,12 @@ export const keys = {
   ),
   'balance.milliseconds': integer(250, 10, 600_000, 'time between two looks at how leaders are spread'),
   'hand.over.milliseconds': integer(2000, 0, 60_000, 'longest time to hand leaderships over at a clean stop'),
+  'start.catchup.milliseconds': integer(
+    5_000,
+    0,
+    600_000,
+    'longest time that a node which starts applies what it missed before it serves clients',
+  ),
 
   'publish.batch.bytes.max': bytes(
     256 * KiB,
@@ -713,6 +719,7 @@ export function clusterLimits(settings: Settings): ClusterLimits {
     nodeDeadMilliseconds: settings['node.dead.milliseconds'],
     balanceMilliseconds: settings['balance.milliseconds'],
     handOverMilliseconds: settings['hand.over.milliseconds'],
+    catchUpMilliseconds: settings['start.catchup.milliseconds'],
     lease: {
       milliseconds: settings['lease.milliseconds'],
       renewMilliseconds: settings['lease.renew.milliseconds'],

@@ -188,6 +188,10 @@ export class Group {
   get isReadable(): boolean {
     return this.#halted === null && !this.#closed && this.#applied >= this.#readableFrom;
   }
+  /** It has a leader, and has applied all that it knows to be committed. */
+  get hasCaughtUp(): boolean {
+    return this.raft.leader !== 0 && this.#applied >= this.raft.commit && !this.#snapshots.isInstalling;
+  }
   /** It is new on this node, and may lack anything: nobody reads it before `vouch`. */
   get isLearning(): boolean {
     return this.#readableFrom === Number.POSITIVE_INFINITY;
