@@ -369,16 +369,20 @@ export class Host {
     }
   }
 
-  /** Resolves when every replica here that can has once applied all that it knew to be committed, under a leader, or some time has passed. */
+  /**
+   * Resolves when every replica here that can has once applied all that it knew to be committed, under a leader, or some time has passed. Never,
+   * if the node stops before.
+   */
   caughtUp(): Promise<void> {
     const { clock } = this.#ports;
     const until = clock.now() + this.#options.limits.catchUpMilliseconds;
     const behind = new Set([...this.groups.values()].filter((group) => !isVolatileGroup(group.id)));
     return new Promise((resolve) => {
       const look = () => {
+        if (this.#stopped) return;
         for (const group of behind)
           if (group.halted !== null || group.isLearning || group.hasCaughtUp) behind.delete(group);
-        if (behind.size === 0 || this.#stopped || clock.now() >= until) resolve();
+        if (behind.size === 0 || clock.now() >= until) resolve();
         else clock.after(catchUpPollMilliseconds, look);
       };
       look();

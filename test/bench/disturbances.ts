@@ -29,13 +29,17 @@ const largeBytes = 128 * 1024 * 1024;
 /** Whoever will do it is there, and waits. What is returned does it, and resolves with a remark when it is over. */
 export async function prepare(disturbance: Disturbance): Promise<() => Promise<string>> {
   const child = fork(self, { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] });
-  await once(child, 'message');
-  return () =>
-    new Promise((resolve, reject) => {
-      child.once('message', resolve);
-      child.once('exit', (code) => reject(new Error(`${disturbance.kind} came to nothing: exit ${code}`)));
-      child.send(disturbance);
-    });
+  const failed = once(child, 'exit').then(([code]) => {
+    throw new Error(`${disturbance.kind} came to nothing: exit ${code}`);
+  });
+  // In the end it exits, and nobody asks any more.
+  failed.catch(() => {});
+  const next = async () => ((await Promise.race([once(child, 'message'), failed])) as [string])[0];
+  await next();
+  return () => {
+    child.send(disturbance);
+    return next();
+  };
 }
 
 async function purge({ queue, urls }: Disturbance): Promise<string> {
