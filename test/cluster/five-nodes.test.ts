@@ -50,6 +50,8 @@ describe('five nodes', () => {
     const delivered = () => clients.flatMap(({ bodies }) => bodies).length;
     expect(await cluster.until(() => delivered() === 20, 5_000)).toBe(true);
     for (const one of clients) one.acceptAll();
+    // Every replica hears of it within a tick.
+    await cluster.clock.run(100);
     for (const name of names) expect(await client(1).state(name), name).toMatchObject({ messages: 0 });
   });
 

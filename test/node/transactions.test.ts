@@ -20,7 +20,9 @@ beforeEach(async () => {
   await client.send(select, declareQueue('a'), declareQueue('b'), declareQueue('c'));
 });
 
+/** As another node knows it, within a tick. */
 const ready = async () => {
+  await world.run(100);
   const methods = await other.send(...['a', 'b', 'c'].map((name) => declareQueue(name)));
   return methods.map((method) => (method as { messageCount: number }).messageCount);
 };
