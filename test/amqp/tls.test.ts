@@ -113,7 +113,8 @@ describe('a client over TLS', () => {
       if (near!.bufferedBytes > 0) seen.add(near!.progress);
     });
     await expect.poll(() => received, { timeout: 20_000 }).toBe(bytes);
-    expect(seen.size).toBeGreaterThan(8);
+    // The stream alone would tell of one step. How many there are depends on how much the system takes at a time.
+    expect(seen.size).toBeGreaterThan(3);
     expect(near!.bufferedBytes).toBe(0);
     far.destroy();
     near!.close();
