@@ -4,8 +4,8 @@
 // Ticks are also how a machine goes on with what one entry must not do at once (millions of messages that return, expire or are dropped). All
 // replicas work on each of them at the same time, so there is a pause in between: others' messages pass through the same processors.
 //
-// State owned: per group the number of the next such batch in this term; which groups pause. Each batch stands in the log where the leader put it, and each
-// command is harmless when it comes again, so nothing has to be remembered beyond the term.
+// State owned: per group the number of the next such batch in this term; which groups pause. Each batch stands in the log where the leader
+// put it, and each command is harmless when it comes again, so nothing has to be remembered beyond the term.
 //
 // Invariant: a batch is proposed only while its group is led here, and commits only if that leadership was real.
 

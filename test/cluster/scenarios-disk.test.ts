@@ -73,24 +73,20 @@ describe('B2: what is settled', () => {
 
 describe('B5: a process that stood still', () => {
   test('is one tick older when it goes on: it campaigns for nothing, and leads nothing that others lead by now', async () => {
-    const cluster = await started(205, { shards: 3 });
+    // Rarely enough that nobody asks it to lead again before this was looked at.
+    const cluster = await started(205, { shards: 3, balanceMilliseconds: 2_000 });
     const terms = () => [0, 1, 2, 3].map((group) => Math.max(...cluster.nodes.map((row) => groupOf(row, group).term)));
     const { logs, feed } = cluster.node(2);
-    const handedOver = () => cluster.nodes.flatMap((row) => row.logs.filter(({ event }) => /handed over/.test(event)));
     cluster.pause(2);
     await cluster.clock.run(3_000);
     const before = terms();
     const slept = logs.length;
-    const handedBefore = handedOver().length;
     cluster.resume(2);
     await cluster.clock.run(200);
-    // What others say comes after its late tick, and in time all the same. Who leads may have asked it to take over already.
+    // What others say comes after its late tick, and in time all the same.
     const campaigns = logs.slice(slept).filter(({ details }) => /candidate/i.test(String(details.role)));
-    const asked = handedOver().slice(handedBefore);
-    expect(campaigns.map(({ details }) => details.group)).toEqual(asked.map(({ details }) => details.group));
-    expect(terms()).toEqual(
-      before.map((term, group) => term + asked.filter(({ details }) => details.group === group).length),
-    );
+    expect(campaigns).toEqual([]);
+    expect(terms()).toEqual(before);
     const leaders = () => [1, 2, 3].map((shard) => cluster.leaderOf(shard)?.node);
     expect(await cluster.until(() => leaders().join() === '1,2,3', 5_000)).toBe(true);
     expect(feed.fencedCount).toBe(0);
