@@ -24,7 +24,7 @@ interface ClusterAnswer {
 /** The longest time in the last ten seconds in which a node's event loop did one thing. */
 export interface LoopDelay {
   readonly eventLoopMilliseconds: number;
-  /** Without what it waited for a processor; null: that node does not know. */
+  /** What of it that process ran; null: that node does not know. */
   readonly eventLoopOwnMilliseconds: number | null;
 }
 

@@ -28,7 +28,7 @@ export interface Stall {
   readonly p50: number;
   readonly p99: number;
   readonly max: number;
-  /** Longest delay of any node's event loop, and without what it waited for a processor; NaN: not known. */
+  /** Longest delay of any node's event loop, and what of it that node ran itself; NaN: not known. */
   readonly eventLoop: number;
   readonly eventLoopOwn: number;
   /** What the machine's host took away meanwhile, of all processors; NaN: not known. */

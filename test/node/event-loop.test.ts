@@ -2,12 +2,13 @@
 
 import { expect, test } from 'vitest';
 import { EventLoopDelay } from '../../node/event-loop.ts';
+import type { Scheduled } from '../../node/schedule.ts';
 
 class Times {
   time = 0;
-  wait: number | null = 0;
+  sums: Scheduled | null = { ran: 0, waited: 0 };
   readonly now = () => this.time;
-  readonly waited = () => this.wait;
+  readonly scheduled = () => this.sums;
   close(): void {}
 }
 
@@ -15,9 +16,9 @@ function begin(times: Times) {
   const delay = new EventLoopDelay(times);
   // By hand alone.
   delay.stop();
-  const pass = (milliseconds: number, waited = 0) => {
+  const pass = (milliseconds: number, waited = 0, ran = milliseconds - waited) => {
     times.time += milliseconds;
-    if (times.wait !== null) times.wait += waited;
+    if (times.sums !== null) times.sums = { ran: times.sums.ran + ran, waited: times.sums.waited + waited };
     delay.sample();
   };
   return { delay, pass };
@@ -32,6 +33,15 @@ test('the longest delay is told, and what of it the process had to wait for a pr
   expect(delay.longest).toEqual({ milliseconds: 50, ownMilliseconds: 10 });
 });
 
+test('a process that neither ran nor waited stood still with its machine, or in a call', () => {
+  const { delay, pass } = begin(new Times());
+  pass(300, 20, 5);
+  expect(delay.longest).toEqual({ milliseconds: 290, ownMilliseconds: 5 });
+  // Whether it waited before its work or in the midst of it, is not known.
+  pass(60, 20, 40);
+  expect(delay.longest.ownMilliseconds).toBe(30);
+});
+
 test('it is forgotten after ten seconds', () => {
   const { delay, pass } = begin(new Times());
   pass(60);
@@ -43,7 +53,7 @@ test('it is forgotten after ten seconds', () => {
 
 test('where the system does not tell of processors, only the delay is known', () => {
   const times = new Times();
-  times.wait = null;
+  times.sums = null;
   const { delay, pass } = begin(times);
   pass(60);
   expect(delay.longest).toEqual({ milliseconds: 50, ownMilliseconds: null });
@@ -55,6 +65,8 @@ test('a process that stands still is late', async () => {
   const until = performance.now() + 100;
   while (performance.now() < until);
   await new Promise((resolve) => setTimeout(resolve, 30));
-  expect(delay.longest.milliseconds).toBeGreaterThan(80);
+  const { milliseconds, ownMilliseconds } = delay.longest;
+  expect(milliseconds).toBeGreaterThan(80);
+  if (ownMilliseconds !== null) expect(ownMilliseconds).toBeGreaterThan(0);
   delay.stop();
 });
