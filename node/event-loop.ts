@@ -13,7 +13,7 @@ const secondsKept = 10;
 /** In milliseconds, of the last ten seconds. */
 export interface LongestDelay {
   readonly milliseconds: number;
-  /** The longest of what the process ran meanwhile, a blocking call not counted; null: this system does not tell. */
+  /** The longest of what the loop was busy and the process ran meanwhile; null: this system does not tell. */
   readonly ownMilliseconds: number | null;
 }
 
@@ -22,6 +22,8 @@ export interface LoopTimes {
   now(): number;
   /** How long the process has run, and waited for a processor; null: nobody tells. */
   scheduled(): Scheduled | null;
+  /** How long the loop has done anything but wait for something to happen. */
+  busy(): number;
   close(): void;
 }
 
@@ -30,6 +32,7 @@ export class EventLoopDelay {
   readonly #timer: NodeJS.Timeout;
   #last: number;
   #lastScheduled: Scheduled | null;
+  #lastBusy: number;
   /** By second, the present one last. */
   readonly #seconds: { readonly until: number; delay: number; own: number }[] = [];
 
@@ -37,6 +40,7 @@ export class EventLoopDelay {
     this.#times = times;
     this.#last = times.now();
     this.#lastScheduled = times.scheduled();
+    this.#lastBusy = times.busy();
     this.#timer = setInterval(() => this.sample(), sampleMilliseconds);
     this.#timer.unref();
   }
@@ -51,10 +55,12 @@ export class EventLoopDelay {
   sample(): void {
     const now = this.#times.now();
     const scheduled = this.#times.scheduled();
+    const busy = this.#times.busy();
     const delay = Math.max(0, now - this.#last - sampleMilliseconds);
-    const own = this.#ownOf(delay, scheduled);
+    const own = this.#ownOf(delay, scheduled, busy);
     this.#last = now;
     this.#lastScheduled = scheduled;
+    this.#lastBusy = busy;
     let second = this.#seconds[this.#seconds.length - 1];
     if (second === undefined || now >= second.until) {
       second = { until: now + 1_000, delay: 0, own: 0 };
@@ -65,11 +71,12 @@ export class EventLoopDelay {
     second.own = Math.max(second.own, own);
   }
 
-  /** It ran in the interval too: what is left of the delay without what it waited is the most that counts. */
-  #ownOf(delay: number, scheduled: Scheduled | null): number {
+  /** Each is too much in its own way: of the interval, of what a host takes from a process that runs, and from a loop that waits. */
+  #ownOf(delay: number, scheduled: Scheduled | null, busy: number): number {
     const last = this.#lastScheduled;
     if (scheduled === null || last === null) return 0;
-    return Math.max(0, Math.min(delay - (scheduled.waited - last.waited), scheduled.ran - last.ran));
+    const unhindered = delay - (scheduled.waited - last.waited);
+    return Math.max(0, Math.min(unhindered, scheduled.ran - last.ran, busy - this.#lastBusy));
   }
 
   stop(): void {
@@ -83,6 +90,7 @@ function processTimes(): LoopTimes {
   return {
     now: () => performance.now(),
     scheduled: () => schedule.read(),
+    busy: () => performance.eventLoopUtilization().active,
     close: () => schedule.close(),
   };
 }

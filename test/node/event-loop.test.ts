@@ -7,8 +7,10 @@ import type { Scheduled } from '../../node/schedule.ts';
 class Times {
   time = 0;
   sums: Scheduled | null = { ran: 0, waited: 0 };
+  work = 0;
   readonly now = () => this.time;
   readonly scheduled = () => this.sums;
+  readonly busy = () => this.work;
   close(): void {}
 }
 
@@ -16,8 +18,9 @@ function begin(times: Times) {
   const delay = new EventLoopDelay(times);
   // By hand alone.
   delay.stop();
-  const pass = (milliseconds: number, waited = 0, ran = milliseconds - waited) => {
+  const pass = (milliseconds: number, waited = 0, ran = milliseconds - waited, busy = milliseconds) => {
     times.time += milliseconds;
+    times.work += busy;
     if (times.sums !== null) times.sums = { ran: times.sums.ran + ran, waited: times.sums.waited + waited };
     delay.sample();
   };
@@ -33,9 +36,10 @@ test('the longest delay is told, and what of it the process had to wait for a pr
   expect(delay.longest).toEqual({ milliseconds: 50, ownMilliseconds: 10 });
 });
 
-test('a process that neither ran nor waited stood still with its machine, or in a call', () => {
+test('a process that stood still with its machine has done nothing, whatever it is said to have run', () => {
   const { delay, pass } = begin(new Times());
   pass(300, 20, 5);
+  pass(300, 20, 100, 5);
   expect(delay.longest).toEqual({ milliseconds: 290, ownMilliseconds: 5 });
   // Whether it waited before its work or in the midst of it, is not known.
   pass(60, 20, 40);
