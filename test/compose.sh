@@ -6,7 +6,7 @@
 #
 # An engine that answers is used. Else, for root, the installed `dockerd` is started in a folder of its own, without any rule or bridge for the
 # machine; what it has not is made from this machine's own files, since images cannot be pulled everywhere: Node.js, npm and a shell as the
-# Dockerfile's base, and a `toxiproxy-server`. Installs nothing. Where no engine can run it says `compose: skipped: <why>`, and ends with 0.
+# Dockerfile's base, a `toxiproxy-server` and a `prometheus`. Installs nothing. Where no engine can run it says `compose: skipped: <why>`, and ends with 0.
 # Everything has a name or a port of its own, and is removed at the end, whatever happens: containers, volumes, networks, images, the engine.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -28,6 +28,7 @@ for name in "${!WARREN_@}" "${!COMPOSE_@}"; do [ "$name" = WARREN_TEST_CACHE ] |
 export COMPOSE_PROJECT_NAME=warren-compose-test NODE_IMAGE=warren:compose-test
 base=node:22-slim
 builder=$base
+prometheus=$(sed -n 's/.*image: \(.*prometheus:.*\)/\1/p' docker-compose.yml)
 toxiproxy=$(sed -n 's/.*image: \(.*toxiproxy:.*\)/\1/p' docker-compose.yml)
 cache=${WARREN_TEST_CACHE:-$HOME/.cache/warren-interop}
 
@@ -38,7 +39,7 @@ finish() {
   trap - EXIT INT TERM
   if [ ${#compose[@]} -gt 0 ]; then
     [ $code -eq 0 ] || run logs --tail=30 2>&1 | tail -n 150
-    run --profile chaos down -v --remove-orphans >"$work/down.log" 2>&1 || cat "$work/down.log"
+    run --profile chaos --profile monitoring down -v --remove-orphans >"$work/down.log" 2>&1 || cat "$work/down.log"
     docker image rm "$NODE_IMAGE" "${made[@]}" >/dev/null 2>&1
   fi
   if [ -n "$engine_pid" ]; then
@@ -146,6 +147,15 @@ make_toxiproxy() {
   [ -n "$program" ] || return
   mkdir -p "$tree" && copy "$tree" "$program" && mv "$tree$program" "$tree/toxiproxy" || return
   tar -C "$tree" -c . | docker import --change 'ENTRYPOINT ["/toxiproxy"]' - "$toxiproxy"
+}
+
+# Started as the image that the compose file names starts it.
+make_prometheus() {
+  local program tree="$work/prometheus"
+  program=$(command -v prometheus) || return
+  mkdir -p "$tree"/{prometheus,tmp,etc/prometheus} && copy "$tree" "$program" && mv "$tree$program" "$tree/prometheus-server" || return
+  tar -C "$tree" -c . | docker import --change 'ENTRYPOINT ["/prometheus-server"]' \
+    --change 'CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]' - "$prometheus"
 }
 
 # has IMAGE: whether it is there, or can be pulled. An engine that was started here does not try.
@@ -262,6 +272,33 @@ say 'restart, stop, down and up: nothing lost, nothing back'
 
 # ---- profiles
 
+have_prometheus=true
+if ! has "$prometheus"; then
+  made+=("$prometheus")
+  make_prometheus >/dev/null || have_prometheus=false
+fi
+must 'the configuration of the profile monitoring' run --profile monitoring config
+if $have_prometheus; then
+  # Grafana's image is made from nothing that a machine has; what its panels ask for is asked here.
+  must 'docker compose --profile monitoring up prometheus' run --profile monitoring up -d prometheus
+  publish 1 watched:800 20 >"$work/watched.log" 2>&1 &
+  publisher=$!
+  at=$SECONDS
+  watch() { node dist/test/compose/monitoring.js "$1" "http://127.0.0.1:$PROMETHEUS_PORT" "${@:2}"; }
+  must 'what Prometheus hears, and what the panels show' watch shown node/monitoring/grafana/dashboards/warren.json
+  wait $publisher || { cat "$work/watched.log" && fail 'publish while Prometheus watches'; }
+  must 'kill of node 3' run kill node3
+  must 'an alert of a node that is dead' watch alarmed WarrenNodeDown node3
+  must 'start of node 3' run start node3
+  healthy 90 || fail 'node 3 is not healthy 90 s after it was killed'
+  must 'drain what was published meanwhile' drain 3 watched:800
+  must 'the end of Prometheus' run --profile monitoring rm --stop --force prometheus
+  say "profile monitoring: Prometheus hears three nodes, has an answer for every panel, and finds a dead node, in $((SECONDS - at)) s"
+else
+  [ -z "${CI:-}" ] || fail "there is neither $prometheus nor a prometheus, which .ci/toolchains installs"
+  say "profile monitoring: only its configuration was read, there is neither $prometheus nor a prometheus here"
+fi
+
 cp chaos/compose.env "$work/chaos.env"
 with_chaos() { "${compose[@]}" --env-file "$work/chaos.env" "$@"; }
 have_toxiproxy=true
@@ -278,6 +315,3 @@ else
   [ -z "${CI:-}" ] || fail "there is neither $toxiproxy nor a toxiproxy-server, which .ci/toolchains installs"
   say "profile chaos: not tried, there is neither $toxiproxy nor a toxiproxy-server here"
 fi
-
-must 'the configuration of the profile monitoring' run --profile monitoring config
-say 'profile monitoring: only its configuration was read, its images are not used here'
