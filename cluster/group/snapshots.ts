@@ -169,18 +169,18 @@ export class Snapshots {
   // ---- sending ----
 
   /** Leader: one piece of the latest snapshot for a follower that is too far behind. */
-  read({ to, match, offset, bytesMax }: Ready<EntryData>['snapshotReads'][number]): void {
+  read({ to, match, offset, isFirst, bytesMax }: Ready<EntryData>['snapshotReads'][number]): void {
     const { raft } = this.#host;
     const before = this.#sendings.get(to);
-    if (offset === 0) {
+    if (isFirst) {
       // With millions of live messages the stream takes longer to open than the core waits.
       if (before !== undefined && !before.isBegun && before.match === match) return;
       this.#open(to, match);
     }
     const sending = this.#sendings.get(to);
     if (sending === undefined) {
-      // The rest of another stream would not fit what was sent. Given another snapshot than it asked for, the core begins anew.
-      raft.snapshotRead(to, noSnapshot, offset, nothing, true);
+      // Another stream would not fit what was sent: its live entries are fewer.
+      raft.snapshotRead(to, null, offset, nothing, true);
       return this.#host.dirty();
     }
     const fail = (error: Error) => {
@@ -311,9 +311,4 @@ export class Snapshots {
 
 function ignore(): void {}
 
-const noSnapshot: SnapshotMeta = {
-  index: 0,
-  term: 0,
-  configuration: { voters: [], outgoing: [], learners: [], learnersNext: [], autoLeave: false },
-};
 const nothing = new Uint8Array(0);

@@ -65,7 +65,7 @@ test('a stream has every live entry up to its snapshot, whenever it is opened wh
   );
   applied = 20;
   snapshots.take();
-  const open = () => snapshots.read({ to: ++sent, index: 0, match: 0, offset: 0, bytesMax: 64 });
+  const open = () => snapshots.read({ to: ++sent, index: 0, match: 0, offset: 0, isFirst: true, bytesMax: 64 });
   await during(
     until(() => snapshots.index === 20),
     open,

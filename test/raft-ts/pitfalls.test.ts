@@ -810,6 +810,28 @@ describe('reads and snapshots', () => {
     expect(to(raft, append(2, 1, [0, 0], [data(1, 1)])).write?.entries).toHaveLength(1);
   });
 
+  test('24 a stream that its host lost begins anew, and the follower takes nothing of the old one for a part of it', () => {
+    let padding = 30;
+    const world = new Simulation((bound) => Math.min(padding, bound - 1), { snapshotChunkBytes: 8 });
+    world.startVoters(3).elect(1);
+    const three = world.get(3);
+    three.crash();
+    for (const value of ['x', 'y']) world.propose(1, value);
+    world.settle();
+    world.get(1).takeSnapshot(0);
+    three.start();
+    world.tick(1, 2);
+    const isHalf = () => world.network.some((message) => message.kind === 'snapshotReply' && message.offset === 24);
+    for (let steps = 0; !isHalf() && steps < 100; steps++) world.deliver(0);
+    expect(isHalf()).toBe(true);
+    // The answer is lost, and meanwhile the stream; the next one is shorter than what the follower has of this one.
+    world.network = [];
+    world.get(1).loseStreams();
+    padding = 0;
+    world.tickAll(3 * world.bounds.electionTicks);
+    expect(three.machine).toEqual(['x', 'y']);
+  });
+
   test('25 an old or known snapshot is acknowledged, not applied, and replication goes on', () => {
     const raft = replica({ hardState: { term: 1, vote: 0, commit: 2 }, entries: rows(1, 1, 1) });
     const configuration = initialConfiguration([1, 2, 3]);

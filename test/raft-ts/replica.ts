@@ -37,6 +37,11 @@ interface StoredSnapshot {
   readonly machine: readonly string[];
 }
 
+/** A snapshot on its way to another replica; null: not read from yet. */
+interface Stream {
+  opened: { readonly meta: SnapshotMeta; readonly bytes: Uint8Array } | null;
+}
+
 export interface SimulatedDisk {
   hardState: { term: number; vote: ReplicaId; commit: number };
   snapshot: StoredSnapshot;
@@ -57,7 +62,7 @@ export class SimulatedReplica {
   /** The log as the core has it: disk and what is on its way there. */
   #log = new Map<number, Entry<string>>();
   #staging: { readonly meta: SnapshotMeta; chunks: Uint8Array[]; length: number } | null = null;
-  #pinned = new Map<ReplicaId, { readonly meta: SnapshotMeta; readonly bytes: Uint8Array }>();
+  readonly #streams = new Map<ReplicaId, Stream>();
   readonly #world: World;
 
   constructor(id: ReplicaId, configuration: Configuration, world: World) {
@@ -112,7 +117,7 @@ export class SimulatedReplica {
     this.writes = [];
     this.tasks = [];
     this.#staging = null;
-    this.#pinned.clear();
+    this.#streams.clear();
     this.#log.clear();
   }
 
@@ -194,8 +199,13 @@ export class SimulatedReplica {
       this.#world.checker.readAnswered(context, index);
       this.#world.tell(this.id, index === null ? `read ${context} failed` : `read ${context} at ${index}`);
     }
-    for (const read of ready.snapshotReads)
-      this.tasks.push(() => this.#readSnapshot(read.to, read.offset, read.bytesMax));
+    for (const read of ready.snapshotReads) {
+      const { to, isFirst, offset, bytesMax } = read;
+      // Asked again before it was opened, it is the same one.
+      if (isFirst && this.#streams.get(to)?.opened !== null) this.#streams.set(to, { opened: null });
+      const stream = this.#streams.get(to);
+      this.tasks.push(() => this.#readStream(to, stream, offset, bytesMax));
+    }
     for (const chunk of ready.snapshotWrites) this.tasks.push(() => this.#writeChunk(chunk));
     for (; this.applied < ready.commit; this.applied++) {
       const entry = this.#log.get(this.applied + 1);
@@ -253,13 +263,24 @@ export class SimulatedReplica {
     return { ...rest, entries };
   }
 
-  #readSnapshot(to: ReplicaId, offset: number, bytesMax: number): void {
+  /** What is sent to others cannot be read any more. */
+  loseStreams(): void {
+    this.#streams.clear();
+  }
+
+  #readStream(to: ReplicaId, stream: Stream | undefined, offset: number, bytesMax: number): void {
+    if (stream === undefined) return this.run((raft) => raft.snapshotRead(to, null, offset, Buffer.alloc(0), true));
+    if (stream !== this.#streams.get(to)) return;
+    stream.opened ??= this.#open();
+    const { meta, bytes } = stream.opened;
+    const piece = bytes.subarray(offset, offset + bytesMax);
+    this.run((raft) => raft.snapshotRead(to, meta, offset, piece, offset + piece.length >= bytes.length));
+  }
+
+  /** No two streams of a snapshot have the same bytes, but for those of scripts. */
+  #open(): NonNullable<Stream['opened']> {
     const { meta, machine } = this.disk.snapshot;
-    if (offset === 0) this.#pinned.set(to, { meta, bytes: Buffer.from(JSON.stringify(machine)) });
-    const pinned = this.#pinned.get(to);
-    if (pinned === undefined) return;
-    const bytes = pinned.bytes.subarray(offset, offset + bytesMax);
-    this.run((raft) => raft.snapshotRead(to, pinned.meta, offset, bytes, offset + bytes.length >= pinned.bytes.length));
+    return { meta, bytes: Buffer.from(' '.repeat(this.#world.random(40)) + JSON.stringify(machine)) };
   }
 
   #writeChunk(chunk: Ready<string>['snapshotWrites'][number]): void {

@@ -31,6 +31,7 @@ interface Weights {
   leaderLost: number;
   read: number;
   snapshot: number;
+  loseStreams: number;
   damage: number;
   pause: number;
   resume: number;
@@ -84,6 +85,7 @@ class Swarm {
       leaderLost: some(5),
       read: 20,
       snapshot: some(20),
+      loseStreams: fault(6),
       damage: 0,
       pause,
       resume: pause * 0.7,
@@ -189,6 +191,8 @@ class Swarm {
         one.takeSnapshot(this.#draw(3) * 5);
         return;
       }
+      case 'loseStreams':
+        return replica.loseStreams();
       default:
         throw new Error(`unknown action ${action}`);
     }

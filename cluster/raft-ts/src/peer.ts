@@ -4,15 +4,15 @@
 //   replicate  appends are sent without waiting, as far as the window allows
 //   snapshot   it lacks entries that are no longer whole here: chunks of a snapshot, one at a time
 //
-// State owned: match and next index, the window of unacknowledged appends, the snapshot transfer. A new leadership, and a follower that
-// lost what it had acknowledged, begin a new session: replies of an old one are dropped.
+// State owned: match and next index, the window of unacknowledged appends, the snapshot transfer. A new leadership, a follower that lost
+// what it had acknowledged, and a transfer that begins anew, begin a new session: replies of an old one are dropped.
 //
 // Invariants: match < next; the window is empty but in `replicate`; `transfer` is there only in `snapshot`.
 
 import type { LogIndex, ReplicaId, SnapshotMeta } from './types.ts';
 
 export interface SnapshotTransfer {
-  /** The snapshot that is asked of the host; from the first chunk on the one that it chose. */
+  /** The snapshot that is asked of the host; from the first chunk on the one that it chose, and then `meta`. */
   index: LogIndex;
   meta: SnapshotMeta | null;
   /** Where the next chunk begins. */

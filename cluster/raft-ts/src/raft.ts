@@ -158,7 +158,7 @@ class Replica<D> implements Raft<D> {
     core.applied = Math.max(core.applied, index);
   }
 
-  snapshotRead(to: ReplicaId, snapshot: SnapshotMeta, offset: number, bytes: Uint8Array, done: boolean): void {
+  snapshotRead(to: ReplicaId, snapshot: SnapshotMeta | null, offset: number, bytes: Uint8Array, done: boolean): void {
     takeSnapshotRead(this.#core, to, snapshot, offset, bytes, done);
   }
 

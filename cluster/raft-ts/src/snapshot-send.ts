@@ -2,8 +2,9 @@
 //
 //   asked of the host -> snapshotRead -> snapshotChunk -> snapshotReply with the next offset -> ... -> appendReply: installed
 //
-// A lost chunk or answer is made good after an election timeout, from the follower's offset; a follower without a staging file has the
-// transfer begin anew.
+// A lost chunk or answer is made good after an election timeout, from the follower's offset. Where the follower has no staging file any more,
+// or the host no stream, the transfer begins anew, and a new session with it: two streams of one snapshot need not have the same bytes, and
+// what the follower holds of the other one must not be taken for the beginning of this one.
 
 import { type Core, type Received, send } from './core.ts';
 import { invariant } from './invariant.ts';
@@ -15,15 +16,14 @@ export function beginTransferRead<D>(core: Core<D>, peer: Peer): void {
   const transfer = peer.transfer!;
   transfer.waiting = 'read';
   transfer.waitedTicks = 0;
-  if (transfer.offset === 0) {
-    transfer.index = core.snapshot.index;
-    transfer.meta = null;
-  }
+  const isFirst = transfer.meta === null;
+  if (isFirst) transfer.index = core.snapshot.index;
   core.snapshotReads.push({
     to: peer.id,
     index: transfer.index,
     match: peer.match,
     offset: transfer.offset,
+    isFirst,
     bytesMax: core.options.snapshotChunkBytes,
   });
 }
@@ -31,7 +31,7 @@ export function beginTransferRead<D>(core: Core<D>, peer: Peer): void {
 export function takeSnapshotRead<D>(
   core: Core<D>,
   to: ReplicaId,
-  snapshot: SnapshotMeta,
+  snapshot: SnapshotMeta | null,
   offset: number,
   bytes: Uint8Array,
   done: boolean,
@@ -39,14 +39,17 @@ export function takeSnapshotRead<D>(
   const peer = core.leading?.peerOf.get(to);
   const transfer = peer?.transfer;
   if (!peer || !transfer || transfer.waiting !== 'read' || transfer.offset !== offset) return;
-  if (bytes.length === 0 && !done) return;
-  if (offset === 0) {
+  const { meta } = transfer;
+  if (meta !== null && meta.index !== snapshot?.index) return restart(core, peer, transfer);
+  // A stream that could not be begun is asked for again in time.
+  if (snapshot === null || (bytes.length === 0 && !done)) return;
+  if (meta === null) {
+    invariant(offset === 0, 'a stream begins at its beginning');
     invariant(snapshot.index >= core.log.compactedIndex, 'a snapshot reaches to the whole entries');
     transfer.meta = snapshot;
     transfer.index = snapshot.index;
-  } else if (transfer.index !== snapshot.index) {
-    restart(core, peer, transfer);
-    return;
+    // Nobody is to begin another one for a request that waited here.
+    core.snapshotReads = core.snapshotReads.filter((read) => read.to !== to);
   }
   transfer.waiting = 'reply';
   transfer.waitedTicks = 0;
@@ -71,5 +74,7 @@ export function tickTransfer<D>(core: Core<D>, peer: Peer): void {
 
 function restart<D>(core: Core<D>, peer: Peer, transfer: SnapshotTransfer): void {
   transfer.offset = 0;
+  transfer.meta = null;
+  peer.session = ++core.lastSession;
   beginTransferRead(core, peer);
 }

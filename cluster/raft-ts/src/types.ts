@@ -196,15 +196,17 @@ export interface Ready<D> {
   /** Reads that became safe: serve each once `index` has been applied. `index` null: the read failed (leadership lost); ask again. */
   readonly reads: readonly { readonly context: number; readonly index: LogIndex | null }[];
   /**
-   * A follower is to get a snapshot: read up to `bytesMax` bytes at `offset` and call `snapshotRead`. At offset 0 the host chooses its latest
-   * snapshot (at least the one at `index`); later offsets are of the same one, at `index`. `match`: the follower has all entries up to
-   * here. Asked again after an election timeout; empty bytes that are not the end count as no answer.
+   * A follower is to get a snapshot: read up to `bytesMax` bytes at `offset` and call `snapshotRead`. `isFirst`: the host chooses its latest
+   * snapshot (at least the one at `index`) and begins a stream; all others, offset 0 among them, are of that same stream. A host that does
+   * not have it any more says so with null instead of a snapshot. `match`: the follower has all entries up to here. Asked again after an
+   * election timeout; empty bytes that are not the end count as no answer.
    */
   readonly snapshotReads: readonly {
     readonly to: ReplicaId;
     readonly index: LogIndex;
     readonly match: LogIndex;
     readonly offset: number;
+    readonly isFirst: boolean;
     readonly bytesMax: number;
   }[];
   /**
@@ -283,7 +285,7 @@ export interface Raft<D> {
   readIndex(context: number): void;
   persisted(sequence: number): void;
   applied(index: LogIndex): void;
-  snapshotRead(to: ReplicaId, snapshot: SnapshotMeta, offset: number, bytes: Uint8Array, done: boolean): void;
+  snapshotRead(to: ReplicaId, snapshot: SnapshotMeta | null, offset: number, bytes: Uint8Array, done: boolean): void;
   snapshotWritten(snapshot: SnapshotMeta, offset: number, ok: boolean): void;
   snapshotInstalled(snapshot: SnapshotMeta): void;
   /** The host made a snapshot of its machine durable at this index (at most `applied` and `persistedIndex`). */
