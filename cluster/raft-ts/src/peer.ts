@@ -5,7 +5,7 @@
 //   snapshot   it lacks entries that are no longer whole here: chunks of a snapshot, one at a time
 //
 // State owned: match and next index, the window of unacknowledged appends, the snapshot transfer. A new leadership, a follower that lost
-// what it had acknowledged, and a transfer that begins anew, begin a new session: replies of an old one are dropped.
+// what it had acknowledged, and each transfer, begin a new session: replies of an old one are dropped.
 //
 // Invariants: match < next; the window is empty but in `replicate`; `transfer` is there only in `snapshot`.
 

@@ -9,11 +9,11 @@ import { quorumValue } from './configuration.ts';
 import { type Core, isLeaderReady, type Received, raiseCommit, send } from './core.ts';
 import { invariant } from './invariant.ts';
 import { configurationLeave, isLeaderRemoved } from './membership.ts';
-import { type Peer, probeFrom, replicateFrom, snapshotFrom } from './peer.ts';
+import { type Peer, probeFrom, replicateFrom } from './peer.ts';
 import { appendEntry } from './persistence.ts';
 import { acknowledgeReads } from './reads.ts';
 import { becomeFollower } from './roles.ts';
-import { beginTransferRead } from './snapshot-send.ts';
+import { beginTransfer } from './snapshot-send.ts';
 import { inviteSuccessor, transferIfCaughtUp } from './transfer.ts';
 import type { LogIndex, ReplicaId } from './types.ts';
 
@@ -28,9 +28,7 @@ function sendTo<D>(core: Core<D>, peer: Peer): void {
   if (peer.next <= core.log.compactedIndex) {
     // A silent follower gets no snapshot: it is asked for once it answers a heartbeat.
     if (!isActive(core, peer)) return;
-    snapshotFrom(peer, core.snapshot.index);
-    beginTransferRead(core, peer);
-    return;
+    return beginTransfer(core, peer);
   }
   if (peer.state === 'probe') {
     if (peer.paused) return;

@@ -3,16 +3,22 @@
 //   asked of the host -> snapshotRead -> snapshotChunk -> snapshotReply with the next offset -> ... -> appendReply: installed
 //
 // A lost chunk or answer is made good after an election timeout, from the follower's offset. Where the follower has no staging file any more,
-// or the host no stream, the transfer begins anew, and a new session with it: two streams of one snapshot need not have the same bytes, and
-// what the follower holds of the other one must not be taken for the beginning of this one.
+// or the host no stream, the transfer begins anew. Each one is a session of its own: two streams of one snapshot need not have the same bytes,
+// and what the follower holds of another one must not be taken for the beginning of this one.
 
 import { type Core, type Received, send } from './core.ts';
 import { invariant } from './invariant.ts';
-import type { Peer, SnapshotTransfer } from './peer.ts';
+import { type Peer, snapshotFrom } from './peer.ts';
 import type { ReplicaId, SnapshotMeta } from './types.ts';
 
+export function beginTransfer<D>(core: Core<D>, peer: Peer): void {
+  peer.session = ++core.lastSession;
+  snapshotFrom(peer, core.snapshot.index);
+  askForChunk(core, peer);
+}
+
 /** Asks the host for the chunk at the transfer's offset. */
-export function beginTransferRead<D>(core: Core<D>, peer: Peer): void {
+function askForChunk<D>(core: Core<D>, peer: Peer): void {
   const transfer = peer.transfer!;
   transfer.waiting = 'read';
   transfer.waitedTicks = 0;
@@ -40,7 +46,7 @@ export function takeSnapshotRead<D>(
   const transfer = peer?.transfer;
   if (!peer || !transfer || transfer.waiting !== 'read' || transfer.offset !== offset) return;
   const { meta } = transfer;
-  if (meta !== null && meta.index !== snapshot?.index) return restart(core, peer, transfer);
+  if (meta !== null && meta.index !== snapshot?.index) return beginTransfer(core, peer);
   // A stream that could not be begun is asked for again in time.
   if (snapshot === null || (bytes.length === 0 && !done)) return;
   if (meta === null) {
@@ -61,20 +67,13 @@ export function handleSnapshotReply<D>(core: Core<D>, peer: Peer, reply: Receive
   if (transfer === null || transfer.meta?.index !== reply.index) return;
   if (reply.ok && reply.offset > transfer.offset) {
     transfer.offset = reply.offset;
-    beginTransferRead(core, peer);
-  } else if (!reply.ok && transfer.offset > 0) restart(core, peer, transfer);
+    askForChunk(core, peer);
+  } else if (!reply.ok && transfer.offset > 0) beginTransfer(core, peer);
 }
 
 /** One tick: asks anew when host or follower took too long. The host may be asked for what it is still reading. */
 export function tickTransfer<D>(core: Core<D>, peer: Peer): void {
   const { transfer } = peer;
   if (transfer === null || peer.silentTicks >= core.options.electionTicks) return;
-  if (++transfer.waitedTicks >= core.options.electionTicks) beginTransferRead(core, peer);
-}
-
-function restart<D>(core: Core<D>, peer: Peer, transfer: SnapshotTransfer): void {
-  transfer.offset = 0;
-  transfer.meta = null;
-  peer.session = ++core.lastSession;
-  beginTransferRead(core, peer);
+  if (++transfer.waitedTicks >= core.options.electionTicks) askForChunk(core, peer);
 }
