@@ -299,7 +299,7 @@ export class SimulatedReplica {
   #install(meta: SnapshotMeta, bytes: Buffer): void {
     const { disk } = this;
     const keeps = disk.log.get(meta.index)?.term === meta.term;
-    const machine = JSON.parse(bytes.toString()) as string[];
+    const machine = machineOf(bytes);
     disk.snapshot = { meta, machine };
     disk.compacted = { index: meta.index, term: meta.term };
     for (const index of disk.log.keys()) if (!keeps || index <= meta.index) disk.log.delete(index);
@@ -309,5 +309,13 @@ export class SimulatedReplica {
     this.#staging = null;
     this.#world.tell(this.id, `installs snapshot ${meta.index}/${meta.term}`);
     this.run((raft) => raft.snapshotInstalled(meta));
+  }
+}
+
+function machineOf(bytes: Buffer): string[] {
+  try {
+    return JSON.parse(bytes.toString()) as string[];
+  } catch {
+    throw new Error('what was installed is no snapshot');
   }
 }

@@ -287,7 +287,7 @@ const rows: readonly Row[] = [
     file: 'follower',
     find: 'if (isInstalling(core) || !isWellFormed(core, append)) return;',
     replace: 'if (!isWellFormed(core, append)) return;',
-    seedsMax: 1500,
+    seedsMax: 60000,
   },
   {
     name: 'old-snapshot-is-applied',
@@ -306,6 +306,14 @@ const rows: readonly Row[] = [
     find: 'acknowledge(core, from, session, core.commit); return;',
     replace: 'return;',
     seedsMax: 1000,
+  },
+  {
+    name: 'transfer-keeps-its-session',
+    pitfall: '24',
+    mistake: 'the transfer of a snapshot that begins anew is one with the last, and so is what a follower has staged of that',
+    file: 'snapshot-send',
+    find: 'peer.session = ++core.lastSession;',
+    replace: '',
   },
   {
     name: 'window-is-never-freed',
