@@ -287,7 +287,7 @@ const rows: readonly Row[] = [
     file: 'follower',
     find: 'if (isInstalling(core) || !isWellFormed(core, append)) return;',
     replace: 'if (!isWellFormed(core, append)) return;',
-    seedsMax: 60000,
+    seedsMax: 1500,
   },
   {
     name: 'old-snapshot-is-applied',

@@ -34,7 +34,7 @@ export const seeds: Readonly<Record<string, number>> = {
   'transfer-never-ends': 12,
   'read-without-a-round': 40,
   'read-answered-by-an-older-round': 10,
-  'log-grows-during-an-installation': 12913,
+  'log-grows-during-an-installation': 113300,
   'old-snapshot-is-applied': 34,
   'old-snapshot-is-not-acknowledged': 65,
   'transfer-keeps-its-session': 189,
