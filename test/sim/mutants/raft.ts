@@ -310,7 +310,8 @@ const rows: readonly Row[] = [
   {
     name: 'transfer-keeps-its-session',
     pitfall: '24',
-    mistake: 'the transfer of a snapshot that begins anew is one with the last, and so is what a follower has staged of that',
+    mistake:
+      'the transfer of a snapshot that begins anew is one with the last, and so is what a follower has staged of that',
     file: 'snapshot-send',
     find: 'peer.session = ++core.lastSession;',
     replace: '',
