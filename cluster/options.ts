@@ -159,8 +159,6 @@ export interface ClusterLimits {
   /** A node without a connection for this long is ended by the metadata's leader: its messages go back. */
   readonly nodeDeadMilliseconds: number;
   readonly balanceMilliseconds: number;
-  /** So long a connection must have held before leaderships are handed over it. */
-  readonly balanceSteadyMilliseconds: number;
   readonly handOverMilliseconds: number;
   /** A node that starts serves nobody until its replicas have applied what was committed without it, at most for so long. */
   readonly catchUpMilliseconds: number;
@@ -212,7 +210,6 @@ export const defaultLimits: ClusterLimits = {
   suspectMilliseconds: 1_000,
   nodeDeadMilliseconds: 5_000,
   balanceMilliseconds: 250,
-  balanceSteadyMilliseconds: 5_000,
   handOverMilliseconds: 2_000,
   catchUpMilliseconds: 5_000,
   lease: {

@@ -308,12 +308,6 @@ export const keys = {
     'clocks that disagree by more say that the machine was suspended',
   ),
   'balance.milliseconds': integer(250, 10, 600_000, 'time between two looks at how leaders are spread'),
-  'balance.steady.milliseconds': integer(
-    5_000,
-    0,
-    600_000,
-    'a node that is back is handed leaderships once it has been connected for so long',
-  ),
   'hand.over.milliseconds': integer(2000, 0, 60_000, 'longest time to hand leaderships over at a clean stop'),
   'start.catchup.milliseconds': integer(
     5_000,
@@ -724,7 +718,6 @@ export function clusterLimits(settings: Settings): ClusterLimits {
     suspectMilliseconds: settings['node.suspect.milliseconds'],
     nodeDeadMilliseconds: settings['node.dead.milliseconds'],
     balanceMilliseconds: settings['balance.milliseconds'],
-    balanceSteadyMilliseconds: settings['balance.steady.milliseconds'],
     handOverMilliseconds: settings['hand.over.milliseconds'],
     catchUpMilliseconds: settings['start.catchup.milliseconds'],
     lease: {

@@ -33,6 +33,8 @@ export interface LeadershipContext {
 
 /** A node is handed a group only if it lacks no more than this of its log, or of the metadata. */
 const lagEntriesMax = 64;
+/** So long a connection must have held before something is handed over it. */
+const steadyMilliseconds = 1_000;
 const handOverPollMilliseconds = 10;
 
 export class Leadership {
@@ -86,7 +88,7 @@ export class Leadership {
       const preferred = replicas(group.id)[0]!;
       const peer = peers.get(preferred);
       if (peer === undefined || !this.#isFit(preferred)) continue;
-      if (peer.upTicks * limits.tickMilliseconds < limits.balanceSteadyMilliseconds) continue;
+      if (peer.upTicks * limits.tickMilliseconds < steadyMilliseconds) continue;
       if (peer.metadataApplied + lagEntriesMax < this.#context.metadataVersion()) continue;
       const status = group.raft.status();
       const row = status.progress.find(({ id }) => id === preferred);

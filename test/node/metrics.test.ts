@@ -3,7 +3,6 @@
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { defaultLimits } from '../../cluster/index.ts';
 import { renderMetrics } from '../../node/http/metrics.ts';
 import { type Measures, ProcessWatch } from '../../node/measures.ts';
 import { consume } from '../amqp/harness.ts';
@@ -199,9 +198,6 @@ describe('what /metrics says', () => {
     await world.run(1_500);
     expect(speaker.methods().map(({ kind }) => kind)).toEqual(['basic.ack']);
     expect(read(metricsOf(1), 'warren_unapplied_oldest_seconds')).toBe(0);
-    // What it led is handed back to it.
-    await world.run(defaultLimits.balanceSteadyMilliseconds);
-    expect(sum(metricsOf(1), 'warren_group_leader')).toBe(1);
   });
 
   it('keeps names that people chose apart from its own signs', () => {
