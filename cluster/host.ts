@@ -562,18 +562,12 @@ export class Host {
     this.#collecting = true;
     // An idle group's whole entries, kept for slow followers, must not hold old files for ever.
     for (const group of this.groups.values()) group.compact();
-    // What a machine that stopped says of its state counts for nothing. One that is about to be given a snapshot, which the log has already,
-    // does not know yet what lives of the entries that it did not apply.
-    const isLive = (id: number, first: number, last: number) => {
-      const group = this.groups.get(id);
-      if (group === undefined || group.halted !== null || last > group.appliedIndex) return true;
-      return group.machine.hasLiveEntries(first, last);
-    };
-    this.#log.collect(isLive).then(
+    const live = livenessOf(this.groups);
+    this.#log.collect(live).then(
       () => {
         this.#collecting = false;
         // Without room for what it rewrites it tries again later: nothing depends on it.
-        this.#log.compact(livenessOf(this.groups)).catch((error: NodeJS.ErrnoException) => {
+        this.#log.compact(live).catch((error: NodeJS.ErrnoException) => {
           if (error.code === 'ENOSPC')
             this.#events.log('warn', 'no room to rewrite log files', { error: error.message });
           else this.#events.fatal(error);

@@ -8,11 +8,17 @@ import { remainsOf } from '../machine/commands.ts';
 import type { Group } from './group.ts';
 
 export function livenessOf(groups: ReadonlyMap<number, Group>): Liveness {
+  const knows = (group: Group | undefined, index: number): group is Group =>
+    group !== undefined && group.halted === null && index <= group.appliedIndex;
   return {
+    isLive: (id, first, last) => {
+      const group = groups.get(id);
+      return !knows(group, last) || group.machine.hasLiveEntries(first, last);
+    },
+    applied: (id) => groups.get(id)?.appliedIndex ?? 0,
     count: (id, first, last) => {
       const group = groups.get(id);
-      if (group === undefined || group.halted !== null || last > group.appliedIndex) return Number.POSITIVE_INFINITY;
-      return group.machine.countLive(first, last);
+      return knows(group, last) ? group.machine.countLive(first, last) : Number.POSITIVE_INFINITY;
     },
     references: (id) => {
       const group = groups.get(id);

@@ -5,11 +5,10 @@ import type { FileGroup } from './file-index.ts';
 import type { LogFile } from './files.ts';
 import type { GroupLog } from './group.ts';
 import type { Truncation } from './manifest.ts';
+import type { LiveEntries } from './types.ts';
 
 /** Sealed files again told of after so many more were sealed, if a group did nothing about it. */
 const pressureRepeatFiles = 8;
-
-export type IsLive = (group: number, first: number, last: number) => boolean;
 
 /**
  * Files that nobody needs: covered by the manifest that is about to be written (volatile ones never are in it), not being read, and
@@ -19,12 +18,12 @@ export function findGarbage(
   files: Iterable<LogFile>,
   groups: ReadonlyMap<number, GroupLog>,
   coveredTo: number,
-  isLive: IsLive,
+  live: LiveEntries,
 ): LogFile[] {
   const garbage: LogFile[] = [];
   for (const file of files) {
     if (!file.sealed || file.pins > 0 || file.doomed) continue;
-    if (isCovered(file, coveredTo) && !isNeeded(file, groups, isLive)) garbage.push(file);
+    if (isCovered(file, coveredTo) && !isNeeded(file, groups, live)) garbage.push(file);
   }
   return garbage;
 }
@@ -56,7 +55,7 @@ export function isPartOf(group: GroupLog | undefined, part: FileGroup, file: Log
   return file.kind !== FileKind.kept || file.sequence >= group.keptFrom;
 }
 
-function isNeeded(file: LogFile, groups: ReadonlyMap<number, GroupLog>, isLive: IsLive): boolean {
+function isNeeded(file: LogFile, groups: ReadonlyMap<number, GroupLog>, live: LiveEntries): boolean {
   for (const part of file.index.groups.values()) {
     const group = groups.get(part.group);
     if (isBound(file, part, group)) return true;
@@ -64,11 +63,11 @@ function isNeeded(file: LogFile, groups: ReadonlyMap<number, GroupLog>, isLive: 
     for (const run of part.runs) {
       if (run.count === 0) continue;
       if (run.indices === null) {
-        if (isLive(part.group, run.first, run.last)) return true;
+        if (live.isLive(part.group, run.first, run.last)) return true;
         continue;
       }
       for (let slot = 0; slot < run.count; slot++)
-        if (isLive(part.group, run.indices[slot]!, run.indices[slot]!)) return true;
+        if (live.isLive(part.group, run.indices[slot]!, run.indices[slot]!)) return true;
     }
   }
   return false;

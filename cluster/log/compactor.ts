@@ -24,7 +24,7 @@ import type { GroupLog } from './group.ts';
 import type { KeptKind, KeptWriter } from './kept-writer.ts';
 import type { Location, RawEntry, Reads } from './reads.ts';
 import { type Appraisal, appraise, Examination, type KeptEntry, type Steps } from './survey.ts';
-import type { Liveness, LogOptions } from './types.ts';
+import type { LiveEntries, Liveness, LogOptions } from './types.ts';
 import { nextTurn } from './whole-files.ts';
 
 /** References looked at in one round, beyond those of the first file; and files. */
@@ -59,8 +59,8 @@ export interface CompactorStore {
   /** Log files up to here are covered by the manifest. */
   coveredTo(): number;
   keptWriter(kind: KeptKind): KeptWriter;
-  /** At once: the new files, which are durable, count instead of the old ones. Resolves when that is durable. */
-  replace(old: ReadonlySet<LogFile>, kept: readonly LogFile[]): Promise<void>;
+  /** At once: the new files, which are durable and hold what lives of the old ones, count instead of them. Resolves when that is durable. */
+  replace(old: ReadonlySet<LogFile>, kept: readonly LogFile[], live: LiveEntries): Promise<void>;
 }
 
 export class Compactor {
@@ -224,7 +224,7 @@ export class Compactor {
       if (!isDone) return;
       this.rewrittenBytes += kept.bytes;
       for (const file of kept.files) file.live = appraiseWhole(file, groups, live);
-      await this.#store.replace(sparse, kept.files);
+      await this.#store.replace(sparse, kept.files, live);
     } finally {
       this.#stepBegan = this.#clock.now();
       if (!isDone) await kept.abort().catch(() => {});

@@ -1,7 +1,8 @@
 // The files of the log's folder: how they come, which of them count, and how they go.
 //
 //   comes:  made by a writer, counts from its first record on  |  kept file, counts once a record or the manifest says so (`add`)
-//   goes:   out of memory ──► out of the manifest ──► when nobody reads it any more, off the disk; a rotten one is moved aside instead
+//   goes:   out of memory ──► what it is dead by is committed, durably ──► out of the manifest ──► when nobody reads it any more, off the
+//           disk; a rotten one is moved aside instead
 //
 // State owned: the files that count, the next sequence, descriptors of sealed files, files that are leaving, names of damaged ones that were
 // moved aside.
@@ -9,7 +10,7 @@
 
 import type { Clock, Disk } from '../ports.ts';
 import { FileKind } from './codec.ts';
-import { findGarbage, findPressed, type IsLive, pressureHorizon } from './collector.ts';
+import { findGarbage, findPressed, isPartOf, pressureHorizon } from './collector.ts';
 import type { Captured } from './covered.ts';
 import { listSetAside, setAside } from './damage.ts';
 import { type LogFile, OpenFiles } from './files.ts';
@@ -17,7 +18,7 @@ import type { GroupLog } from './group.ts';
 import { KeptWriter, type KeptWriterOptions } from './kept-writer.ts';
 import type { Life } from './life.ts';
 import type { ManifestKeeper } from './manifest-keeper.ts';
-import type { LogOptions } from './types.ts';
+import type { LiveEntries, LogOptions } from './types.ts';
 import { removeIfPresent } from './whole-files.ts';
 import { Writer } from './writer.ts';
 
@@ -33,6 +34,8 @@ export interface FolderContext {
   readonly groups: ReadonlyMap<number, GroupLog>;
   /** Entries of this group after its snapshot pin old files. */
   pressed(group: number): void;
+  /** Resolves when it is durable that the groups' entries up to these are committed. */
+  commit(applied: ReadonlyMap<GroupLog, number>): Promise<void>;
 }
 
 export class LogFolder {
@@ -129,18 +132,18 @@ export class LogFolder {
   }
 
   /** Lets the files go that nobody needs. One such round follows the other. */
-  collect(isLive: IsLive): Promise<void> {
-    this.#collecting = this.#collecting.then(() => this.#collect(isLive));
+  collect(live: LiveEntries): Promise<void> {
+    this.#collecting = this.#collecting.then(() => this.#collect(live));
     return this.#context.life.track(this.#collecting);
   }
 
-  async #collect(isLive: IsLive): Promise<void> {
+  async #collect(live: LiveEntries): Promise<void> {
     const { groups, life, manifest } = this.#context;
     if (!life.isOpen) return;
     this.#tellPressed();
     await this.removeLeaving();
-    const garbage = findGarbage(this.#files, groups, manifest.coveredTo, isLive);
-    if (garbage.length > 0) await this.#discard(garbage);
+    const garbage = findGarbage(this.#files, groups, manifest.coveredTo, live);
+    if (garbage.length > 0) await this.#discard(garbage, live);
   }
 
   #tellPressed(): void {
@@ -150,22 +153,31 @@ export class LogFolder {
     for (const group of findPressed(groups.values(), horizon, this.#sealedFiles)) pressed(group);
   }
 
-  /** At once: the new files, which are durable, count instead of the old ones. Resolves when that is durable. */
-  replace(old: ReadonlySet<LogFile>, kept: readonly LogFile[]): Promise<void> {
+  /** At once: the new files, which are durable and hold what lives of the old ones, count instead of them. Resolves when that is durable. */
+  replace(old: ReadonlySet<LogFile>, kept: readonly LogFile[], live: LiveEntries): Promise<void> {
     for (const file of kept) {
       for (const part of file.index.groups.values()) this.#context.groups.get(part.group)!.kept.push(...part.runs);
       this.add(file);
     }
-    return this.#discard([...old]);
+    return this.#discard([...old], live);
   }
 
   /** Files leave memory, then the manifest, then the disk; those that are still read later. */
-  async #discard(files: readonly LogFile[]): Promise<void> {
-    const { groups, manifest } = this.#context;
+  async #discard(files: readonly LogFile[], live: LiveEntries): Promise<void> {
+    const { groups, manifest, commit } = this.#context;
+    const applied = new Map<GroupLog, number>();
+    for (const file of files)
+      for (const part of file.index.groups.values()) {
+        const group = groups.get(part.group);
+        if (isPartOf(group, part, file) && !group.isVolatile) applied.set(group, live.applied(part.group));
+      }
     for (const file of files) file.doomed = true;
     for (const group of groups.values()) group.forget((file) => file.doomed);
     this.#files = this.#files.filter((file) => !file.doomed);
-    if (files.some((file) => file.kind !== FileKind.volatile)) await manifest.save();
+    if (files.some((file) => file.kind !== FileKind.volatile)) {
+      await commit(applied);
+      await manifest.save();
+    }
     for (const file of files) {
       if (file.pins > 0) this.#leaving.add(file);
       else await this.#remove(file);

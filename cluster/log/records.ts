@@ -88,6 +88,12 @@ export class Recorder {
     group.hardState = hardState;
   }
 
+  /** Entries up to here are committed, unless the group has begun anew since. */
+  committed(group: GroupLog, index: number): void {
+    const { term, vote, commit } = group.hardState;
+    if (index > commit && index <= group.lastIndex) this.hardState(group, { term, vote, commit: index });
+  }
+
   /** The group begins, or another replica of it, at this position. */
   create(id: number, replica: number, snapshot: SnapshotMeta): GroupLog {
     const { configuration, index, term } = snapshot;

@@ -16,7 +16,6 @@ import type { Configuration, SnapshotMeta } from 'raft-ts';
 import type { Clock, Disk } from '../ports.ts';
 import { CacheOrder, evictDownTo } from './cache.ts';
 import { FileKind, fileBytesLimit } from './codec.ts';
-import type { IsLive } from './collector.ts';
 import { Compactor, type CompactorStore } from './compactor.ts';
 import { EndMark } from './end-mark.ts';
 import { assert, LogError } from './errors.ts';
@@ -31,6 +30,7 @@ import { Scrub } from './scrub.ts';
 import { Snapshots } from './snapshots.ts';
 import type {
   GroupWrite,
+  LiveEntries,
   Liveness,
   Log,
   LogEntry,
@@ -77,7 +77,8 @@ export class Store implements Log {
     const manifest = new ManifestKeeper({ disk, identity: options, life, groups, ...state }, recovered);
     this.#manifest = manifest;
     const pressed = (group: number) => this.onPressure(group);
-    const folder = new LogFolder({ disk, clock, options, life, manifest, groups, pressed }, recovered);
+    const commit = (applied: ReadonlyMap<GroupLog, number>) => this.#commit(applied);
+    const folder = new LogFolder({ disk, clock, options, life, manifest, groups, pressed, commit }, recovered);
     this.#folder = folder;
     const evict = () => evictDownTo(options.cacheBytesMax, this.#cache, this.#volatileCache);
     this.#writer = folder.newWriter(FileKind.log, evict);
@@ -109,7 +110,7 @@ export class Store implements Log {
       files: () => folder.files,
       coveredTo: () => this.#manifest.coveredTo,
       keptWriter: (kind) => folder.newKeptWriter({ kind, steady: true }),
-      replace: (old, kept) => folder.replace(old, kept),
+      replace: (old, kept, live) => folder.replace(old, kept, live),
     };
   }
 
@@ -258,9 +259,15 @@ export class Store implements Log {
     return group.compacted;
   }
 
-  collect(isLive: IsLive): Promise<void> {
+  collect(live: LiveEntries): Promise<void> {
     if (this.#life.isOpen) this.#endMark.write(this.#writer.durable);
-    return this.#folder.collect(isLive);
+    return this.#folder.collect(live);
+  }
+
+  /** Also where a later hard state is gathered already: it may not be durable yet. */
+  #commit(applied: ReadonlyMap<GroupLog, number>): Promise<void> {
+    for (const [group, index] of applied) this.#records.committed(group, index);
+    return this.#life.flushed(this.#writer);
   }
 
   compact(live: Liveness): Promise<void> {

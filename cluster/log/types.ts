@@ -50,8 +50,19 @@ export interface LiveReferences {
   close(): void;
 }
 
+/** Which entries the machines can do without, and since when. */
+export interface LiveEntries {
+  /** True if a message in entries [first, last] lives, or nobody knows. */
+  isLive(group: number, first: number, last: number): boolean;
+  /**
+   * Up to here entries were applied, and what is said of the group follows from them. Before anything goes that is dead by it, the log makes
+   * it durable that they are committed: a machine that stood further back after a crash would miss what it still holds.
+   */
+  applied(group: number): number;
+}
+
 /** What the machines say of the messages in entries that were applied. */
-export interface Liveness {
+export interface Liveness extends LiveEntries {
   /** References to messages in entries [first, last]; Infinity: nobody knows, and they are kept as they are. */
   count(group: number, first: number, last: number): number;
   /** All that `count` counts now. Null: not now. */
@@ -158,9 +169,9 @@ export interface Log {
   createSnapshotStaging(group: number, meta: SnapshotMeta): Promise<SnapshotStaging>;
   /**
    * Deletes log files that nobody needs: every entry in them is at or below its group's compaction point (of a volatile group: applied) and
-   * `isLive` says none of [first, last] is live, and the manifest covers their control records. Called by the host after snapshots and now and then.
+   * `live` says that none of them lives, and the manifest covers their control records. Called by the host after snapshots and now and then.
    */
-  collect(isLive: (group: number, first: number, last: number) => boolean): Promise<void>;
+  collect(live: LiveEntries): Promise<void>;
   /**
    * Rewrites the files of which least lives, one round of it, if the disk holds much more than what lives; at a bounded rate, beside
    * everything else. Resolves at once while another round is under way. A round only touches entries behind the compaction points.

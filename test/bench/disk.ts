@@ -175,6 +175,8 @@ class Replica {
   }
 
   readonly live: Liveness = {
+    isLive: (group, first, last) => this.live.count(group, first, last) > 0,
+    applied: () => this.machine.appliedIndex,
     count: (_group, first, last) =>
       last > this.machine.appliedIndex ? Number.POSITIVE_INFINITY : this.machine.countLive(first, last),
     references: () => this.machine.references(),
@@ -191,7 +193,7 @@ class Replica {
 
   async #collect(): Promise<void> {
     if (this.#saving === null) this.#log.compactionPoint(group);
-    await this.#log.collect((_group, first, last) => this.live.count(group, first, last) > 0);
+    await this.#log.collect(this.live);
     await this.#log.compact(this.live);
   }
 

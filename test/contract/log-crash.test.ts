@@ -17,6 +17,7 @@ import {
   entries,
   entry,
   installed,
+  living,
   loadState,
   origin,
   read,
@@ -230,14 +231,14 @@ describe('one write at a time', () => {
     const reader = await log.openSnapshotStream(1, [3, 40], 0);
     await log.saveSnapshot(1, { index: 55, term: 1, configuration }, piecesOf([Buffer.from('second')]));
     log.compactionPoint(1);
-    await log.collect(() => false);
+    await log.collect(living(() => false));
     expect((await drain(reader, 64)).includes('first')).toBe(true);
     expect(disk.paths().some(({ path }) => path === 'snapshots/1-50-1')).toBe(true);
     reader.close();
     await turns();
     expect(disk.paths().some(({ path }) => path === 'snapshots/1-50-1')).toBe(false);
     const files = log.status().files;
-    await log.collect(() => false);
+    await log.collect(living(() => false));
     expect(log.status().files).toBe(files - 2);
   });
 });

@@ -5,7 +5,18 @@ import { describe, expect, it } from 'vitest';
 import { type Log, type LogOptions, type RecoveredGroup, unknownIndex } from '../../cluster/log/types.ts';
 import { piecesOf } from '../../cluster/machine/snapshot-pieces.ts';
 import { createMemoryDisk, diskError, type MemoryDisk } from '../support/memory-disk.ts';
-import { append, configuration, entries, origin, read, rejection, reopen, turns, write } from './log-support.ts';
+import {
+  append,
+  configuration,
+  entries,
+  living,
+  origin,
+  read,
+  rejection,
+  reopen,
+  turns,
+  write,
+} from './log-support.ts';
 
 const small: Partial<LogOptions> = { fileBytesMax: 4096, cacheBytesMax: 0 };
 
@@ -188,7 +199,7 @@ describe('a folder of which', () => {
         for (const path of before)
           expect([path, now.has(path) || isEmpty(path) || path.endsWith('.tmp')]).toEqual([path, true]);
       // It is remembered, also when the files that showed it are out of the way.
-      await log.collect(() => true);
+      await log.collect(living(() => true));
       disk.kill();
       const again = await reopen(disk.mount(), small);
       expect(damagedOf(again.groups)).toEqual(concerned);
@@ -224,7 +235,7 @@ describe('the end of the log', () => {
       const [path] = logFiles(disk);
       const older = disk.contents(path!);
       await append(log, write(1, { entries: entries(1, 6, 10, 1) }));
-      await log.collect(() => true);
+      await log.collect(living(() => true));
       await turns();
       await append(log, write(1, { entries: entries(1, 11, 12, 1) }));
       disk.kill();
@@ -289,7 +300,7 @@ describe('damage', () => {
     log.compactionPoint(1);
     await append(log, write(1, { entries: entries(1, 61, 90, 1) }));
     await turns();
-    await log.collect(() => false);
+    await log.collect(living(() => false));
     expect(aside(disk).map(({ path: name }) => name.replace(/\.damaged-\d+$/, ''))).toEqual([path]);
   });
 });

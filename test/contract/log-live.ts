@@ -2,7 +2,7 @@
 // the references to each message, as a machine would count them.
 
 import { crc32 } from 'node:zlib';
-import type { Liveness, LiveReferences, Log, LogEntry } from '../../cluster/log/types.ts';
+import type { Liveness, LiveReferences, Log, LogEntry, RecoveredGroup } from '../../cluster/log/types.ts';
 import { BatchBuilder, findCommand, OriginKind, remainsOf, viewMessage } from '../../cluster/machine/commands.ts';
 
 const key = Buffer.from([0, 1, 0x71]);
@@ -26,11 +26,13 @@ export function batchEntry(group: number, index: number, term: number, bodies: r
 interface Message {
   readonly bytes: number;
   references: number;
+  settledBy: number;
 }
 
 export class LiveMessages implements Liveness {
   /** By group, then by entry. */
   readonly groups = new Map<number, Map<number, Message[]>>();
+  readonly #applied = new Map<number, number>();
   /** The next reading of references is refused, or lost on its way. */
   refuses = false;
   loses = false;
@@ -42,14 +44,27 @@ export class LiveMessages implements Liveness {
     this.groups.set(group, entries);
     entries.set(
       index,
-      bodies.map((bytes) => ({ bytes, references })),
+      bodies.map((bytes) => ({ bytes, references, settledBy: 0 })),
     );
   }
 
-  /** Lets one reference go. */
-  settle(group: number, index: number, ordinal: number): void {
+  /** Lets one reference go, by this entry. */
+  settle(group: number, index: number, ordinal: number, by = 0): void {
     const message = this.groups.get(group)!.get(index)![ordinal]!;
-    if (message.references > 0) message.references--;
+    if (message.references === 0) return;
+    message.references--;
+    message.settledBy = by;
+    this.#applied.set(group, Math.max(by, this.applied(group)));
+  }
+
+  applied = (group: number): number => this.#applied.get(group) ?? 0;
+
+  /** Messages without a reference, and the entry by which the last one went. */
+  *settled(): Generator<{ group: number; index: number; ordinal: number; by: number }> {
+    for (const [group, entries] of this.groups)
+      for (const [index, messages] of entries)
+        for (const [ordinal, { references, settledBy }] of messages.entries())
+          if (references === 0) yield { group, index, ordinal, by: settledBy };
   }
 
   /** All messages with a reference that is left. */
@@ -134,4 +149,14 @@ export async function verifyLive(log: Log, live: LiveMessages): Promise<void> {
     if (body === null || !body.equals(bodyOf(group, index, ordinal, bytes)))
       throw new Error(`message ${index}.${ordinal} of group ${group} is ${body === null ? 'gone' : 'another'}`);
   }
+}
+
+/** What is gone is dead also by the entries that are known as committed after a crash: only up to them a machine will stand. */
+export async function verifySettled(log: Log, live: LiveMessages, found: readonly RecoveredGroup[]): Promise<void> {
+  const commits = new Map(found.map(({ group, hardState }) => [group, hardState.commit]));
+  for (const { group, index, ordinal, by } of live.settled())
+    if (by > (commits.get(group) ?? 0) && (await readBody(log, group, index, ordinal)) === null)
+      throw new Error(
+        `message ${index}.${ordinal} of group ${group} is gone, and entry ${by} is not known as committed`,
+      );
 }

@@ -3,7 +3,18 @@
 import { describe, expect, it } from 'vitest';
 import { piecesOf } from '../../cluster/machine/snapshot-pieces.ts';
 import { createMemoryDisk } from '../support/memory-disk.ts';
-import { append, configuration, entries, origin, read, rejection, reopen, turns, write } from './log-support.ts';
+import {
+  append,
+  configuration,
+  entries,
+  living,
+  origin,
+  read,
+  rejection,
+  reopen,
+  turns,
+  write,
+} from './log-support.ts';
 
 /** A log of group 1 whose disk answers no read of log files while `isSlow`. */
 async function open() {
@@ -35,11 +46,11 @@ describe('a read under way', () => {
     expect(held.length).toBeGreaterThan(0);
     await log.saveSnapshot(1, { index: 50, term: 1, configuration }, piecesOf([Buffer.from('state')]));
     log.compactionPoint(1);
-    await log.collect(() => false);
+    await log.collect(living(() => false));
     const files = log.status().files;
     await answer();
     expect(await reading).toEqual(entries(1, 3, 4, 1));
-    await log.collect(() => false);
+    await log.collect(living(() => false));
     expect(log.status().files).toBe(files - 1);
     await log.close();
   });

@@ -13,6 +13,7 @@ import {
   entries,
   entry,
   installed,
+  living,
   loadState,
   origin,
   read,
@@ -49,7 +50,7 @@ describe('a group that is reset', () => {
     const { disk, log } = await open(limits);
     await state(log, 60, 3, 'state');
     log.compactionPoint(1);
-    await log.collect((_, first, last) => first <= 7 && last >= 7);
+    await log.collect(living((_, first, last) => first <= 7 && last >= 7));
     const done = log.resetGroup(1, 100, origin.configuration);
     for (const index of [7, 61, 100]) expect([log.has(1, index), log.cached(1, index)]).toEqual([false, undefined]);
     expect((await rejection(read(log, 1, 7, 7))).code).toBe('missing');
@@ -57,7 +58,7 @@ describe('a group that is reset', () => {
     expect(await loadState(log, 1)).toBeNull();
     expect(disk.paths().some(({ path }) => path.startsWith('snapshots/'))).toBe(false);
     await append(log, write(1, { entries: entries(1, 1, 5, 4), hardState: { ...hardState, commit: 3 } }));
-    await log.collect(() => false);
+    await log.collect(living(() => false));
     await log.close();
     const again = await reopen(disk, limits);
     expect(again.groups[0]!).toMatchObject({
@@ -110,7 +111,7 @@ describe('a group that is reset', () => {
     await log.saveSnapshot(2, { index: 3, term: 1, configuration }, piecesOf([Buffer.from('s')]));
     log.compactionPoint(2);
     const names = await disk.list('log');
-    await log.collect((group, first, last) => group === 2 && first <= 1 && last >= 1);
+    await log.collect(living((group, first, last) => group === 2 && first <= 1 && last >= 1));
     const left = await disk.list('log');
     expect(left).toContain(names[0]);
     expect(left).not.toContain(names[1]);
@@ -141,7 +142,7 @@ describe('a group that is reset', () => {
     const kept = () => disk.paths().filter(({ path }) => path.endsWith('.kept')).length;
     expect(kept()).toBe(2);
     await append(second.log, write(1, { entries: entries(1, 56, 200, 5, 1000) }));
-    await second.log.collect(() => true);
+    await second.log.collect(living(() => true));
     expect(kept()).toBe(1);
     expect(await read(second.log, 1, 35, 35)).toEqual([entry(1, 35, 3)]);
     await second.log.close();

@@ -12,7 +12,7 @@ import type { Clock, Random } from '../../cluster/ports.ts';
 import { createMemoryDisk } from '../support/memory-disk.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
 import { receive, type Sent, streamOf } from './log-install.ts';
-import { clock, configuration, entry, options, origin, read, write } from './log-support.ts';
+import { clock, configuration, entry, living, options, origin, read, write } from './log-support.ts';
 
 type Change =
   | { readonly kind: 'create'; readonly group: number }
@@ -368,13 +368,14 @@ export class Run {
     }
     for (const live of this.live.values())
       for (const index of live) if (this.random.integer(8) === 0) live.delete(index);
-    this.log.collect((id, first, last) => this.#count(id, first, last) > 0).catch(this.#ignore);
+    this.log.collect(this.#living).catch(this.#ignore);
     if (this.random.integer(2) === 0) this.compact();
   }
 
   compact(): void {
     const isLost = this.random.integer(8) === 0;
     const live: Liveness = {
+      ...this.#living,
       count: (id, first, last) => this.#count(id, first, last),
       references: (id) => {
         let left: Buffer | null = Buffer.alloc(12 * this.#count(id, 1, Number.POSITIVE_INFINITY));
@@ -390,6 +391,8 @@ export class Run {
     };
     this.log.compact(live).catch(this.#ignore);
   }
+
+  readonly #living = living((id, first, last) => this.#count(id, first, last) > 0);
 
   #liveOf(id: number): ReadonlySet<number> {
     const group = this.model.groups.get(id);

@@ -8,6 +8,7 @@ import type { Configuration, SnapshotMeta } from 'raft-ts';
 import { openLog } from '../../cluster/log/index.ts';
 import type {
   GroupWrite,
+  LiveEntries,
   Log,
   LogEntry,
   LogOptions,
@@ -26,6 +27,9 @@ export const configuration: Configuration = {
   learnersNext: [],
   autoLeave: false,
 };
+
+/** What lives is told by entries alone, of groups of which nothing was applied. */
+export const living = (isLive: LiveEntries['isLive']): LiveEntries => ({ isLive, applied: () => 0 });
 
 export const origin = { index: 0, term: 0, configuration };
 

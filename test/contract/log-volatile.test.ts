@@ -15,6 +15,7 @@ import {
   diskKinds,
   entries,
   entry,
+  living,
   read,
   rejection,
   reopen,
@@ -89,17 +90,17 @@ describe.each(diskKinds)('volatile groups on disk: $name', ({ create }) => {
     const files = () => disk.list('log').then((names) => volatileFiles(names).length);
     const all = await files();
     expect(all).toBeGreaterThan(8);
-    await log.collect(() => false);
+    await log.collect(living(() => false));
     expect(await files()).toBe(all);
     log.volatileApplied(id, 150);
     expect(log.compactionPoint(id)).toEqual({ index: 150, term: 1 });
-    await log.collect((group, first, last) => group === id && first <= 40 && last >= 40);
+    await log.collect(living((group, first, last) => group === id && first <= 40 && last >= 40));
     expect(await files()).toBeLessThan(all - 4);
     expect(log.has(id, 1)).toBe(false);
     expect(await read(log, id, 40, 40)).toEqual([entry(id, 40, 1)]);
     expect(await read(log, id, 151, 200)).toEqual(entries(id, 151, 200, 1));
     log.volatileApplied(id, 200);
-    await log.collect(() => false);
+    await log.collect(living(() => false));
     expect(await files()).toBeLessThanOrEqual(2);
     expect((await rejection(read(log, id, 40, 40))).code).toBe('missing');
     await log.close();
@@ -120,7 +121,7 @@ describe.each(diskKinds)('volatile groups on disk: $name', ({ create }) => {
     expect(log.has(id, 4)).toBe(false);
     while (log.cached(id, 3) !== undefined) await turns(1);
     expect(await read(log, id, 1, 3)).toEqual(entries(id, 1, 3, 1, 50));
-    await log.collect(() => true);
+    await log.collect(living(() => true));
     expect(volatileFiles(await disk.list('log')).length).toBeLessThanOrEqual(3);
     expect(await read(log, id, 1, 3)).toEqual(entries(id, 1, 3, 1, 50));
     await log.close();
@@ -237,10 +238,10 @@ describe('volatile groups and the durable ones', () => {
     await append(log, write(1, { entries: entries(1, 1, 30, 1) }));
     appendNow(log, 1, 500);
     while (log.cached(id, 500) !== undefined) await turns(1);
-    await log.collect(() => true);
+    await log.collect(living(() => true));
     expect(pressed).toEqual([]);
     await append(log, write(1, { entries: entries(1, 31, 250, 1) }));
-    await log.collect(() => true);
+    await log.collect(living(() => true));
     expect(pressed).toContain(1);
     expect(pressed).not.toContain(id);
     disk.kill();
@@ -333,7 +334,7 @@ describe('one replica over a volatile group', () => {
     expect(log.compactionPoint(id)).toEqual({ index: 250, term: 1 });
     expect(snapshots.index).toBe(250);
     while (log.cached(id, 250) !== undefined) await turns(1);
-    await log.collect((_, first, last) => first <= 100 && last >= 100);
+    await log.collect(living((_, first, last) => first <= 100 && last >= 100));
     expect([1, 100, 200].map((index) => log.has(id, index))).toEqual([false, true, false]);
     advance();
     await snapshots.close();

@@ -12,6 +12,7 @@ import {
   entries,
   entry,
   installed,
+  living,
   loadState,
   origin,
   read,
@@ -170,7 +171,7 @@ describe.each(diskKinds)('log on disk: $name', ({ create }) => {
     expect(compacted.index).toBeGreaterThan(130);
     expect(compacted.index).toBeLessThan(145);
     const files = log.status().files;
-    await log.collect((_, first, last) => first <= 70 && last >= 70);
+    await log.collect(living((_, first, last) => first <= 70 && last >= 70));
     expect(log.status().files).toBeLessThan(files - 3);
     expect(log.has(1, 70)).toBe(true);
     expect(log.has(1, 1)).toBe(false);
@@ -207,7 +208,7 @@ describe.each(diskKinds)('log on disk: $name', ({ create }) => {
     await log.saveSnapshot(2, { index: 2, term: 1, configuration }, piecesOf([Buffer.from('s')]));
     log.compactionPoint(2);
     const names = await disk.list('log');
-    await log.collect((group, first, last) => group === 2 && first <= 1 && last >= 1);
+    await log.collect(living((group, first, last) => group === 2 && first <= 1 && last >= 1));
     const left = await disk.list('log');
     expect(left).toContain(names[0]);
     expect(left).not.toContain(names[1]);
@@ -251,7 +252,7 @@ describe.each(diskKinds)('log on disk: $name', ({ create }) => {
       for (const group of pressed.splice(0)) await settle(group);
       if (round % 3 !== 2) continue;
       for (const group of [1, 2, 3, 4]) log.compactionPoint(group);
-      await log.collect(() => false);
+      await log.collect(living(() => false));
       most = Math.max(most, log.status().bytes);
     }
     expect(ends.reduce((sum, end) => sum + end * 1000, 0)).toBeGreaterThan(100 * fileBytesMax);
@@ -295,7 +296,7 @@ describe.each(diskKinds)('log on disk: $name', ({ create }) => {
     expect(again.log.has(1, 88)).toBe(true);
     expect(await read(again.log, 1, 88, 88)).toEqual([entry(1, 88, 2)]);
     // Kept entries go like others when they are no longer live.
-    await again.log.collect(() => false);
+    await again.log.collect(living(() => false));
     expect(again.log.has(1, 88)).toBe(false);
     expect((await target.disk.list('log')).some((name) => name.endsWith('.kept'))).toBe(false);
     await again.log.close();
