@@ -32,6 +32,7 @@ import { Routes } from './routes.ts';
 import * as wire from './wire.ts';
 
 type Append = Extract<OutgoingMessage, { kind: 'append' }>;
+type SnapshotChunk = Extract<OutgoingMessage, { kind: 'snapshotChunk' }>;
 
 export interface MailContext {
   readonly node: number;
@@ -106,6 +107,8 @@ export class Mail {
   readonly #lazy = new Map<string, Append>();
   /** Per group and follower: the first is being read from disk, the others wait behind it. */
   readonly #cold = new Map<string, Append[]>();
+  /** Per group and follower: the chunk of a snapshot that is to be sent when the pace allows it. */
+  readonly #chunks = new Map<string, SnapshotChunk>();
   /** What learners are sent of a group that is led here. */
   readonly pace: Pace;
 
@@ -181,13 +184,7 @@ export class Mail {
 
   send(message: OutgoingMessage): void {
     if (message.kind === 'append') return this.#sendAppend(message);
-    if (message.kind === 'snapshotChunk') {
-      this.pace.run(message.group, message.to, () => {
-        this.post(message.to, 'bulk', wire.FrameKind.snapshot, wire.encodeSnapshotChunk(message));
-        return message.bytes.length;
-      });
-      return;
-    }
+    if (message.kind === 'snapshotChunk') return this.#sendChunk(message);
     const gathered = this.#gathered.get(message.to);
     if (gathered === undefined) this.#gathered.set(message.to, [message]);
     else gathered.push(message);
@@ -263,6 +260,20 @@ export class Mail {
     const changed = this.#routes.update();
     if (changed.neighbours) this.statusChanged();
     if (changed.ways) this.#leaders.refresh();
+  }
+
+  /** The core asks for a chunk anew that is not answered in time, which one that waits cannot be: the newest counts. */
+  #sendChunk(message: SnapshotChunk): void {
+    const key = `${message.group}/${message.to}`;
+    const isWaiting = this.#chunks.has(key);
+    this.#chunks.set(key, message);
+    if (isWaiting) return;
+    this.pace.run(message.group, message.to, () => {
+      const chunk = this.#chunks.get(key)!;
+      this.#chunks.delete(key);
+      this.post(chunk.to, 'bulk', wire.FrameKind.snapshot, wire.encodeSnapshotChunk(chunk));
+      return chunk.bytes.length;
+    });
   }
 
   #sendAppend(message: Append): void {

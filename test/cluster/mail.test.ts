@@ -308,3 +308,31 @@ describe('a batch', () => {
     expect(sent.filter(({ kind }) => kind === FrameKind.batch).map(({ to }) => to)).toEqual([2, 3]);
   });
 });
+
+describe('chunks of a snapshot for a learner', () => {
+  const configuration = { voters: [1, 2], learners: [3], outgoing: [], learnersNext: [], autoLeave: false };
+  const chunk = (offset: number) => ({
+    ...({ kind: 'snapshotChunk', group: 7, groupIncarnation: 1, from: 1, to: 3, term: 1, session: 1 } as const),
+    ...{ snapshot: { index: 5, term: 1, configuration }, offset, bytes: Buffer.alloc(1_000), done: false },
+  });
+
+  test('that are asked for again while the pace holds them back are sent once', () => {
+    const { mail, sent } = setting();
+    mail.pace.set(7, [3]);
+    const chunks = () => {
+      const frames = sent.filter(({ kind }) => kind === FrameKind.snapshot);
+      return frames.map(({ body }) => (wire.decodeSnapshotChunk(body) as Partial<ReturnType<typeof chunk>>).offset);
+    };
+    mail.send(chunk(0));
+    expect(chunks()).toEqual([0]);
+    // The core waits for an election's time at most; a chunk of this size is a second's worth.
+    for (let i = 0; i < 5; i++) mail.send(chunk(0));
+    mail.send(chunk(1_000));
+    for (let tick = 0; tick < 21; tick++) mail.tick();
+    expect(chunks()).toEqual([0, 1_000]);
+    for (let tick = 0; tick < 100; tick++) mail.tick();
+    expect(chunks()).toEqual([0, 1_000]);
+    mail.send(chunk(2_000));
+    expect(chunks()).toEqual([0, 1_000, 2_000]);
+  });
+});
