@@ -105,8 +105,8 @@ export class Mail {
   readonly #gathered = new Map<number, OutgoingMessage[]>();
   /** Notices of the commit index that can wait for the next tick, the newest per group and follower. */
   readonly #lazy = new Map<string, Append>();
-  /** Per group and follower: the first is being read from disk, the others wait behind it. */
-  readonly #cold = new Map<string, Append[]>();
+  /** Per group and follower, while one of them is being read from disk or is held back by the pace. */
+  readonly #cold = new Map<string, ColdAppends>();
   /** Per group and follower: the chunk of a snapshot that is to be sent when the pace allows it. */
   readonly #chunks = new Map<string, SnapshotChunk>();
   /** What learners are sent of a group that is led here. */
@@ -279,11 +279,7 @@ export class Mail {
   #sendAppend(message: Append): void {
     const key = `${message.group}/${message.to}`;
     const queue = this.#cold.get(key);
-    if (queue !== undefined) {
-      if (message.notice && queue.length > 1 && queue[queue.length - 1]!.notice) queue[queue.length - 1] = message;
-      else queue.push(message);
-      return;
-    }
+    if (queue !== undefined) return queue.add(message);
     if (message.notice && this.#groups.get(message.group)?.isAwaited(message.to) !== true) {
       // Nobody over there waits for it: it goes with the next entries, or by the timer.
       this.#lazy.set(key, message);
@@ -292,26 +288,26 @@ export class Mail {
     this.#lazy.delete(key);
     const entries = this.pace.isPaced(message.group, message.to) ? null : cachedEntries(this.#log, message);
     if (entries !== null) return this.#post(message, entries);
-    this.#cold.set(key, [message]);
-    this.#nextCold(key);
+    const cold = new ColdAppends();
+    cold.add(message);
+    this.#cold.set(key, cold);
+    this.#nextCold(key, cold, message);
   }
 
   /** A learner's next entries may have to wait; those behind them wait with them. */
-  #nextCold(key: string): void {
-    const message = this.#cold.get(key)![0];
-    if (message === undefined) this.#cold.delete(key);
+  #nextCold(key: string, cold: ColdAppends, { group, to }: Append): void {
+    if (cold.isEmpty) this.#cold.delete(key);
     else
-      this.pace.run(message.group, message.to, () => {
-        this.#readCold(key, message);
+      this.pace.run(group, to, () => {
+        this.#readCold(key, cold, cold.take());
         return 0;
       });
   }
 
-  #readCold(key: string, message: Append): void {
+  #readCold(key: string, cold: ColdAppends, message: Append): void {
     const next = (entries: readonly LogEntry[] | null) => {
       if (entries !== null) this.#post(message, entries);
-      this.#cold.get(key)!.shift();
-      this.#nextCold(key);
+      this.#nextCold(key, cold, message);
     };
     // Of an earlier term, or of a replica that was dropped: nobody waits for it any more, and the disk is slow.
     const group = this.#groups.get(message.group);
@@ -520,4 +516,26 @@ function isIntact(entries: readonly LogEntry[]): boolean {
   for (const entry of entries)
     if (entry.kind === 'data' && crc32(entry.data.payload) !== entry.data.checksum) return false;
   return true;
+}
+
+/** Appends whose entries are still to be read from disk, in order. */
+class ColdAppends {
+  readonly #waiting: Append[] = [];
+
+  get isEmpty(): boolean {
+    return this.#waiting.length === 0;
+  }
+
+  add(message: Append): void {
+    const waiting = this.#waiting;
+    const { first, last, notice } = message;
+    // The core begins again at `first`, with each heartbeat until it is answered: what it sent from there on counts no more.
+    if (last >= first) while (waiting.length > 0 && waiting.at(-1)!.first >= first) waiting.pop();
+    else if (notice && waiting.at(-1)?.notice === true) waiting.pop();
+    waiting.push(message);
+  }
+
+  take(): Append {
+    return this.#waiting.shift()!;
+  }
 }

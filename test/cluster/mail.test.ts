@@ -17,7 +17,7 @@ const { FrameKind } = wire;
 const others = { followed: new Map(), damaged: [], disk: 'ok', members: [] } as const;
 
 /** Node 1 of four, connected with 2 and 3. */
-function setting() {
+function setting(log: Partial<Log> = {}) {
   const up = new Set([2, 3]);
   const sent: { to: number; lane: string; kind: number; body: Buffer }[] = [];
   const stepped: number[] = [];
@@ -41,7 +41,8 @@ function setting() {
   };
   /** Nodes that have left the cluster. */
   const gone = new Set<number>();
-  const group = { id: 7, halted: null, raft: { role: 'follower', leader: 0, term: 1 }, step: () => stepped.push(7) };
+  const raft = { role: 'follower', leader: 0, term: 1 };
+  const group = { id: 7, halted: null, raft, step: () => stepped.push(7), told() {} };
   const leaders = new Leaders({
     node: 1,
     peers,
@@ -53,7 +54,7 @@ function setting() {
   const mail: Mail = new Mail(
     {
       node: 1,
-      log: {} as Log,
+      log: log as Log,
       limits: { electionTicks: 12, heartbeatTicks: 2, tickMilliseconds: 50, catchUpBytesPerSecond: 1_000 },
       peers,
       groups: new Map([[7, group as unknown as Group]]),
@@ -306,6 +307,49 @@ describe('a batch', () => {
     tells(3, [1], [[9, 5]]);
     expect(mail.sendBatch(9, batch(), 0)).toBe(true);
     expect(sent.filter(({ kind }) => kind === FrameKind.batch).map(({ to }) => to)).toEqual([2, 3]);
+  });
+});
+
+describe('appends to a learner', () => {
+  const append = (first: number, last: number) => ({
+    ...({ kind: 'append', group: 7, groupIncarnation: 1, from: 1, to: 3, term: 1, session: 1 } as const),
+    ...{
+      previousIndex: first - 1,
+      previousTerm: 1,
+      first,
+      last,
+      lastTerm: last < first ? 0 : 1,
+      commit: 0,
+      notice: false,
+    },
+  });
+
+  test('that the core sends again while the pace holds them back are sent once', () => {
+    const read: [number, number][] = [];
+    const log: Partial<Log> = {
+      cached: () => undefined,
+      read: (_group, first, last, _bytesMax, done) => {
+        read.push([first, last]);
+        const data = { stamp: 1, machineVersion: 1, stateHash: 0, payload: Buffer.alloc(1_000), checksum: 0 };
+        const entry = (index: number) => ({ kind: 'data', index, term: 1, bytes: 1_000, data }) as const;
+        done(null, first > last ? [] : Array.from({ length: last - first + 1 }, (_, i) => entry(first + i)));
+      },
+    };
+    const { mail } = setting(log);
+    mail.pace.set(7, [3]);
+    mail.send(append(1, 1));
+    expect(read).toEqual([[1, 1]]);
+    mail.send(append(2, 2));
+    mail.send(append(3, 3));
+    // Not answered: it asks from its second entry on.
+    for (let i = 0; i < 5; i++) mail.send(append(2, 2 + (i % 2)));
+    mail.send(append(3, 4));
+    for (let tick = 0; tick < 100; tick++) mail.tick();
+    expect(read).toEqual([
+      [1, 1],
+      [2, 2],
+      [3, 4],
+    ]);
   });
 });
 
