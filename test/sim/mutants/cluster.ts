@@ -10,9 +10,9 @@ const log: readonly Row[] = [
     name: 'live-entries-are-collected',
     pitfall: 'A10',
     mistake: 'files are deleted though messages in them live',
-    file: 'cluster/host.ts',
-    find: 'return group.machine.hasLiveEntries(first, last);',
-    replace: 'return false;',
+    file: 'cluster/group/liveness.ts',
+    find: 'return !knows(group, last) || group.machine.hasLiveEntries(first, last);',
+    replace: 'return !knows(group, last);',
   },
   {
     name: 'snapshot-runs-ahead-of-the-disk',

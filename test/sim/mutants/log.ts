@@ -52,8 +52,8 @@ const rows: readonly Row[] = [
     pitfall: 'A10',
     mistake: 'rewritten files are removed while the durable manifest still names them',
     file: 'cluster/log/folder.ts',
-    find: 'if (files.some((file) => file.kind !== FileKind.volatile)) await manifest.save();',
-    replace: 'if (files.some((file) => file.kind !== FileKind.volatile)) void manifest.save().catch(() => {});',
+    find: 'await commit(applied); await manifest.save();',
+    replace: 'await commit(applied); void manifest.save().catch(() => {});',
   },
   {
     name: 'kept-files-are-named-before-they-are-durable',
