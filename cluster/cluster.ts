@@ -131,9 +131,7 @@ export interface Cluster {
   readonly metadata: MetadataView;
   /** May serve sessions: this incarnation is known to the metadata. */
   readonly isReady: boolean;
-  /** Publishers have to wait: they are ahead of the disks, or for what `alarm` says. `Feed.congestion` tells when it may be over. */
-  readonly isCongested: boolean;
-  /** A disk of the cluster is low: for publishers, who are to be told; null: none is. */
+  /** A disk of the cluster is low: for publishers, who have to wait and are to be told; null: none is. */
   readonly alarm: string | null;
   /** May route by `metadata`: it holds all that was answered anywhere before now. Reads two clocks: once for a chunk of bytes. */
   readonly isFresh: boolean;
@@ -262,9 +260,6 @@ class NodeCluster implements Cluster {
   get isReady(): boolean {
     const host = this.#host;
     return this.#ready && !host.origin.isRejoining && host.groups.get(metadataGroup)!.isReadable;
-  }
-  get isCongested(): boolean {
-    return this.#host.origin.isCongested || this.#host.room.low.length > 0;
   }
   get alarm(): string | null {
     const { low } = this.#host.room;

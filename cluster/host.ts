@@ -318,7 +318,7 @@ export class Host {
       peers,
       report,
       changed: () => this.#mail.statusChanged(),
-      alarm: (isOn) => this.origin.sessions?.congestion(isOn || this.origin.isCongested),
+      alarmChanged: () => this.origin.sessions?.congestionChanged(),
     });
     log.onDamage = (group, error) => this.groups.get(group)?.halt(error);
     log.onFatal = (error) => events.fatal(error);

@@ -242,7 +242,7 @@ export class OutboxDriver {
     // A batch names the metadata here. By an older version than they were routed by, rows might come to the target before their queues.
     if (this.#context.metadata.appliedIndex < shard.lettersRoutedBy) return;
     const pipe = this.#context.pipe(target);
-    if (pipe.isStalled || pipe.isCongested) return;
+    if (pipe.isStalled || pipe.isCongestedFor()) return;
     const rows = shard.outbox.rows(target, rowsInFlightMax - flow.rows, flow.sentTo);
     if (rows.length === 0) return;
     const { attempt } = flow;

@@ -46,8 +46,8 @@ export interface Feed {
   reconciled(shard: number, hasConsumer: (consumer: number) => boolean): void;
   /** All that was applied in this turn has been told. */
   turnEnded(): void;
-  /** Publishers must pause, or may go on. */
-  congestion(congested: boolean): void;
+  /** For some publishers it may be over that they had to wait (`Pipe.isCongestedFor`, `alarm`), or others have to be told of an alarm. */
+  congestionChanged(): void;
   /** This node has a lease on the metadata again: it may route. */
   metadataFresh(): void;
   /** It has had none for longer than a publish may take; told again and again. */
@@ -89,7 +89,6 @@ export class LocalOrigin {
   readonly #dirty = new Set<Pipe>();
   #incarnation: number;
   #feed: Feed | null = null;
-  #congestedPipes = 0;
   /** This incarnation was fenced, and the next one is not there yet. */
   #ended = false;
   /** From the end of an incarnation until a later one is open. */
@@ -113,9 +112,6 @@ export class LocalOrigin {
   /** Between two incarnations. */
   get isRejoining(): boolean {
     return this.#rejoining;
-  }
-  get isCongested(): boolean {
-    return this.#congestedPipes > 0;
   }
   /** Batches wait for `flush`. */
   get isDirty(): boolean {
@@ -319,7 +315,7 @@ export class LocalOrigin {
       metadataVersion: () => metadata.appliedIndex,
       send,
       confirming: (milliseconds) => this.confirmTimes.add(milliseconds),
-      congestion: () => this.#congestionChanged(),
+      congestion: () => this.#feed?.congestionChanged(),
       refused: (refusing, sequence) => {
         events.log('error', 'a batch was refused as malformed', { group: refusing, sequence });
         this.fenced();
@@ -341,7 +337,7 @@ export class LocalOrigin {
       metadataVersion: () => 0,
       send: () => false,
       confirming: () => {},
-      congestion: () => {},
+      congestion: () => this.#feed?.congestionChanged(),
       refused: () => {},
       dirty: () => {
         this.#goneAsked = true;
@@ -349,13 +345,6 @@ export class LocalOrigin {
       },
       dirtyLater: () => {},
     });
-  }
-
-  #congestionChanged(): void {
-    const before = this.#congestedPipes;
-    this.#congestedPipes = 0;
-    for (const pipe of this.#pipes.values()) if (pipe.isCongested) this.#congestedPipes++;
-    if (before > 0 !== this.#congestedPipes > 0) this.#feed?.congestion(this.#congestedPipes > 0);
   }
 
   // ---- what the machines say ----
@@ -425,7 +414,6 @@ export class LocalOrigin {
     pipe.end();
     feeds.questions.groupEnded(group);
     this.#feed?.reconciled(group, () => false);
-    this.#congestionChanged();
     schedule();
   }
 

@@ -1,9 +1,13 @@
 // The origin's end of a pipe: the ordered stream of batches from this node's incarnation to one group.
 //
-//   open batches → sealed (sequence given, bytes final) → sent to the leader → applied by the node's own replica → forgotten
+//   open batches of two lanes → sealed (sequence given, bytes final) → sent to the leader → applied by the node's own replica → forgotten
 //
 // Publishes gather in the last open batch, settlements in the first: at most a few batches are under way, and what frees consumers and
 // queues is in the next one to leave, however many publishes wait.
+//
+// A body over `partBytesMax` goes ahead of its publish in parts, a batch each, so that no entry is large: in a lane of its own, which takes turns
+// with the other one, so that nobody waits for a message of somebody else that takes seconds. Whoever sent it stays in that lane, behind it, until
+// it has left: all that one source asks for is done in order.
 //
 // Settlements that nobody waits for start no batch: a write of their own would hold up whatever comes next. They leave with what comes, or after
 // `settleDelayMilliseconds`.
@@ -12,9 +16,8 @@
 // batch keeps its bytes and its place, and is sent again until it was applied or this incarnation was fenced. So a failover neither
 // loses, nor repeats, nor reorders what was published.
 //
-// A body over `partBytesMax` goes ahead of its publish in parts, a batch each, so that no entry is large and settlements pass between them.
-//
-// Invariants: sequences of `sent` are consecutive; a confirm or reply is given once; `true` only after the batch was applied.
+// Invariants: sequences of `sent` are consecutive; a confirm or reply is given once; `true` only after the batch was applied; what a source asked
+// for gets its sequences in the order of asking, settlements and credits aside.
 
 import { crc32 } from 'node:zlib';
 import type { MessageView } from '../machine/commands.ts';
@@ -43,7 +46,7 @@ export interface PipeOptions {
   readonly batchBytesMax: number;
   /** Sealed batches under way at once; what comes meanwhile gathers. Few: settlements wait for those under way, and larger batches cost less. */
   readonly batchesInFlightMax: number;
-  /** Bytes sealed or open and not applied, beyond which publishers are paused. */
+  /** Bytes sealed or open and not applied, beyond which publishers are paused; likewise open ones behind large bodies, for who put them there. */
   readonly windowBytes: number;
   /** After this long without being applied, publishes are nacked ("unknown") and new ones refused until the group works again. */
   readonly deadlineMilliseconds: number;
@@ -76,11 +79,14 @@ export interface PipeHost {
   send(group: number, payload: Buffer, checksum: number): boolean;
   /** The publishes of a batch are about to be confirmed, so long after its first one came. */
   confirming(milliseconds: number): void;
-  /** Congestion of some pipe changed. */
+  /** It is congested, or is so no more, for somebody. */
   congestion(): void;
   /** The group's leader finds a batch malformed, which is a bug here: this incarnation cannot go on. */
   refused(group: number, sequence: number): void;
 }
+
+/** Whoever asks for something, such as a connection. */
+export type Source = object;
 
 /** Publishes of one target with consecutive tags and ordinals. */
 interface Run {
@@ -98,6 +104,7 @@ interface Large {
 
 interface SentBatch {
   readonly sequence: number;
+  readonly isLarge: boolean;
   readonly payload: Buffer;
   readonly checksum: number;
   readonly sealedAt: number;
@@ -126,6 +133,10 @@ interface OpenBatch {
   large: Large[];
   /** A part of a large body: put into the builder when the batch is sealed, so that a turn copies no more than a few of them. */
   part: { readonly flags: number; readonly pieces: readonly Buffer[]; readonly bytes: number } | null;
+  /** In the lane of large bodies: sealed only once so many batches of the other lane were. */
+  after: number;
+  /** In the lane of large bodies: who has asked for something in it. Null: nobody. */
+  sources: Set<Source> | null;
 }
 const openBatch = (builder: BatchBuilder): OpenBatch => ({
   builder,
@@ -134,9 +145,27 @@ const openBatch = (builder: BatchBuilder): OpenBatch => ({
   replies: [],
   large: noLarge,
   part: null,
+  after: 0,
+  sources: null,
 });
 /** A batch that holds a part begins with little room: there may be hundreds. */
 const partBuilderBytes = 512;
+
+/** Open batches in their order. */
+class Lane {
+  /** Never empty. The first is sealed next; the last takes what comes. */
+  readonly open: OpenBatch[] = [openBatch(new BatchBuilder())];
+  last = this.open[0]!;
+  bytes = 0;
+  /** How many batches have left it. */
+  sealed = 0;
+
+  /** Sealed and open; an open one without content does not count. */
+  get batches(): number {
+    const { builder, part } = this.last;
+    return this.sealed + this.open.length - (builder.isEmpty && part === null ? 1 : 0);
+  }
+}
 /** What a part adds to its batch beside its bytes: its head, and its place in the ordinal table. */
 const partOverheadBytes = 12;
 /** Shared, and never added to: hardly any batch has large messages. */
@@ -153,10 +182,16 @@ export class Pipe {
   readonly #options: PipeOptions;
   readonly #host: PipeHost;
   #origin: Origin;
-  /** Never empty. The first is sealed next and takes settlements; the last takes everything else. */
-  #open: OpenBatch[] = [openBatch(new BatchBuilder())];
-  #last: OpenBatch = this.#open[0]!;
-  #openBytes = 0;
+  /** The first batch takes settlements; the last takes everything else. */
+  #lane = new Lane();
+  /** Large bodies, and what their sources have asked for since. */
+  #largeLane = new Lane();
+  /** Who has something in the lane of large bodies: in which of its batches last, counted from its first ever. */
+  readonly #largeSources = new Map<Source, number>();
+  /** The lane whose turn it is, should both have something. */
+  #isLargeNext = false;
+  /** Sealed batches from the lane of large bodies that were not applied. */
+  #largeSent = 0;
   #spare: BatchBuilder | null = null;
   /** Sealed and not applied, by sequence. `#sent[0]` has `#firstSequence`. */
   #sent: SentBatch[] = [];
@@ -167,6 +202,7 @@ export class Pipe {
   #rewoundTo = 0;
   #rewoundUntil = 0;
   #congested = false;
+  #largeCongested = false;
   #resendAt = 0;
   /** The leader has no room: until then nothing is sent, or what is answered would go to and fro without end. */
   #fullUntil = 0;
@@ -176,8 +212,8 @@ export class Pipe {
   #isUrgent = false;
   /** `hurry` will be called. */
   #isDelayed = false;
-  /** Everything goes into the last open batch. */
-  #isAtomic = false;
+  /** Everything goes into the last open batch of this lane. */
+  #atomic: Lane | null = null;
 
   constructor(group: number, origin: Origin, options: PipeOptions, host: PipeHost) {
     this.group = group;
@@ -186,19 +222,20 @@ export class Pipe {
     this.#host = host;
   }
 
-  get isCongested(): boolean {
-    return this.#congested;
+  /** Whether `source` had better wait; left out: this node itself. */
+  isCongestedFor(source: Source = this): boolean {
+    return this.#congested || (this.#largeCongested && this.#largeSources.has(source));
   }
   /** The group has not applied anything of ours within the deadline; publishes are nacked at once. */
   get isStalled(): boolean {
     return this.#stalled;
   }
-  /** The sequence of the batch that settlements enter now. */
-  get openSequence(): number {
-    return this.#nextSequence;
+  /** The batch that settlements enter now: each has a higher number than the one before. */
+  get openNumber(): number {
+    return this.#lane.sealed;
   }
   get unappliedBytes(): number {
-    return this.#sentBytes + this.#openBytes;
+    return this.#sentBytes + this.#lane.bytes + this.#largeLane.bytes;
   }
   /** For how long the oldest sealed batch has waited to be applied; 0: none waits. */
   get unappliedMilliseconds(): number {
@@ -208,6 +245,7 @@ export class Pipe {
 
   /** The body is copied, but for one over `partBytesMax`: its pieces must never change. */
   publish(
+    source: Source,
     queues: readonly number[],
     flags: number,
     priority: number,
@@ -222,6 +260,7 @@ export class Pipe {
     let last = body;
     let lastBytes = bodyBytes;
     let parts: Buffer[][] | null = null;
+    const lane = this.#laneOf(source, bodyBytes > partBytesMax);
     if (bodyBytes > partBytesMax) {
       // All but the last go ahead, each in a batch of its own.
       parts = splitBody(body, bodyBytes);
@@ -229,12 +268,13 @@ export class Pipe {
       lastBytes = bytesOf(last);
       this.#addParts(parts);
     }
-    const open = this.#tail();
+    const open = this.#tail(lane);
     const { builder } = open;
     const before = builder.bytes;
     const allFlags = parts === null ? flags : flags | PublishFlag.parts;
     const ordinal = builder.addPublish(queues, allFlags, priority, expiration, key, properties, last, lastBytes);
-    this.#openBytes += builder.bytes - before;
+    lane.bytes += builder.bytes - before;
+    if (lane === this.#largeLane) this.#entered(source);
     if (target !== null) {
       if (open.runs.length === 0) open.publishedAt = this.#host.now();
       addToRuns(open.runs, target, tag, ordinal);
@@ -249,19 +289,30 @@ export class Pipe {
    * three times `batchBytesMax`. Beyond that, and around a body over `partBytesMax`, it takes several batches, in order. `done`: all of it was
    * applied, or its fate is unknown (null).
    */
-  atomically(add: () => void, done: CommandReply): void {
-    if (!this.#last.builder.isEmpty || this.#last.part !== null) this.#extend();
-    this.#isAtomic = true;
+  atomically(source: Source, add: () => void, done: CommandReply): void {
+    const lane = this.#laneOf(source);
+    if (!lane.last.builder.isEmpty || lane.last.part !== null) this.#extend(lane);
+    this.#atomic = lane;
     add();
-    this.#isAtomic = false;
+    this.#atomic = null;
+    // A large body has taken what follows it to its lane.
+    const end = this.#laneOf(source);
+    if (end === this.#largeLane) this.#entered(source);
     // It has no ordinal, so there is no result: it is answered when its batch is applied.
-    this.#last.replies.push({ ordinal: noOrdinal, reply: done });
+    end.last.replies.push({ ordinal: noOrdinal, reply: done });
     this.#added();
   }
 
-  /** `done` when all that was asked for so far has been applied, at once if nothing waits; null: its fate is unknown. */
-  whenApplied(done: CommandReply): void {
-    const open = this.#open.findLast(({ builder, part }) => !builder.isEmpty || part !== null);
+  /** `done` when all that `source` has asked for so far, and all settlements, have been applied, at once if nothing waits; null: unknown. */
+  whenApplied(source: Source, done: CommandReply): void {
+    if (this.#laneOf(source) === this.#largeLane) {
+      // Its batch is behind everything that is open now.
+      const { last } = this.#largeLane;
+      last.after = this.#lane.batches;
+      last.replies.push({ ordinal: noOrdinal, reply: done });
+      return this.#added();
+    }
+    const open = this.#lane.open.findLast(({ builder }) => !builder.isEmpty);
     const last = open ?? this.#sent.at(-1);
     if (last === undefined) return done(plainOk);
     last.replies.push({ ordinal: noOrdinal, reply: done });
@@ -269,48 +320,66 @@ export class Pipe {
     if (open !== undefined) this.#added();
   }
 
+  /** Where something that `source` asks for has its place. */
+  #laneOf(source: Source, isLarge = false): Lane {
+    const isBehind = isLarge || (this.#largeSources.size > 0 && this.#largeSources.has(source));
+    return isBehind ? this.#largeLane : this.#lane;
+  }
+
+  /** The last batch of the lane of large bodies has something of `source`: nothing that it asked for before may be sealed later. */
+  #entered(source: Source): void {
+    const lane = this.#largeLane;
+    if (!this.#largeSources.has(source)) lane.last.after = this.#lane.batches;
+    lane.last.sources ??= new Set();
+    lane.last.sources.add(source);
+    this.#largeSources.set(source, lane.sealed + lane.open.length - 1);
+  }
+
   #addParts(parts: readonly (readonly Buffer[])[]): void {
+    const lane = this.#largeLane;
     for (let i = 0; i < parts.length; i++) {
       const pieces = parts[i]!;
       const bytes = bytesOf(pieces);
-      if (!this.#last.builder.isEmpty || this.#last.part !== null) this.#extend(new BatchBuilder(partBuilderBytes));
-      this.#last.part = { flags: i === 0 ? PartFlag.first : 0, pieces, bytes };
-      this.#openBytes += bytes + partOverheadBytes;
+      if (!lane.last.builder.isEmpty || lane.last.part !== null) this.#extend(lane, new BatchBuilder(partBuilderBytes));
+      lane.last.part = { flags: i === 0 ? PartFlag.first : 0, pieces, bytes };
+      lane.bytes += bytes + partOverheadBytes;
     }
   }
 
-  consume(command: ConsumeCommand, reply: CommandReply): void {
-    this.#command((builder) => builder.addConsume(command), reply);
+  consume(source: Source, command: ConsumeCommand, reply: CommandReply): void {
+    this.#command(this.#laneOf(source), source, (builder) => builder.addConsume(command), reply);
   }
-  cancel(consumer: number, flags: number, reply: CommandReply | null): void {
-    this.#command((builder) => builder.addCancel(consumer, flags), reply);
+  /** `source`: whose consumer it is. */
+  cancel(source: Source, consumer: number, flags: number, reply: CommandReply | null): void {
+    this.#command(this.#laneOf(source), source, (builder) => builder.addCancel(consumer, flags), reply);
   }
-  get(consumer: number, queue: number, flags: number, reply: CommandReply): void {
-    this.#command((builder) => builder.addGet(consumer, queue, flags), reply);
+  get(source: Source, consumer: number, queue: number, flags: number, reply: CommandReply): void {
+    this.#command(this.#laneOf(source), source, (builder) => builder.addGet(consumer, queue, flags), reply);
   }
-  purge(queue: number, reply: CommandReply): void {
-    this.#command((builder) => builder.addPurge(queue), reply);
+  purge(source: Source, queue: number, reply: CommandReply): void {
+    this.#command(this.#laneOf(source), source, (builder) => builder.addPurge(queue), reply);
   }
-  remove(queue: number, flags: number, reply: CommandReply): void {
-    this.#command((builder) => builder.addRemove(queue, flags), reply);
+  remove(source: Source, queue: number, flags: number, reply: CommandReply): void {
+    this.#command(this.#laneOf(source), source, (builder) => builder.addRemove(queue, flags), reply);
   }
-  /** A row of another group's outbox, see `addTransfer`. */
+  /** A row of another group's outbox, see `addTransfer`. All of them stay in order. */
   transfer(row: TransferRow, reply: CommandReply): void {
     const parts = splitBody(row.body, bytesOf(row.body));
     const body = parts.pop()!;
+    const lane = this.#laneOf(this, parts.length > 0);
     this.#addParts(parts);
     const flags = parts.length > 0 ? row.flags | PublishFlag.parts : row.flags;
-    this.#command((builder) => builder.addTransfer({ ...row, flags, body }), reply);
+    this.#command(lane, this, (builder) => builder.addTransfer({ ...row, flags, body }), reply);
   }
   metadata(json: string, reply: CommandReply | null): void {
-    this.#command((builder) => builder.addMetadata(json), reply);
+    this.#command(this.#laneOf(this), this, (builder) => builder.addMetadata(json), reply);
   }
   /** Like a settlement it does not wait behind publishes: its consumer is known to the machine, or it would not have delivered. */
   credit(consumer: number, unsettledMax: number, grantedTo: number): void {
     const builder = this.#crediting();
     const before = builder.bytes;
     builder.addCredit(consumer, unsettledMax, grantedTo);
-    this.#openBytes += builder.bytes - before;
+    this.#lane.bytes += builder.bytes - before;
     this.#added();
   }
   /** `canWait`: nobody gets anything by it that is wanted soon. */
@@ -322,15 +391,16 @@ export class Pipe {
     count: number,
     canWait = false,
   ): void {
+    const lane = this.#atomic ?? this.#lane;
     for (let done = 0; done < count; ) {
-      const builder = this.#settling();
+      const builder = this.#settling(lane);
       const now = Math.min(count - done, settlesPerBatch - builder.settles);
       builder.addSettle(operation, flags, consumer, first + done, now);
-      this.#openBytes += settleRecordBytes;
+      lane.bytes += settleRecordBytes;
       done += now;
     }
     const { settleDelayMilliseconds: delay } = this.#options;
-    if (!canWait || delay === 0 || this.#open[0]!.builder.settles > settlesWaitingMax) this.#added();
+    if (!canWait || delay === 0 || lane.open[0]!.builder.settles > settlesWaitingMax) this.#added();
     else if (!this.#isUrgent && !this.#isDelayed) {
       this.#isDelayed = true;
       this.#host.dirtyLater(delay);
@@ -340,29 +410,43 @@ export class Pipe {
   /** What could wait has waited. */
   hurry(): void {
     this.#isDelayed = false;
-    if (this.#openBytes > 0) this.#added();
+    if (this.#lane.bytes > 0) this.#added();
   }
 
   /** The first open batch that has a place left. */
   #crediting(): BatchBuilder {
-    for (const { builder, part } of this.#open)
-      if (builder.commandCount < (part === null ? commandsPerBatchMax : commandsPerBatchMax - 1)) return builder;
-    return this.#extend().builder;
+    for (const { builder } of this.#lane.open) if (builder.commandCount < commandsPerBatchMax) return builder;
+    return this.#extend(this.#lane).builder;
   }
 
   /** The first open batch that takes more settlements. */
-  #settling(): BatchBuilder {
-    if (this.#isAtomic && this.#last.builder.settles < settlesPerBatch) return this.#last.builder;
-    for (const { builder } of this.#open) if (builder.settles < settlesPerBatch) return builder;
-    return this.#extend().builder;
+  #settling(lane: Lane): BatchBuilder {
+    const { builder } = lane.last;
+    if (this.#atomic !== null) return builder.settles < settlesPerBatch ? builder : this.#extend(lane).builder;
+    for (const open of lane.open) if (open.builder.settles < settlesPerBatch) return open.builder;
+    return this.#extend(lane).builder;
   }
 
   /** At the end of a turn: seals what may be sealed and sends what a leader has not been handed yet. */
   flush(): void {
-    const { batchesInFlightMax } = this.#options;
-    while (this.#isUrgent && this.#openBytes > 0 && this.#sent.length < batchesInFlightMax) this.#seal();
-    if (this.#openBytes === 0) this.#isUrgent = false;
+    while (this.#isUrgent) {
+      const lane = this.#nextLane();
+      if (lane === null) break;
+      this.#seal(lane);
+    }
     this.#sendWaiting();
+  }
+
+  /** The lane that a batch is to be sealed of; null: none now. One place is kept free of large bodies, for what is small and comes next. */
+  #nextLane(): Lane | null {
+    const { batchesInFlightMax } = this.#options;
+    const [lane, largeLane] = [this.#lane, this.#largeLane];
+    if (lane.bytes + largeLane.bytes === 0) this.#isUrgent = false;
+    if (!this.#isUrgent || this.#sent.length >= batchesInFlightMax) return null;
+    const hasLarge = largeLane.bytes > 0 && largeLane.open[0]!.after <= lane.sealed;
+    const mayBeLarge = hasLarge && this.#largeSent < Math.max(1, batchesInFlightMax - 1);
+    if (lane.bytes === 0) return mayBeLarge ? largeLane : null;
+    return mayBeLarge && this.#isLargeNext ? largeLane : lane;
   }
 
   /** The node's replica applied batch `sequence` of this pipe (and so all before it). */
@@ -372,6 +456,7 @@ export class Pipe {
     while (done < this.#sent.length && this.#sent[done]!.sequence <= sequence) {
       const batch = this.#sent[done++]!;
       this.#sentBytes -= batch.payload.length;
+      if (batch.isLarge) this.#largeSent--;
       if (batch.runs.length > 0) this.#host.confirming(now - batch.publishedAt);
       finish(batch);
     }
@@ -450,7 +535,7 @@ export class Pipe {
     if (now - since > this.#options.deadlineMilliseconds) {
       this.#stalled = true;
       for (const batch of this.#sent) abandon(batch);
-      for (const batch of this.#open) abandon(batch);
+      for (const batch of [...this.#lane.open, ...this.#largeLane.open]) abandon(batch);
     }
   }
 
@@ -461,11 +546,13 @@ export class Pipe {
 
   /** This incarnation ended: everybody who waits is told "unknown", and the pipe starts anew under the next one. */
   restart(origin: Origin): void {
-    const ended = [...this.#sent, ...this.#open];
+    const ended = [...this.#sent, ...this.#lane.open, ...this.#largeLane.open];
     this.#origin = origin;
-    this.#last = openBatch(new BatchBuilder());
-    this.#open = [this.#last];
-    this.#openBytes = 0;
+    this.#lane = new Lane();
+    this.#largeLane = new Lane();
+    this.#largeSources.clear();
+    this.#isLargeNext = false;
+    this.#largeSent = 0;
     this.#isUrgent = false;
     this.#sent = [];
     this.#sentBytes = 0;
@@ -479,61 +566,82 @@ export class Pipe {
     for (const batch of ended) abandon(batch);
   }
 
-  #command(add: (builder: BatchBuilder) => number, reply: CommandReply | null): void {
-    const { builder, replies } = this.#tail();
+  #command(lane: Lane, source: Source, add: (builder: BatchBuilder) => number, reply: CommandReply | null): void {
+    const { builder, replies } = this.#tail(lane);
     const before = builder.bytes;
     const ordinal = add(builder);
-    this.#openBytes += builder.bytes - before;
+    lane.bytes += builder.bytes - before;
+    if (lane === this.#largeLane) this.#entered(source);
     if (reply !== null) replies.push({ ordinal, reply });
     this.#added();
   }
 
   /** The open batch for the next command; a full one stays as it is. */
-  #tail(): OpenBatch {
-    const { builder, part } = this.#last;
-    const bytesMax = this.#options.batchBytesMax * (this.#isAtomic ? atomicBatches : 1);
+  #tail(lane: Lane): OpenBatch {
+    const { builder, part } = lane.last;
+    const bytesMax = this.#options.batchBytesMax * (this.#atomic !== null ? atomicBatches : 1);
     if (part !== null || builder.bytes >= bytesMax || builder.commandCount >= commandsPerBatchMax - creditsReserved)
-      return this.#extend();
-    return this.#last;
+      return this.#extend(lane);
+    return lane.last;
   }
 
-  #extend(builder: BatchBuilder | null = null): OpenBatch {
-    this.#last = openBatch(builder ?? this.#spare ?? new BatchBuilder());
+  #extend(lane: Lane, builder: BatchBuilder | null = null): OpenBatch {
+    lane.last = openBatch(builder ?? this.#spare ?? new BatchBuilder());
     if (builder === null) this.#spare = null;
-    this.#open.push(this.#last);
-    return this.#last;
+    lane.open.push(lane.last);
+    return lane.last;
   }
 
   #added(): void {
     this.#isUrgent = true;
     this.#host.dirty();
-    if (!this.#congested && this.unappliedBytes > this.#options.windowBytes) this.#measureCongestion();
+    const { windowBytes } = this.#options;
+    const isOver = !this.#congested && this.#sentBytes + this.#lane.bytes > windowBytes;
+    if (isOver || (!this.#largeCongested && this.#largeLane.bytes > windowBytes)) this.#measureCongestion();
   }
 
-  #seal(): void {
-    const batch = this.#open[0]!;
+  #seal(lane: Lane): void {
+    const batch = lane.open[0]!;
     const { part } = batch;
+    const isLarge = lane === this.#largeLane;
     if (part !== null) batch.builder.addPart(part.flags, part.pieces, part.bytes);
     const sequence = this.#nextSequence++;
     // Results are read as they come, by the node's own replica: all before the oldest unapplied batch have been.
     const acknowledged = (this.#sent[0]?.sequence ?? sequence) - 1;
-    this.#openBytes -= batch.builder.bytes - batchHeaderBytes;
+    lane.bytes -= batch.builder.bytes - batchHeaderBytes;
     const payload = batch.builder.seal(this.#origin, sequence, this.#host.metadataVersion(), acknowledged);
     const now = this.#host.now();
     if (this.#sent.length === 0) this.#resendAt = now + this.#options.resendMilliseconds;
     const { runs, publishedAt, replies, large } = batch;
     const checksum = crc32(payload);
-    this.#sent.push({ sequence, payload, checksum, sealedAt: now, publishedAt, runs, replies, large, results: [] });
+    const results: SentBatch['results'] = [];
+    this.#sent.push({
+      sequence,
+      isLarge,
+      payload,
+      checksum,
+      sealedAt: now,
+      publishedAt,
+      runs,
+      replies,
+      large,
+      results,
+    });
     this.#sentBytes += payload.length;
-    if (this.#open.length > 1) {
-      this.#open.shift();
+    this.#isLargeNext = !isLarge;
+    if (isLarge) this.#left(batch);
+    if (lane.open.length > 1) {
+      lane.open.shift();
       if (part === null) this.#spare = batch.builder;
-    } else {
-      batch.runs = [];
-      batch.replies = [];
-      batch.large = noLarge;
-      batch.part = null;
-    }
+    } else lane.open[0] = lane.last = openBatch(batch.builder);
+    lane.sealed++;
+  }
+
+  /** The first batch of the lane of large bodies is sealed: whoever has nothing behind it is free of that lane. */
+  #left({ sources }: OpenBatch): void {
+    this.#largeSent++;
+    for (const source of sources ?? [])
+      if (this.#largeSources.get(source) === this.#largeLane.sealed) this.#largeSources.delete(source);
   }
 
   #sendWaiting(): void {
@@ -552,10 +660,13 @@ export class Pipe {
   }
 
   #measureCongestion(): void {
-    const bytes = this.unappliedBytes;
-    const congested = this.#congested ? bytes > this.#options.windowBytes / 2 : bytes > this.#options.windowBytes;
-    if (congested === this.#congested) return;
+    const { windowBytes } = this.#options;
+    const isOver = (bytes: number, wasOver: boolean) => bytes > (wasOver ? windowBytes / 2 : windowBytes);
+    const congested = isOver(this.#sentBytes + this.#lane.bytes, this.#congested);
+    const largeCongested = isOver(this.#largeLane.bytes, this.#largeCongested);
+    if (congested === this.#congested && largeCongested === this.#largeCongested) return;
     this.#congested = congested;
+    this.#largeCongested = largeCongested;
     this.#host.congestion();
   }
 }

@@ -29,7 +29,7 @@ export interface RoomContext {
   /** This node has another kind of room than before. */
   changed(): void;
   /** Publishers are to wait from now on, or may go on. */
-  alarm(isOn: boolean): void;
+  alarmChanged(): void;
 }
 
 export interface Space {
@@ -112,13 +112,13 @@ export class Room {
   }
 
   #judge(): void {
-    const { node, peers, alarm } = this.#context;
+    const { node, peers, alarmChanged } = this.#context;
     const wasOn = this.#low.length > 0;
     const all = [node, ...Array.from(peers.all(), (peer) => peer.node)];
     const low = all.filter((other) => this.#roomOf(other) !== 'ok').sort((a, b) => a - b);
     // The same list stays the same object: this runs at every tick.
     if (low.length > 0 || wasOn) this.#low = low;
-    if (low.length > 0 !== wasOn) alarm(low.length > 0);
+    if (low.length > 0 !== wasOn) alarmChanged();
   }
 
   #roomOf(node: number): DiskRoom {

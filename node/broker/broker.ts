@@ -9,6 +9,7 @@ import {
   type Cluster,
   type ConnectionId,
   type Feed,
+  type Pipe,
   type Random,
   SettleOperation,
 } from '../../cluster/index.ts';
@@ -149,10 +150,10 @@ export class Broker implements AmqpBackend, Feed {
     for (const channel of channels) channel.pump();
   }
 
-  congestion(congested: boolean): void {
+  congestionChanged(): void {
     for (const connection of this.#connections) {
-      if (congested) connection.tellAlarm();
-      else connection.resume();
+      connection.tellAlarm();
+      connection.resume();
     }
   }
 
@@ -216,6 +217,8 @@ export class BrokerConnection implements ConnectionBackend {
   ownsQueues = false;
   readonly gate = new Gate();
   readonly #channels = new Set<BrokerChannel>();
+  /** What it published to that was too far behind. */
+  readonly #congested = new Set<Pipe>();
   #paused = false;
   #closed = false;
 
@@ -236,9 +239,14 @@ export class BrokerConnection implements ConnectionBackend {
     this.#channels.delete(channel);
   }
 
-  /** Only connections that publish are paused: acknowledgements of the others relieve the broker. */
-  pauseIfCongested(): void {
-    if (!this.#paused && this.broker.cluster.isCongested) this.#pause();
+  /**
+   * It has published something to `pipe`. Only connections that publish are paused, as acknowledgements of the others relieve the broker; and only
+   * by where they publish to: a shard that is behind, or has no majority, holds up nobody who has nothing to do with it.
+   */
+  published(pipe: Pipe): void {
+    const isCongested = pipe.isCongestedFor(this);
+    if (isCongested) this.#congested.add(pipe);
+    if (!this.#paused && (isCongested || this.broker.cluster.alarm !== null)) this.#pause();
   }
 
   #pause(): void {
@@ -255,7 +263,9 @@ export class BrokerConnection implements ConnectionBackend {
 
   /** Also asks whether anything else holds its publishers up. */
   resume(): void {
-    if (!this.#paused || !this.gate.isEmpty || this.broker.cluster.isCongested) return;
+    if (!this.#paused || !this.gate.isEmpty || this.broker.cluster.alarm !== null) return;
+    for (const pipe of this.#congested) if (pipe.isCongestedFor(this)) return;
+    this.#congested.clear();
     this.#paused = false;
     this.events.unblocked();
     this.events.resume();
@@ -318,7 +328,8 @@ export class BrokerConnection implements ConnectionBackend {
 /** Ends a consumer in the machine: what it holds goes back. */
 export function dropConsumer(broker: Broker, consumer: Consumer, then: (() => void) | null = null): void {
   broker.consumers.delete(consumer.number);
-  broker.cluster.pipe(consumer.shard).cancel(consumer.number, CancelFlag.returnLeases, then);
+  const { shard, number, channel } = consumer;
+  broker.cluster.pipe(shard).cancel(channel.connection, number, CancelFlag.returnLeases, then);
 }
 
 /** Takes as long for a wrong text as for the right one. */

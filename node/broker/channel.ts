@@ -163,7 +163,6 @@ export class BrokerChannel implements ChannelBackend {
       this.broker.unroutable++;
       return 'unroutable';
     }
-    this.connection.pauseIfCongested();
     const target = shards.length === 1 ? this.#confirms.one : this.#confirms.several(confirmTag, shards.length);
     // Without confirms only a mandatory message has somebody to tell.
     const told = confirmTag > 0 || publication.mandatory ? target : null;
@@ -177,8 +176,9 @@ export class BrokerChannel implements ChannelBackend {
       if (pipe.isStalled && confirmTag > 0) {
         this.#confirms.refuse(target, confirmTag);
         this.broker.channelDirty(this);
-      } else
+      } else {
         pipe.publish(
+          this.connection,
           queues,
           flags,
           priority,
@@ -190,6 +190,8 @@ export class BrokerChannel implements ChannelBackend {
           told,
           confirmTag,
         );
+        this.connection.published(pipe);
+      }
     }
     return 'routed';
   }
@@ -311,6 +313,7 @@ export class BrokerChannel implements ChannelBackend {
     this.broker.cluster
       .pipe(queue.shard)
       .consume(
+        this.connection,
         { consumer: number, queue: queue.uid, unsettledMax, grantedTo, priority, flags, tag: request.tag },
         (result) => {
           if (result?.code === ResultCode.ok) {
@@ -339,7 +342,7 @@ export class BrokerChannel implements ChannelBackend {
     const consumer = this.broker.consumers.get(number);
     if (consumer === undefined || consumer.channel !== this) return reply({ ok: true, value: undefined });
     consumer.cancelling = true;
-    this.broker.cluster.pipe(consumer.shard).cancel(number, 0, () => {
+    this.broker.cluster.pipe(consumer.shard).cancel(this.connection, number, 0, () => {
       consumer.cancelled = true;
       this.#dropWhenSettled(consumer);
       const answer = () => reply({ ok: true, value: undefined });
@@ -352,7 +355,7 @@ export class BrokerChannel implements ChannelBackend {
   /** If that was the queue's last consumer, its shard has sealed it: its client is told when the metadata know it no more, either. */
   #finishAutoDelete({ shard, queue: uid }: Consumer, done: () => void): void {
     const { cluster } = this.broker;
-    cluster.pipe(shard).remove(uid, RemoveFlag.ifUnused, (result) => {
+    cluster.pipe(shard).remove(this.connection, uid, RemoveFlag.ifUnused, (result) => {
       if (result === null || result.code === ResultCode.inUse) done();
       else cluster.changeMetadata({ kind: 'deleteQueue', uid }, done);
     });
@@ -374,7 +377,7 @@ export class BrokerChannel implements ChannelBackend {
     getter.polling = true;
     this.#got = null;
     // Always a lease, also without acknowledgement: so the message can be read again whatever this node's replica skipped.
-    this.broker.cluster.pipe(queue.shard).get(number, queue.uid, 0, (result) => {
+    this.broker.cluster.pipe(queue.shard).get(this.connection, number, queue.uid, 0, (result) => {
       getter.polling = false;
       if (result?.code === ResultCode.empty) {
         if (this.#letters?.mayBeUnderWay) return this.#letters.whenGone(() => this.get(name, noAck, reply));
@@ -414,7 +417,7 @@ export class BrokerChannel implements ChannelBackend {
     consumer.outstanding -= count;
     switch (settlement) {
       case 'accept': {
-        const hasRoom = hasRoomToSpare(consumer, count, pipe.openSequence);
+        const hasRoom = hasRoomToSpare(consumer, count, pipe.openNumber);
         const canWait = hasRoom && !consumer.cancelling && this.#windows.limit === 0;
         pipe.settle(SettleOperation.accept, 0, number, first, count, canWait);
         break;
@@ -427,7 +430,7 @@ export class BrokerChannel implements ChannelBackend {
         break;
       case 'discard':
         pipe.settle(SettleOperation.discard, settleFailed, number, first, count);
-        this.#letters ??= new Letters(this.broker);
+        this.#letters ??= new Letters(this.connection);
         this.#letters.rejected(consumer);
         break;
       default:
@@ -490,7 +493,7 @@ export class BrokerChannel implements ChannelBackend {
     const mayBeLeasedMore = getter ? consumer.polling : prefetch === 0 || outstanding < prefetch;
     consumer.cancelling = true;
     if (consumer.cancelled || !mayBeLeasedMore) drop();
-    else broker.cluster.pipe(shard).cancel(number, 0, drop);
+    else broker.cluster.pipe(shard).cancel(this.connection, number, 0, drop);
   }
 
   /** This incarnation ended: the consumers are gone already. */

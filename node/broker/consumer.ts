@@ -40,9 +40,9 @@ export interface Consumer {
 }
 
 /** It has accepted `count` messages. True if at least half of its limit is free all the same, so that the machine may hear of it a little later. */
-export function hasRoomToSpare(consumer: Consumer, count: number, openSequence: number): boolean {
-  consumer.accepted = consumer.acceptedIn === openSequence ? consumer.accepted + count : count;
-  consumer.acceptedIn = openSequence;
+export function hasRoomToSpare(consumer: Consumer, count: number, openNumber: number): boolean {
+  consumer.accepted = consumer.acceptedIn === openNumber ? consumer.accepted + count : count;
+  consumer.acceptedIn = openNumber;
   const { unsettledMax, outstanding, accepted } = consumer;
   return unsettledMax === 0 || (outstanding + accepted) * 2 <= unsettledMax;
 }

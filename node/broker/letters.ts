@@ -7,20 +7,20 @@
 // rejections, so a shard that always has letters under way costs one short wait for each of them.
 
 import type { Timer } from '../../cluster/index.ts';
-import type { Broker } from './broker.ts';
+import type { BrokerConnection } from './broker.ts';
 import type { Consumer } from './consumer.ts';
 
 /** Milliseconds between two looks. */
 const lookMilliseconds = 2;
 
 export class Letters {
-  readonly #broker: Broker;
+  readonly #connection: Pick<BrokerConnection, 'broker'>;
   readonly #shards = new Set<number>();
   #timer: Timer | null = null;
   #closed = false;
 
-  constructor(broker: Broker) {
-    this.#broker = broker;
+  constructor(connection: Pick<BrokerConnection, 'broker'>) {
+    this.#connection = connection;
   }
 
   get mayBeUnderWay(): boolean {
@@ -30,7 +30,7 @@ export class Letters {
   /** Messages of a consumer's queue were rejected for good. */
   rejected({ shard, queue }: Consumer): void {
     if (this.#shards.has(shard)) return;
-    const terms = this.#broker.cluster.metadata.effectiveArguments(queue);
+    const terms = this.#connection.broker.cluster.metadata.effectiveArguments(queue);
     if (terms?.['x-dead-letter-exchange'] !== undefined) this.#shards.add(shard);
   }
 
@@ -38,7 +38,7 @@ export class Letters {
   whenGone(done: () => void): void {
     const shards = [...this.#shards];
     this.#shards.clear();
-    const { cluster, clock, options } = this.#broker;
+    const { cluster, clock, options } = this.#connection.broker;
     const until = clock.now() + options.lettersMilliseconds;
     let unapplied = shards.length;
     const look = () => {
@@ -48,7 +48,7 @@ export class Letters {
         this.#timer = clock.after(lookMilliseconds, look);
       else done();
     };
-    for (const shard of shards) cluster.pipe(shard).whenApplied(() => unapplied--);
+    for (const shard of shards) cluster.pipe(shard).whenApplied(this.#connection, () => unapplied--);
     look();
   }
 

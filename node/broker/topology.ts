@@ -71,7 +71,8 @@ const locked = ({ vhost, name }: QueueRecord) =>
   );
 
 /** To be asked for counts as a use of a queue that expires without any: a consumer that is given nothing comes, and goes. */
-function countUse({ broker }: BrokerConnection, { shard, uid, autoDelete, arguments: declared }: QueueRecord): void {
+function countUse(connection: BrokerConnection, { shard, uid, autoDelete, arguments: declared }: QueueRecord): void {
+  const { broker } = connection;
   const { cluster } = broker;
   const terms = cluster.metadata.effectiveArguments(uid) ?? declared;
   // One that goes with its last consumer would go with this one, and has lived by its consumers anyway.
@@ -79,8 +80,8 @@ function countUse({ broker }: BrokerConnection, { shard, uid, autoDelete, argume
   const consumer = broker.newConsumerNumber();
   const nothing = { unsettledMax: 1, grantedTo: 0, priority: 0, flags: 0, tag: '' };
   const pipe = cluster.pipe(shard);
-  pipe.consume({ consumer, queue: uid, ...nothing }, () => {});
-  pipe.cancel(consumer, CancelFlag.returnLeases, null);
+  pipe.consume(connection, { consumer, queue: uid, ...nothing }, () => {});
+  pipe.cancel(connection, consumer, CancelFlag.returnLeases, null);
 }
 
 /** A queue that is there: its state, from here at once, or from another node. What its client published and settled before is in it. */
@@ -97,7 +98,7 @@ function answerState(connection: BrokerConnection, queue: QueueRecord, reply: Re
     });
   const pipe = cluster.pipe(queue.shard);
   if (pipe.isStalled) tell();
-  else pipe.whenApplied(tell);
+  else pipe.whenApplied(connection, tell);
   isAtOnce = false;
 }
 
@@ -194,7 +195,7 @@ export function deleteQueue(
   if (isForeign(connection, queue)) return fail(reply, locked(queue));
   const flags = (ifUnused ? RemoveFlag.ifUnused : 0) | (ifEmpty ? RemoveFlag.ifEmpty : 0);
   // The shard seals the queue; from then on its deletion is certain, whoever drives it.
-  cluster.pipe(queue.shard).remove(queue.uid, flags, (result) => {
+  cluster.pipe(queue.shard).remove(connection, queue.uid, flags, (result) => {
     if (result === null) return fail(reply, unavailable(queue));
     if (result.code === ResultCode.inUse)
       return fail(reply, new BrokerError('precondition-failed', `queue '${name}' in vhost '${vhost}' in use`));
@@ -210,7 +211,7 @@ export function deleteQueue(
 export function purgeQueue(connection: BrokerConnection, name: string, reply: Reply<Count>): void {
   const queue = accessibleQueue(connection, name);
   if (queue instanceof BrokerError) return fail(reply, queue);
-  connection.broker.cluster.pipe(queue.shard).purge(queue.uid, (result) => {
+  connection.broker.cluster.pipe(queue.shard).purge(connection, queue.uid, (result) => {
     if (result === null) fail(reply, unavailable(queue));
     else if (result.code === ResultCode.noQueue) fail(reply, noQueue(queue.vhost, name));
     else reply({ ok: true, value: { messages: result.value } });

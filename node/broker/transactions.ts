@@ -38,7 +38,6 @@ export function commit(
   }
   for (const shard of shares.keys())
     if (cluster.pipe(shard).isStalled) return reply({ ok: false, error: metadataUnavailable() });
-  channel.connection.pauseIfCongested();
   channel.broker.unroutable += unroutable.length;
   for (const { publication, properties, body } of unroutable)
     if (publication.mandatory) channel.returnUnroutable(publication, properties, body);
@@ -72,6 +71,7 @@ function send(
     const pipe = channel.broker.cluster.pipe(shard);
     waiting += 1 + publishes.length;
     pipe.atomically(
+      channel.connection,
       () => {
         for (const { settlement, consumer, first, count } of settlements)
           channel.settle(settlement, consumer, first, count);
@@ -83,11 +83,24 @@ function send(
             expirationOf(traits),
           ];
           const { key } = publication;
-          pipe.publish(queues, flags, priority, expiration, key, properties, body, bodyBytes, target, ++tag);
+          pipe.publish(
+            channel.connection,
+            queues,
+            flags,
+            priority,
+            expiration,
+            key,
+            properties,
+            body,
+            bodyBytes,
+            target,
+            ++tag,
+          );
         }
       },
       (result) => answered(1, result !== null),
     );
+    channel.connection.published(pipe);
   }
   answered(1, true);
 }

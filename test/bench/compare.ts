@@ -152,7 +152,7 @@ async function stallVerdicts(options: Options, progress: ProgressLine): Promise<
     }
     const result = await measureStall(
       {
-        url: options.warren[0]!,
+        urls: [options.warren[0]!],
         bodyBytes: 1024,
         queues: stallQueues,
         queueType: options.queueType,

@@ -6,7 +6,8 @@ import { Histogram, type Percentiles } from './histogram.ts';
 import { Publisher, prepareQueues, queueNames, removeQueues } from './load.ts';
 
 export interface StallOptions {
-  readonly url: string;
+  /** Each queue is sent messages through each of these nodes. */
+  readonly urls: readonly string[];
   readonly bodyBytes: number;
   readonly queues: number;
   readonly queueType: string;
@@ -32,18 +33,19 @@ export interface StallResult {
 
 const pace = 5;
 
-/** A steady stream to each of some queues through one node, for as long as asked; `during` may harm other nodes meanwhile. */
+/** Steady streams to some queues, for as long as asked; `during` may harm other nodes meanwhile. */
 export async function measureStall(options: StallOptions, during?: () => Promise<void>): Promise<StallResult> {
   const queues = queueNames(options.queues);
-  const setup = await Client.connect(options.url);
+  const setup = await Client.connect(options.urls[0]!);
   await prepareQueues(setup, queues, options.queueType);
   const times = new Histogram();
   const streams: Stream[] = [];
-  for (const queue of queues) {
-    const client = await Client.connect(options.url);
-    await client.selectConfirms();
-    streams.push(new Stream(client, queue, options.bodyBytes, times));
-  }
+  for (const url of options.urls)
+    for (const queue of queues) {
+      const client = await Client.connect(url);
+      await client.selectConfirms();
+      streams.push(new Stream(client, queue, options.bodyBytes, times));
+    }
   const started = performance.now();
   let isOver = during === undefined;
   const finished = during?.().finally(() => {

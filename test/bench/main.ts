@@ -128,7 +128,7 @@ async function follower(options: Options, progress: ProgressLine): Promise<Secti
 
 async function stall(options: Options, progress: ProgressLine): Promise<Section> {
   const result = await measureStall({
-    url: options.urls[0]!,
+    urls: [options.urls[0]!],
     bodyBytes: options.size ?? 1024,
     queues: options.queues ?? 1,
     queueType: options.queueType,

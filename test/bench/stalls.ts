@@ -1,5 +1,5 @@
-// What one queue's heavy work costs all others: steady streams to a dozen queues, while something large happens to another one. Shown are
-// the streams' confirm times and, where an HTTP address is given, how long an event loop of the cluster stood still.
+// What one queue's heavy work costs all others: steady streams to a dozen queues, to each through every node, while something large happens to
+// another one. Shown are the streams' confirm times and, where an HTTP address is given, how long an event loop of the cluster stood still.
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client } from './client.ts';
@@ -13,7 +13,7 @@ import { milliseconds, type ProgressLine, stolenMilliseconds, tableText } from '
 
 const messagesDefault = 5_000_000;
 const bodyBytes = 16;
-/** Streams: enough to have one in every shard. */
+/** Queues of the streams: enough to have one in every shard. */
 const streams = 12;
 const ratePerSecond = 2_000;
 const secondsAtLeast = 8;
@@ -145,7 +145,7 @@ async function measureOne(
 }
 
 const streamOptions = ({ urls, queueType }: Options) => ({
-  url: urls[urls.length - 1]!,
+  urls,
   bodyBytes: 1024,
   queues: streams,
   queueType,

@@ -40,7 +40,9 @@ class Stream implements ConfirmTarget {
     const number = this.#sentAt.length;
     // Who has no lease on the metadata would have to hold its publishers.
     expect(this.#row.cluster.isFresh).toBe(true);
-    this.#row.cluster.pipe(shard).publish([uid], 0, 0, 0xffff_ffff, key, properties, [body], body.length, this, number);
+    this.#row.cluster
+      .pipe(shard)
+      .publish(this, [uid], 0, 0, 0xffff_ffff, key, properties, [body], body.length, this, number);
   }
 
   confirmed(first: number, last: number, ok: boolean): void {

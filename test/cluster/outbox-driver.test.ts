@@ -88,7 +88,7 @@ class World {
       pipe: () =>
         ({
           isStalled: false,
-          isCongested: false,
+          isCongestedFor: () => false,
           transfer: (row: TransferRow, reply: CommandReply) => {
             this.sent.push(row);
             this.replies.push(reply);

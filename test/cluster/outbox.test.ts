@@ -113,6 +113,7 @@ describe('dead letters', () => {
       const bytes = Buffer.from(body);
       const pipe = cluster.node(2).cluster.pipe(source.shard);
       pipe.publish(
+        cluster,
         [source.uid],
         0,
         0,

@@ -41,9 +41,9 @@ describe('a pipe', () => {
     // Alternating targets: a run each.
     const targets = [target, { ...target }];
     for (let tag = 1; tag <= count; tag++)
-      pipe.publish([1], 0, 0, 0xffff_ffff, key, properties, [Buffer.of(1)], 1, targets[tag % 2]!, tag);
+      pipe.publish(pipe, [1], 0, 0, 0xffff_ffff, key, properties, [Buffer.of(1)], 1, targets[tag % 2]!, tag);
     const replies: (number | null)[] = [];
-    for (let i = 0; i < 3; i++) pipe.purge(1, (result) => replies.push(result?.value ?? null));
+    for (let i = 0; i < 3; i++) pipe.purge(pipe, 1, (result) => replies.push(result?.value ?? null));
     pipe.flush();
     for (let again = 0; again < 2; again++) {
       for (let ordinal = 1; ordinal < count; ordinal += 2) pipe.result(1, ordinal, ResultCode.rejected, 0, 0);

@@ -16,12 +16,13 @@ import {
   viewMessage,
 } from '../../cluster/machine/commands.ts';
 import { defaultLimits } from '../../cluster/options.ts';
-import { type ConfirmTarget, nodeOrigin, Pipe, type PipeOptions } from '../../cluster/origin/pipe.ts';
+import { type ConfirmTarget, nodeOrigin, Pipe, type PipeOptions, type Source } from '../../cluster/origin/pipe.ts';
 import type { BatchAnswer } from '../../cluster/peers/wire.ts';
 
 const key = Buffer.from([0, 1, 0x71]);
 const properties = Buffer.alloc(2);
 const body = [Buffer.from('body')];
+const client = {};
 
 function harness(options: Partial<PipeOptions> = {}) {
   const state = {
@@ -61,8 +62,8 @@ function harness(options: Partial<PipeOptions> = {}) {
       refused: () => state.refusals++,
     },
   );
-  const publish = (tag: number, to: ConfirmTarget | null = target) =>
-    pipe.publish([1], 0, 0, 0xffff_ffff, key, properties, body, 4, to, tag);
+  const publish = (tag: number, to: ConfirmTarget | null = target, source: Source = client) =>
+    pipe.publish(source, [1], 0, 0, 0xffff_ffff, key, properties, body, 4, to, tag);
   const answer = (what: BatchAnswer, sequence: number, incarnation = 7) =>
     pipe.answered({ group: 3, answer: what, incarnation, sequence, leader: 0 });
   return { pipe, state, told, target, publish, answer };
@@ -122,7 +123,8 @@ describe('pipe', () => {
   test('says when all that was asked for has been applied: open, sealed, or nothing at all', () => {
     const { pipe, state, publish } = harness({ batchesInFlightMax: 1 });
     const told: string[] = [];
-    const ask = (name: string) => pipe.whenApplied((result) => told.push(`${name} ${result?.code ?? 'unknown'}`));
+    const ask = (name: string) =>
+      pipe.whenApplied(client, (result) => told.push(`${name} ${result?.code ?? 'unknown'}`));
     ask('nothing');
     expect(told.splice(0)).toEqual(['nothing 0']);
     publish(1, null);
@@ -280,8 +282,8 @@ describe('pipe', () => {
   test('replies get their result, or a plain ok', () => {
     const { pipe } = harness();
     const replies: unknown[] = [];
-    pipe.purge(4, (result) => replies.push(result));
-    pipe.cancel(9, 0, (result) => replies.push(result));
+    pipe.purge(client, 4, (result) => replies.push(result));
+    pipe.cancel(client, 9, 0, (result) => replies.push(result));
     pipe.flush();
     pipe.result(1, 0, ResultCode.ok, 17, 0);
     pipe.applied(1);
@@ -310,15 +312,15 @@ describe('pipe', () => {
     const { pipe, state, target } = harness({ windowBytes: 512 * 1024 });
     const large = [Buffer.alloc(100 * 1024)];
     for (let tag = 1; tag <= 6; tag++) {
-      pipe.publish([1], 0, 0, 0xffff_ffff, key, properties, large, large[0]!.length, target, tag);
+      pipe.publish(client, [1], 0, 0, 0xffff_ffff, key, properties, large, large[0]!.length, target, tag);
       pipe.flush();
     }
-    expect(pipe.isCongested).toBe(true);
+    expect(pipe.isCongestedFor()).toBe(true);
     expect(state.congestions).toBe(1);
     pipe.applied(2);
-    expect(pipe.isCongested).toBe(true);
+    expect(pipe.isCongestedFor()).toBe(true);
     pipe.applied(4);
-    expect(pipe.isCongested).toBe(false);
+    expect(pipe.isCongestedFor()).toBe(false);
     expect(state.congestions).toBe(2);
   });
 
@@ -346,11 +348,10 @@ describe('pipe', () => {
     expect(state.sent).toEqual([1, 1]);
   });
 
-  test('a large body goes ahead of its publish in parts, a batch each, and settlements pass between them', () => {
+  test('a large body goes ahead of its publish in parts, a batch each', () => {
     const { pipe, state, told, target } = harness({ batchesInFlightMax: 1 });
     const pieces = Array.from({ length: 7 }, (_, i) => Buffer.alloc(100_000, i + 1));
-    pipe.publish([1], 0, 0, 0xffff_ffff, key, properties, pieces, 700_000, target, 1);
-    pipe.settle(SettleOperation.accept, 0, 9, 1, 1);
+    pipe.publish(client, [1], 0, 0, 0xffff_ffff, key, properties, pieces, 700_000, target, 1);
     for (let sequence = 1; sequence <= 3; sequence++) {
       pipe.flush();
       expect(state.sent).toHaveLength(sequence);
@@ -359,7 +360,6 @@ describe('pipe', () => {
     }
     expect(told).toEqual(['ok 1-1']);
     expect(state.payloads.map(checkBatch)).toEqual([null, null, null]);
-    expect(state.payloads.map((payload) => readBatchHeader(payload).settleCount)).toEqual([1, 0, 0]);
     const parts = state.payloads.slice(0, 2).map((payload) => readPart(payload, commandOffset(payload, 0)));
     expect(parts.map(({ flags, bytes }) => [flags, bytes.length])).toEqual([
       [PartFlag.first, partBytesMax],
@@ -374,7 +374,7 @@ describe('pipe', () => {
   test('a large mandatory message that found no queue comes back whole', () => {
     const { pipe, state, told, target } = harness();
     const large = Buffer.alloc(partBytesMax + 1, 7);
-    pipe.publish([1], PublishFlag.mandatory, 0, 0xffff_ffff, key, properties, [large], large.length, target, 1);
+    pipe.publish(client, [1], PublishFlag.mandatory, 0, 0xffff_ffff, key, properties, [large], large.length, target, 1);
     pipe.flush();
     expect(state.sent).toEqual([1, 2]);
     pipe.result(2, 0, ResultCode.noQueue, 0, 0);

@@ -23,7 +23,7 @@ class Publisher implements ConfirmTarget {
     const body = Buffer.from(String(this.#next));
     row.cluster
       .pipe(queue.shard)
-      .publish([queue.uid], 0, 0, 0xffff_ffff, key, properties, [body], body.length, this, this.#next++);
+      .publish(row, [queue.uid], 0, 0, 0xffff_ffff, key, properties, [body], body.length, this, this.#next++);
   }
 }
 
@@ -47,6 +47,7 @@ const consume = (row: MemoryNode, queue: { shard: number; uid: number }, consume
   row.cluster
     .pipe(queue.shard)
     .consume(
+      row,
       { consumer, queue: queue.uid, unsettledMax: 0, grantedTo: 1e9, priority: 0, flags: 0, tag: 'relay' },
       () => {},
     );

@@ -29,7 +29,7 @@ async function queueInEach(cluster: MemoryCluster, shards: number): Promise<Queu
 /** A large body, so that a few messages fill a batch. */
 function publishLarge(row: MemoryNode, { shard, uid }: QueueRecord, bytes: number, publisher: Publisher, tag: number) {
   const body = Buffer.alloc(bytes);
-  row.cluster.pipe(shard).publish([uid], 0, 0, 0xffff_ffff, key, properties, [body], bytes, publisher, tag);
+  row.cluster.pipe(shard).publish(row, [uid], 0, 0, 0xffff_ffff, key, properties, [body], bytes, publisher, tag);
 }
 
 describe('B2: what is settled', () => {

@@ -27,7 +27,7 @@ class Mandatory implements ConfirmTarget {
   }
   publish(row: MemoryNode, { shard, uid }: Pick<QueueRecord, 'shard' | 'uid'>, tag: number) {
     const body = Buffer.from(String(tag));
-    row.cluster.pipe(shard).publish([uid], 2, 0, 0xffff_ffff, key, properties, [body], body.length, this, tag);
+    row.cluster.pipe(shard).publish(row, [uid], 2, 0, 0xffff_ffff, key, properties, [body], body.length, this, tag);
   }
 }
 
@@ -174,13 +174,13 @@ describe('A6: a deletion that its shard has decided', () => {
       const queue = row.cluster.metadata.queue('/', 'q')!;
       consume(row, queue, 7);
       await cluster.clock.run(50);
-      row.cluster.pipe(queue.shard).cancel(7, 0, null);
+      row.cluster.pipe(queue.shard).cancel(row, 7, 0, null);
       return queue;
     },
     'by x-expires': (cluster, row) => declareQueue(cluster, row.node, 'q', { 'x-expires': 400 }),
     'by a client that found it empty, and whose node dies too': async (cluster, row) => {
       const queue = await declareQueue(cluster, row.node, 'q');
-      row.cluster.pipe(queue.shard).remove(queue.uid, RemoveFlag.ifEmpty, () => {});
+      row.cluster.pipe(queue.shard).remove(row, queue.uid, RemoveFlag.ifEmpty, () => {});
       return queue;
     },
   };
@@ -231,7 +231,7 @@ describe('A6: a deletion that its shard has decided', () => {
       const steps = [
         () => target.publish(publisher, queue, 1),
         () =>
-          deleter.cluster.pipe(queue.shard).remove(queue.uid, RemoveFlag.ifEmpty, (result) => {
+          deleter.cluster.pipe(queue.shard).remove(deleter, queue.uid, RemoveFlag.ifEmpty, (result) => {
             code = result?.code;
           }),
       ];

@@ -109,7 +109,7 @@ describe('B1: a batch that is lost on its way', () => {
 describe('B3: a large message', () => {
   const large = (row: MemoryNode, queue: QueueRecord, bytes: number, publisher: Publisher, tag: number) => {
     const body = Buffer.alloc(bytes, String(tag));
-    row.cluster.pipe(1).publish([queue.uid], 0, 0, 0xffff_ffff, key, properties, [body], bytes, publisher, tag);
+    row.cluster.pipe(1).publish(row, [queue.uid], 0, 0, 0xffff_ffff, key, properties, [body], bytes, publisher, tag);
   };
 
   test('is never a large entry, and a small one published behind it follows it, in order', async () => {

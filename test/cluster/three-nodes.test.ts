@@ -23,7 +23,7 @@ class Publisher implements ConfirmTarget {
   publish(row: MemoryNode, shard: number, queue: number): number {
     const tag = this.#next++;
     const body = Buffer.from(String(tag));
-    row.cluster.pipe(shard).publish([queue], 0, 0, 0xffff_ffff, key, properties, [body], body.length, this, tag);
+    row.cluster.pipe(shard).publish(row, [queue], 0, 0, 0xffff_ffff, key, properties, [body], body.length, this, tag);
     return tag;
   }
 }
@@ -59,6 +59,7 @@ async function drain(cluster: MemoryCluster, node: number, queue: { shard: numbe
   row.cluster
     .pipe(queue.shard)
     .consume(
+      row,
       { consumer, queue: queue.uid, unsettledMax: 0, grantedTo: 1e9, priority: 0, flags: 0, tag: 'drain' },
       () => {},
     );
@@ -75,7 +76,7 @@ async function drain(cluster: MemoryCluster, node: number, queue: { shard: numbe
     bodies.push(text ?? 'unread');
     row.cluster.pipe(queue.shard).settle(SettleOperation.accept, 0, consumer, lease.leaseOrdinal, 1);
   }
-  row.cluster.pipe(queue.shard).cancel(consumer, CancelFlag.returnLeases, null);
+  row.cluster.pipe(queue.shard).cancel(row, consumer, CancelFlag.returnLeases, null);
   await cluster.clock.run(200);
   return bodies;
 }
@@ -265,12 +266,12 @@ describe('three nodes over in-memory ports', () => {
     await cluster.until(() => publisher.confirmedTags.size === 10, 2_000);
     const holder = cluster.node(3);
     const consume = { consumer: 7, queue: queue.uid, unsettledMax: 4, grantedTo: 1e9, priority: 0, flags: 0, tag: 'a' };
-    holder.cluster.pipe(queue.shard).consume(consume, () => {});
+    holder.cluster.pipe(queue.shard).consume(holder, consume, () => {});
     expect(await cluster.until(() => holder.feed.leases.length === 4, 2_000)).toBe(true);
     const from = cluster.clock.now();
     cluster.kill(3);
     const other = cluster.node(2);
-    other.cluster.pipe(queue.shard).consume({ ...consume, consumer: 8, unsettledMax: 0 }, () => {});
+    other.cluster.pipe(queue.shard).consume(other, { ...consume, consumer: 8, unsettledMax: 0 }, () => {});
     expect(await cluster.until(() => other.feed.leases.length === 10, 10_000)).toBe(true);
     expect(cluster.clock.now() - from).toBeLessThan(10_000);
     expect(other.feed.leases.filter((lease) => lease.redelivered)).toHaveLength(4);
@@ -284,7 +285,7 @@ describe('three nodes over in-memory ports', () => {
     await cluster.until(() => publisher.confirmedTags.size === 5, 2_000);
     const zombie = cluster.node(3);
     const consume = { consumer: 7, queue: queue.uid, unsettledMax: 0, grantedTo: 1e9, priority: 0, flags: 0, tag: 'a' };
-    zombie.cluster.pipe(queue.shard).consume(consume, () => {});
+    zombie.cluster.pipe(queue.shard).consume(zombie, consume, () => {});
     expect(await cluster.until(() => zombie.feed.leases.length === 5, 2_000)).toBe(true);
     for (const other of ['n1', 'n2']) cluster.network.partition('n3', other, 'drop');
     await cluster.clock.run(9_000);

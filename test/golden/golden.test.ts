@@ -113,7 +113,7 @@ async function readAll(cluster: MemoryCluster, row: MemoryNode, queue: QueueReco
   expect(await cluster.until(() => leases().length >= count, 10_000)).toBe(true);
   const found: { readonly body: string; readonly redelivered: boolean }[] = [];
   for (const lease of leases()) found.push({ body: await bodyOf(cluster, row, lease), redelivered: lease.redelivered });
-  row.cluster.pipe(queue.shard).cancel(consumer, 1, null);
+  row.cluster.pipe(queue.shard).cancel(row, consumer, 1, null);
   return found;
 }
 

@@ -136,6 +136,7 @@ class Scene {
     const { cluster, feed } = this.cluster.node(2);
     const pipe = cluster.pipe(queue.shard);
     pipe.consume(
+      this,
       { consumer: 3, queue: queue.uid, unsettledMax: leasedHeld, grantedTo: 1e9, priority: 0, flags: 0, tag: 'holder' },
       () => {},
     );

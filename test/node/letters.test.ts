@@ -52,9 +52,10 @@ describe('waiting for letters', () => {
     const cluster = {
       metadata: { effectiveArguments: () => terms },
       owesLetters: () => world.owed,
-      pipe: () => ({ whenApplied: (done: () => void) => void world.applied.push(done) }),
+      pipe: () => ({ whenApplied: (_source: object, done: () => void) => void world.applied.push(done) }),
     };
-    const letters = new Letters({ cluster, clock, options: { lettersMilliseconds: 100 } } as unknown as Broker);
+    const broker = { cluster, clock, options: { lettersMilliseconds: 100 } } as unknown as Broker;
+    const letters = new Letters({ broker });
     const told: number[] = [];
     const wait = () => letters.whenGone(() => told.push(clock.now()));
     return { clock, letters, world, told, wait };

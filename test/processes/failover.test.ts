@@ -21,7 +21,7 @@ async function killLeader(): Promise<Timed> {
   const [witness] = cluster().nodes;
   const leader = await cluster().leader(witness);
   expect((await cluster().leaderships(witness))[leader.number - 1]).toBeGreaterThan(0);
-  const load = { url: witness!.url, bodyBytes: 1024, queues, queueType: 'quorum', seconds: 8, rate: 1000 };
+  const load = { urls: [witness!.url], bodyBytes: 1024, queues, queueType: 'quorum', seconds: 8, rate: 1000 };
   const result = await measureStall(load, async () => {
     await sleep(3000);
     await leader.kill();

@@ -37,7 +37,7 @@ async function pauseLeader(attempt: number): Promise<Timed> {
   const run = `pause-${attempt}`;
   const queues = [1, 2, 3].map((queue) => `${run}-${queue}`);
   const workload = await Workload.start({ urls: cluster().urls, queues, run, ...load }, history);
-  const stream = { url: witness!.url, bodyBytes: 256, queues: 24, queueType: 'quorum', seconds: 13, rate: 500 };
+  const stream = { urls: [witness!.url], bodyBytes: 256, queues: 24, queueType: 'quorum', seconds: 13, rate: 500 };
   const result = await measureStall(stream, async () => {
     await sleep(2000);
     leader.pause();

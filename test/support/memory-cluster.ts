@@ -55,7 +55,7 @@ export class RecordingFeed implements Feed {
   }
   reconciled() {}
   turnEnded() {}
-  congestion() {}
+  congestionChanged() {}
   metadataFresh() {
     this.freshCount++;
   }

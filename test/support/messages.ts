@@ -21,7 +21,7 @@ export class Publisher implements ConfirmTarget {
   publish(row: MemoryNode, { shard, uid }: { readonly shard: number; readonly uid: number }, text?: string): number {
     const tag = this.#next++;
     const body = Buffer.from(text ?? String(tag));
-    row.cluster.pipe(shard).publish([uid], 0, 0, noExpiration, key, properties, [body], body.length, this, tag);
+    row.cluster.pipe(shard).publish(row, [uid], 0, 0, noExpiration, key, properties, [body], body.length, this, tag);
     return tag;
   }
 }
@@ -57,7 +57,7 @@ export async function declareQueue(
 /** Consumes from a queue through a node: what it is given is in the node's feed. */
 export function consume(row: MemoryNode, { shard, uid }: QueueRecord, consumer: number): () => Lease[] {
   const command = { consumer, queue: uid, unsettledMax: 0, grantedTo: 1e9, priority: 0, flags: 0, tag: 'c' };
-  row.cluster.pipe(shard).consume(command, () => {});
+  row.cluster.pipe(shard).consume(row, command, () => {});
   return () => row.feed.leases.filter((lease) => lease.shard === shard && lease.consumer === consumer);
 }
 
