@@ -17,6 +17,7 @@ import type { Orders } from '../shim/orders.ts';
 import { Links } from '../toxiproxy/links.ts';
 import { openToxiproxy, type ToxiproxyHandle } from '../toxiproxy/open.ts';
 import { abilities, type DiskFault, type LinkFault, type Target, type TargetNode } from '../types.ts';
+import { giveWay } from './give-way.ts';
 import { type TargetOptions, thisMachine, warrenVersion } from './options.ts';
 
 const host = '127.0.0.1';
@@ -29,6 +30,8 @@ const leaveMillisecondsMax = 120_000;
 /** Of one that left, and may not have heard of it. */
 const leftMillisecondsMax = 10_000;
 const pollMilliseconds = 100;
+/** A node that serves again compiles for as long what it has to do now. */
+const settledMilliseconds = 2_000;
 /** A process whose disk is well again may still be about to end because it was not. */
 const excuseMilliseconds = 15_000;
 
@@ -188,7 +191,7 @@ class LocalTarget implements Target {
       this.#crashes = [];
       if (crashes.length > 0) throw new Error(crashes.join('\n'));
       const expected = this.#present().filter(({ isWanted }) => isWanted);
-      for (const { node, disk } of expected) if (!node.isRunning && !endsProcess(disk)) node.start();
+      for (const { node, disk } of expected) if (!node.isRunning && !endsProcess(disk)) this.#startNode(node);
       const healthy = await Promise.all(expected.map(({ node }) => askHealth(node.http)));
       const missing = expected.filter((_, i) => !healthy[i]);
       if (missing.length === 0) return;
@@ -223,7 +226,21 @@ class LocalTarget implements Target {
     const member = this.#member(node);
     if (member.hasLeft) throw new Error(`${member.node.name} has left the cluster for good`);
     member.isWanted = true;
-    if (!member.node.isRunning) member.node.start();
+    if (!member.node.isRunning) this.#startNode(member.node);
+  }
+
+  #startNode(node: LocalNode): void {
+    node.start();
+    const { child } = node;
+    const lift = giveWay(child!.pid!);
+    const until = performance.now() + startMillisecondsMax;
+    const wait = async () => {
+      while (node.child === child && performance.now() < until && !(await node.isHealthy()))
+        await sleep(pollMilliseconds);
+      await sleep(settledMilliseconds);
+      lift();
+    };
+    void wait();
   }
 
   async pause(node: number): Promise<void> {

@@ -1,5 +1,6 @@
 // What every Disk must do, on a real folder and in memory.
 
+import { fstatSync, readdirSync } from 'node:fs';
 import { mkdtemp, rm, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -191,6 +192,42 @@ describe('disk: real', () => {
     await disk.remove('folder/file');
     await disk.remove('folder');
     expect(await disk.list('')).toEqual([]);
+  });
+
+  it('frees what is large bit by bit, with nobody waiting for it, and not while it is open', async () => {
+    const disk = await prepare();
+    const large = Buffer.alloc(8 * 1024 * 1024, 1);
+    const fill = async (path: string) => {
+      const file = await disk.open(path, 'create');
+      await write(file, [large], 0);
+      return file;
+    };
+    /** What this process has open, of files without a name. */
+    const nameless = () =>
+      readdirSync('/dev/fd').flatMap((descriptor) => {
+        try {
+          const stats = fstatSync(Number(descriptor));
+          return stats.isFile() && stats.nlink === 0 ? stats.size : [];
+        } catch {
+          return []; // closed meanwhile
+        }
+      });
+    const open = await fill('open');
+    await disk.remove('open');
+    expect((await read(open, 0, large.length)).equals(large)).toBe(true);
+    await open.close();
+    for (const name of ['a', 'b']) await (await fill(name)).close();
+    expect(nameless()).toEqual([]);
+    await disk.remove('a');
+    await disk.remove('b');
+    expect(await disk.list('')).toEqual([]);
+    const sizes = new Set<number>();
+    for (let waited = 0; waited < 500 && nameless().length > 0; waited++) {
+      for (const size of nameless()) sizes.add(size);
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+    expect(nameless()).toEqual([]);
+    expect(sizes.size).toBeGreaterThan(2);
   });
 
   it('closes after what is under way, and refuses what comes later', async () => {
