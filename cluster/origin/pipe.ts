@@ -629,19 +629,24 @@ export class Pipe {
     });
     this.#sentBytes += payload.length;
     this.#isLargeNext = !isLarge;
-    if (isLarge) this.#left(batch);
     if (lane.open.length > 1) {
       lane.open.shift();
       if (part === null) this.#spare = batch.builder;
     } else lane.open[0] = lane.last = openBatch(batch.builder);
     lane.sealed++;
+    // Last: who is told that he may go on may do so at once.
+    if (isLarge) this.#left(batch);
   }
 
   /** The first batch of the lane of large bodies is sealed: whoever has nothing behind it is free of that lane. */
   #left({ sources }: OpenBatch): void {
     this.#largeSent++;
-    for (const source of sources ?? [])
-      if (this.#largeSources.get(source) === this.#largeLane.sealed) this.#largeSources.delete(source);
+    for (const source of sources ?? []) {
+      if (this.#largeSources.get(source) !== this.#largeLane.sealed - 1) continue;
+      this.#largeSources.delete(source);
+      // Others may keep that lane full for long.
+      if (this.#largeCongested) this.#host.congestion();
+    }
   }
 
   #sendWaiting(): void {

@@ -175,6 +175,18 @@ describe('beside a message of many parts', () => {
     expect(state.congestions).toBe(3);
   });
 
+  test('whoever is through goes on, though others keep it full', () => {
+    const { pipe, state, ann, bob, apply } = started({ windowBytes: 8 * partBytesMax });
+    ann.publish(4 * partBytesMax);
+    bob.publish(20 * partBytesMax);
+    pipe.flush();
+    expect([ann, bob].map((client) => pipe.isCongestedFor(client))).toEqual([true, true]);
+    while (ann.confirmedTags.length === 0) apply();
+    expect([ann, bob].map((client) => pipe.isCongestedFor(client))).toEqual([false, true]);
+    // Once when it was full, and once for Ann.
+    expect(state.congestions).toBe(2);
+  });
+
   test('a transaction that has one is answered when all of it was applied', () => {
     const { pipe, payloads, ann, bob, apply, applyAll } = started({ batchesInFlightMax: 2 });
     const answers: string[] = [];
