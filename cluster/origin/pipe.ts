@@ -150,22 +150,6 @@ const openBatch = (builder: BatchBuilder): OpenBatch => ({
 });
 /** A batch that holds a part begins with little room: there may be hundreds. */
 const partBuilderBytes = 512;
-
-/** Open batches in their order. */
-class Lane {
-  /** Never empty. The first is sealed next; the last takes what comes. */
-  readonly open: OpenBatch[] = [openBatch(new BatchBuilder())];
-  last = this.open[0]!;
-  bytes = 0;
-  /** How many batches have left it. */
-  sealed = 0;
-
-  /** Sealed and open; an open one without content does not count. */
-  get batches(): number {
-    const { builder, part } = this.last;
-    return this.sealed + this.open.length - (builder.isEmpty && part === null ? 1 : 0);
-  }
-}
 /** What a part adds to its batch beside its bytes: its head, and its place in the ordinal table. */
 const partOverheadBytes = 12;
 /** Shared, and never added to: hardly any batch has large messages. */
@@ -176,6 +160,25 @@ const settlesPerBatch = settlesPerBatchMax / 2;
 const settlesWaitingMax = 256;
 /** Before a batch that a leader could not take is sent again; sooner if something was applied, or another leads. */
 const refusedMilliseconds = 20;
+
+/** Open batches in their order. */
+class Lane {
+  /** Never empty. The first is sealed next; the last takes what comes. */
+  readonly open: OpenBatch[] = [openBatch(new BatchBuilder())];
+  last = this.open[0]!;
+  bytes = 0;
+  /** How many batches have left it. */
+  sealed = 0;
+
+  /** Nothing came since the batch before the last was full. */
+  get endsEmpty(): boolean {
+    return this.last.builder.isEmpty && this.last.part === null;
+  }
+  /** Sealed and open; an open one without content does not count. */
+  get batches(): number {
+    return this.sealed + this.open.length - (this.endsEmpty ? 1 : 0);
+  }
+}
 
 export class Pipe {
   readonly group: number;
@@ -291,7 +294,7 @@ export class Pipe {
    */
   atomically(source: Source, add: () => void, done: CommandReply): void {
     const lane = this.#laneOf(source);
-    if (!lane.last.builder.isEmpty || lane.last.part !== null) this.#extend(lane);
+    if (!lane.endsEmpty) this.#extend(lane);
     this.#atomic = lane;
     add();
     this.#atomic = null;
@@ -340,7 +343,7 @@ export class Pipe {
     for (let i = 0; i < parts.length; i++) {
       const pieces = parts[i]!;
       const bytes = bytesOf(pieces);
-      if (!lane.last.builder.isEmpty || lane.last.part !== null) this.#extend(lane, new BatchBuilder(partBuilderBytes));
+      if (!lane.endsEmpty) this.#extend(lane, new BatchBuilder(partBuilderBytes));
       lane.last.part = { flags: i === 0 ? PartFlag.first : 0, pieces, bytes };
       lane.bytes += bytes + partOverheadBytes;
     }

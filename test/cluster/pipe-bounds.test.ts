@@ -2,27 +2,11 @@
 
 import { describe, expect, test } from 'vitest';
 import { checkBatch, commandsPerBatchMax, ResultCode, readBatchHeader } from '../../cluster/machine/commands.ts';
-import { defaultLimits } from '../../cluster/options.ts';
-import { nodeOrigin, Pipe } from '../../cluster/origin/pipe.ts';
-
-function started() {
-  const payloads: Buffer[] = [];
-  const pipe = new Pipe(3, nodeOrigin(1, 7), defaultLimits.pipe, {
-    now: () => 0,
-    dirty: () => {},
-    dirtyLater: () => {},
-    metadataVersion: () => 5,
-    send: (_group, payload) => payloads.push(payload) > 0,
-    confirming: () => {},
-    congestion: () => {},
-    refused: () => {},
-  });
-  return { pipe, payloads };
-}
+import { createQuietPipe } from '../support/quiet-pipe.ts';
 
 describe('a pipe', () => {
   test('makes no batch of more commands than one may have, however many consumers are given credit', () => {
-    const { pipe, payloads } = started();
+    const { pipe, payloads } = createQuietPipe();
     for (let consumer = 1; consumer <= commandsPerBatchMax + 10; consumer++) pipe.credit(consumer, 0, 100);
     pipe.flush();
     expect(payloads.map(checkBatch)).toEqual([null, null]);
@@ -30,7 +14,7 @@ describe('a pipe', () => {
   });
 
   test('matches results to publishes and commands in one pass, though they are told twice', () => {
-    const { pipe } = started();
+    const { pipe } = createQuietPipe();
     const told: string[] = [];
     const target = {
       confirmed: (first: number, last: number, ok: boolean) => void told.push(`${ok ? 'ok' : 'no'} ${first}-${last}`),

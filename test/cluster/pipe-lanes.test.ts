@@ -13,9 +13,9 @@ import {
   SettleOperation,
   viewMessage,
 } from '../../cluster/machine/commands.ts';
-import { defaultLimits } from '../../cluster/options.ts';
-import { type ConfirmTarget, nodeOrigin, Pipe, type PipeOptions } from '../../cluster/origin/pipe.ts';
+import { type ConfirmTarget, nodeOrigin, type Pipe, type PipeOptions } from '../../cluster/origin/pipe.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
+import { createQuietPipe } from '../support/quiet-pipe.ts';
 
 const properties = Buffer.alloc(2);
 const noExpiration = 0xffff_ffff;
@@ -49,23 +49,8 @@ class Client implements ConfirmTarget {
 }
 
 function started(options: Partial<PipeOptions> = {}) {
-  const payloads: Buffer[] = [];
   const state = { congestions: 0, applied: 0 };
-  const pipe = new Pipe(
-    3,
-    nodeOrigin(1, 7),
-    { ...defaultLimits.pipe, ...options },
-    {
-      now: () => 0,
-      dirty: () => {},
-      dirtyLater: () => {},
-      metadataVersion: () => 5,
-      send: (_group, payload) => payloads.push(payload) > 0,
-      confirming: () => {},
-      congestion: () => state.congestions++,
-      refused: () => {},
-    },
-  );
+  const { pipe, payloads } = createQuietPipe(options, () => state.congestions++);
   const [ann, bob] = [new Client('ann', pipe), new Client('bob', pipe)];
   /** One more batch is applied, and what may leave then leaves. */
   const apply = () => {

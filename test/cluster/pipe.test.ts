@@ -348,24 +348,27 @@ describe('pipe', () => {
     expect(state.sent).toEqual([1, 1]);
   });
 
-  test('a large body goes ahead of its publish in parts, a batch each', () => {
+  test('a large body goes ahead of its publish in parts, a batch each, and settlements pass between them', () => {
     const { pipe, state, told, target } = harness({ batchesInFlightMax: 1 });
     const pieces = Array.from({ length: 7 }, (_, i) => Buffer.alloc(100_000, i + 1));
     pipe.publish(client, [1], 0, 0, 0xffff_ffff, key, properties, pieces, 700_000, target, 1);
-    for (let sequence = 1; sequence <= 3; sequence++) {
+    for (let sequence = 1; sequence <= 4; sequence++) {
       pipe.flush();
+      if (sequence === 1) pipe.settle(SettleOperation.accept, 0, 9, 1, 1);
       expect(state.sent).toHaveLength(sequence);
       expect(told).toEqual([]);
       pipe.applied(sequence);
     }
     expect(told).toEqual(['ok 1-1']);
-    expect(state.payloads.map(checkBatch)).toEqual([null, null, null]);
-    const parts = state.payloads.slice(0, 2).map((payload) => readPart(payload, commandOffset(payload, 0)));
+    expect(state.payloads.map(checkBatch)).toEqual([null, null, null, null]);
+    expect(state.payloads.map((payload) => readBatchHeader(payload).settleCount)).toEqual([0, 1, 0, 0]);
+    const [first, , second] = state.payloads;
+    const parts = [first!, second!].map((payload) => readPart(payload, commandOffset(payload, 0)));
     expect(parts.map(({ flags, bytes }) => [flags, bytes.length])).toEqual([
       [PartFlag.first, partBytesMax],
       [0, partBytesMax],
     ]);
-    const last = viewMessage(state.payloads[2]!, 0);
+    const last = viewMessage(state.payloads[3]!, 0);
     expect(last.flags).toBe(PublishFlag.parts);
     const rest = last.payload.subarray(last.bodyStart, last.bodyEnd);
     expect(Buffer.concat([...parts.map(({ bytes }) => bytes), rest]).equals(Buffer.concat(pieces))).toBe(true);
