@@ -10,7 +10,7 @@
 
 import type { Ready } from 'raft-ts';
 import { Feeds } from './feed/feeds.ts';
-import type { Group, GroupHost } from './group/group.ts';
+import type { Group, GroupHost, Turn } from './group/group.ts';
 import { livenessOf } from './group/liveness.ts';
 import { Rebuilds } from './group/rebuild.ts';
 import { Duties } from './leading/duties.ts';
@@ -82,8 +82,8 @@ export class Host {
   /** When each write under way began, oldest first. */
   readonly #writesInFlight: { readonly since: number }[] = [];
   #scheduled = false;
-  /** What may still be applied in this turn. */
-  readonly #turn = { budget: 0 };
+  /** Filled up after a rest only: in one turn of the event loop never more is applied, however many flushes it has. */
+  readonly #turn: Turn;
   #timer: Timer | null = null;
   #ticks = 0;
   #collecting = false;
@@ -103,6 +103,7 @@ export class Host {
     events: HostEvents,
   ) {
     this.#options = options;
+    this.#turn = { budget: options.limits.applyBytesPerTurn, usedUpBy: null };
     this.#ports = ports;
     this.#log = log;
     this.#events = events;
@@ -450,7 +451,6 @@ export class Host {
 
   #flush(): void {
     if (this.#stopped) return;
-    this.#turn.budget = this.#options.limits.applyBytesPerTurn;
     for (let round = 0; round < roundsPerTurn && this.#isDirty; round++) {
       if (this.#outbox.isDirty) this.#outbox.flush();
       if (this.origin.isDirty) this.origin.flush();
@@ -461,8 +461,20 @@ export class Host {
     this.feeds.turnEnded();
     this.#mail.flush();
     this.origin.turnEnded();
+    if (this.#turn.budget <= 0) return this.#rest();
     this.#scheduled = false;
     if (this.#isDirty) this.#schedule();
+  }
+
+  /** Enough was applied: sockets and timers come first again, and then those groups that were left without. */
+  #rest(): void {
+    this.#ports.clock.nextTurn(() => {
+      const { usedUpBy } = this.#turn;
+      this.#turn.budget = this.#options.limits.applyBytesPerTurn;
+      this.#turn.usedUpBy = null;
+      if (usedUpBy !== null && this.#dirtyGroups.delete(usedUpBy)) this.#dirtyGroups.add(usedUpBy);
+      this.#flush();
+    });
   }
 
   /** One `Ready` of each group: all writes as one, then messages, then applying. */

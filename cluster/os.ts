@@ -544,7 +544,7 @@ export function createClock(): Clock {
     now: () => performance.now(),
     wall: () => Date.now(),
     after: (milliseconds, task) => new OsTimer(milliseconds, task),
-    soon: createTurnEnd(),
+    ...createTurnEnd(),
   };
 }
 
@@ -552,13 +552,21 @@ export function createClock(): Clock {
 const roundsPerTurn = 4;
 
 /**
- * Runs tasks in the check phase: everything that this turn's poll found readable has been read by then. What a task asks for runs in the
+ * Runs tasks in the check phase: everything that this turn's poll found readable has been read by then. What a task asks for soon runs in the
  * same turn: what a host's flush gives to transport and sessions leaves with it, not a turn later.
  */
-function createTurnEnd(): Clock['soon'] {
+function createTurnEnd(): Pick<Clock, 'soon' | 'nextTurn'> {
   let tasks: (() => void)[] = [];
+  let later: (() => void)[] = [];
   let planned = false;
+  const plan = () => {
+    if (planned) return;
+    planned = true;
+    setImmediate(run);
+  };
   const run = () => {
+    for (const task of later) tasks.push(task);
+    later = [];
     try {
       for (let round = 0; round < roundsPerTurn && tasks.length > 0; round++) {
         const now = tasks;
@@ -566,15 +574,19 @@ function createTurnEnd(): Clock['soon'] {
         for (let i = 0; i < now.length; i++) now[i]!();
       }
     } finally {
-      planned = tasks.length > 0;
-      if (planned) setImmediate(run);
+      planned = false;
+      if (tasks.length > 0 || later.length > 0) plan();
     }
   };
-  return (task) => {
-    tasks.push(task);
-    if (planned) return;
-    planned = true;
-    setImmediate(run);
+  return {
+    soon(task) {
+      tasks.push(task);
+      plan();
+    },
+    nextTurn(task) {
+      later.push(task);
+      plan();
+    },
   };
 }
 

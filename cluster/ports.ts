@@ -85,6 +85,8 @@ export interface Clock {
   after(milliseconds: number, task: () => void): Timer;
   /** Runs `task` at the end of this turn of the event loop, after the sockets that are readable now were read. */
   soon(task: () => void): void;
+  /** Runs `task` at the end of the next turn: what has come in meanwhile is read first. For whoever has done enough in this one. */
+  nextTurn(task: () => void): void;
 }
 
 export interface Random {

@@ -38,10 +38,17 @@ const commandCost = 1024;
 /** Of a message that is moved beside them. */
 const workCost = 256;
 
+/** What all groups together may apply before the host rests. */
+export interface Turn {
+  /** Bytes. */
+  budget: number;
+  /** Who has more to apply, and had a share. */
+  usedUpBy: Group | null;
+}
+
 export interface GroupHost {
   readonly node: number;
-  /** What may still be applied in this turn, by all groups together, in bytes. */
-  readonly turn: { budget: number };
+  readonly turn: Turn;
   readonly log: Log;
   readonly limits: ClusterLimits;
   /** The present, in milliseconds since 1970, for an entry that follows one with the stamp `last`: never less. */
@@ -416,6 +423,7 @@ export class Group {
     const before = this.#applied;
     while (this.#applied < commit) {
       if (turn.budget <= 0) {
+        if (this.#applied > before) turn.usedUpBy = this;
         this.#host.dirty(this);
         break;
       }

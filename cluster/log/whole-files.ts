@@ -28,7 +28,7 @@ export function readBytes(handle: DiskFile, offset: number, length: number): Pro
 
 /** Resolves in a later turn of the event loop. */
 export function nextTurn(clock: Clock): Promise<void> {
-  return new Promise((resolve) => clock.soon(resolve));
+  return new Promise((resolve) => clock.nextTurn(resolve));
 }
 
 export async function removeIfPresent(disk: Disk, path: string): Promise<void> {

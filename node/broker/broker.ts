@@ -197,7 +197,7 @@ export class Broker implements AmqpBackend, Feed {
     this.#dirty.add(channel);
     if (this.#goesOn) return;
     this.#goesOn = true;
-    this.clock.soon(() => {
+    this.clock.nextTurn(() => {
       this.#goesOn = false;
       this.turnEnded();
     });

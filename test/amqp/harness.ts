@@ -26,6 +26,9 @@ export class FakeClock implements Clock {
   soon(task: () => void): void {
     this.#soon.push(task);
   }
+  nextTurn(task: () => void): void {
+    this.#soon.push(task);
+  }
   /** Runs what was to be done at the end of the turn, and of the turns that follow from it. */
   turn(): void {
     while (this.#soon.length > 0) for (const task of this.#soon.splice(0)) task();

@@ -63,6 +63,7 @@ export class LeaseNode {
       wall: () => 1e12 + clock.now() * this.rate + this.wallOffset,
       after: clock.after,
       soon: clock.soon,
+      nextTurn: clock.nextTurn,
     };
   }
   get leads(): boolean {

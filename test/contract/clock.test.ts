@@ -69,6 +69,19 @@ for (const [name, create] of Object.entries(subjects)) {
       expect(ran).toEqual(['now', 'first', 'second', 'third']);
     });
 
+    it('runs tasks of the next turn once, in order', async () => {
+      const { clock, pass } = create();
+      const ran: string[] = [];
+      clock.nextTurn(() => {
+        ran.push('first');
+        clock.nextTurn(() => ran.push('third'));
+      });
+      clock.nextTurn(() => ran.push('second'));
+      ran.push('now');
+      await pass(1);
+      expect(ran).toEqual(['now', 'first', 'second', 'third']);
+    });
+
     it('takes waits longer than a 32-bit number of milliseconds', async () => {
       const { clock, pass } = create();
       let ran = false;

@@ -76,6 +76,47 @@ describe('after a pause of the whole process', () => {
   });
 });
 
+describe('whoever has done enough in a turn', () => {
+  it.each(['soon', 'nextTurn'] as const)('goes on in this turn or after sockets and timers: %s', async (asked) => {
+    const clock = createClock();
+    const events: string[] = [];
+    let worker: Worker | null = null;
+    const net = createNet({ connectMilliseconds: 1_000, lingerMilliseconds: 100 });
+    const accepted = gate();
+    const listener = await net.listen({ host: '127.0.0.1', port: 0 }, (connection) => {
+      connection.onData = () => void events.push('heartbeat');
+      accepted.resolve();
+    });
+    try {
+      worker = new Worker(writer, { eval: true, workerData: listener.port });
+      await new Promise((resolve) => worker!.once('message', resolve));
+      await accepted.promise;
+      const finished = gate();
+      clock.soon(() => {
+        worker!.postMessage([10]);
+        clock.after(20, () => void events.push('timer'));
+        standStill(200);
+        events.push('work');
+        clock[asked](() => {
+          events.push('more work');
+          clock.soon(() => events.push('soon'));
+          clock.after(10, finished.resolve);
+        });
+      });
+      await finished.promise;
+      // What is asked for soon belongs to the turn.
+      const [turn, waited] = [
+        ['more work', 'soon'],
+        ['timer', 'heartbeat'],
+      ];
+      expect(events).toEqual(['work', ...(asked === 'soon' ? [...turn, ...waited] : [...waited, ...turn])]);
+    } finally {
+      await worker?.terminate();
+      await listener.close();
+    }
+  });
+});
+
 describe('the thread pool', () => {
   it('has at most two reads of the log in it, however many are asked for, and writes go on beside them', async () => {
     const disk = diskKinds.find(({ name }) => name === 'os')!.create();

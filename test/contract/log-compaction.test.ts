@@ -520,7 +520,8 @@ async function randomLife(seed: number): Promise<number> {
   const random = createMemoryRandom(seed);
   const disk = createMemoryDisk();
   let wall = 1_700_000_000_000;
-  const restless = { ...clock, now: () => 0, wall: () => ++wall, soon: (task: () => void) => queueMicrotask(task) };
+  const soon = (task: () => void) => queueMicrotask(task);
+  const restless = { ...clock, now: () => 0, wall: () => ++wall, soon, nextTurn: soon };
   const limits = options({
     fileBytesMax: 2000 + random.integer(8000),
     cacheBytesMax: random.integer(2) * 4000,

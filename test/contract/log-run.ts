@@ -174,7 +174,8 @@ function later(task: () => void, turns: number): void {
 /** Nothing seems to take any time, so nobody rests; and the end of a turn comes soon, between two steps. */
 function createRestlessClock(): Clock {
   let wall = 1_700_000_000_000;
-  return { ...clock, now: () => 0, wall: () => ++wall, soon: (task) => queueMicrotask(task) };
+  const soon: Clock['soon'] = (task) => queueMicrotask(task);
+  return { ...clock, now: () => 0, wall: () => ++wall, soon, nextTurn: soon };
 }
 
 export class Run {

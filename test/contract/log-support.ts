@@ -44,6 +44,7 @@ export const clock: Clock = {
     return { cancel: () => clearTimeout(timer) };
   },
   soon: (task) => void setImmediate(task),
+  nextTurn: (task) => void setImmediate(task),
 };
 
 export function options(changes: Partial<LogOptions> = {}): LogOptions {

@@ -13,6 +13,7 @@ export function slowed(time: Clock): Clock {
     wall: () => time.wall(),
     after: (milliseconds, task) => time.after(milliseconds * stretch, task),
     soon: (task) => time.soon(task),
+    nextTurn: (task) => time.nextTurn(task),
   };
 }
 

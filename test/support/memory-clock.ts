@@ -126,6 +126,9 @@ export function createMemoryClock(wallStart = Date.UTC(2030, 0, 1)): MemoryClock
     soon(task) {
       soon.push(task);
     },
+    nextTurn(task) {
+      soon.push(task);
+    },
     after(milliseconds, task) {
       const entry = new Entry(now + Math.max(0, milliseconds), order++, task);
       push(entry);

@@ -287,6 +287,7 @@ export class MemoryCluster {
       wall: () => this.clock.wall() + row.wallOffset,
       after: (milliseconds, task) => this.clock.after(milliseconds, mine(task)),
       soon: (task) => this.clock.soon(mine(task)),
+      nextTurn: (task) => this.clock.nextTurn(mine(task)),
     };
     return { clock, disk: row.disk.mount(), net: this.network.endpoint(`n${row.node}`), random: this.random };
   }

@@ -71,16 +71,15 @@ export function createNodeClock(world: Clock, wallOffset = 0): NodeClock {
     begin() {
       const mine = ++life;
       held = null;
+      const mineOnly = (task: () => void) => () => {
+        if (life === mine) task();
+      };
       return {
         now,
         wall: () => Math.floor(wallStart + offset + now()),
         after: (milliseconds, task) => after(mine, milliseconds, task),
-        soon(task) {
-          const mineOnly = () => {
-            if (life === mine) task();
-          };
-          world.soon(() => run(mineOnly));
-        },
+        soon: (task) => world.soon(() => run(mineOnly(task))),
+        nextTurn: (task) => world.nextTurn(() => run(mineOnly(task))),
       };
     },
     end() {
