@@ -30,6 +30,8 @@ const trailerBytes = 16;
 const pieceBytes = 64 * 1024;
 /** Checked, read and copied in pieces of this size, each in its own turn of the event loop. */
 export const snapshotChunkBytes = 512 * 1024;
+/** Synced piece by piece: 100 MB that go to the disk all at once hold up what publishers wait for. */
+const unsyncedBytesMax = 1024 * 1024;
 
 export interface SnapshotInfo {
   readonly group: number;
@@ -147,18 +149,39 @@ export async function checkSnapshot(
 
 async function ignoreState(): Promise<void> {}
 
+/** A file that is written from its start, and synced now and then. */
+class SteadyWriter {
+  readonly #handle: DiskFile;
+  #at = 0;
+  #unsynced = 0;
+
+  constructor(handle: DiskFile) {
+    this.#handle = handle;
+  }
+
+  async add(bytes: Buffer): Promise<void> {
+    await writeAll(this.#handle, [bytes], this.#at);
+    this.#at += bytes.length;
+    this.#unsynced += bytes.length;
+    if (this.#unsynced >= unsyncedBytesMax) await this.sync();
+  }
+
+  async sync(): Promise<void> {
+    this.#unsynced = 0;
+    await syncFile(this.#handle);
+  }
+}
+
 /** A state on its way into its file. */
 class StateWriter {
-  readonly #handle: DiskFile;
-  #at: number;
+  readonly #file: SteadyWriter;
   #stateBytes = 0;
   readonly #checksums: number[] = [];
   #chunkFilled = 0;
   #chunkChecksum = 0;
 
-  constructor(handle: DiskFile, at: number) {
-    this.#handle = handle;
-    this.#at = at;
+  constructor(file: SteadyWriter) {
+    this.#file = file;
   }
 
   async add(piece: Buffer): Promise<void> {
@@ -168,7 +191,7 @@ class StateWriter {
       this.#chunkFilled += part.length;
       this.#stateBytes += part.length;
       if (this.#chunkFilled === snapshotChunkBytes) this.#endChunk();
-      await this.#write(part);
+      await this.#file.add(part);
       from += part.length;
     }
   }
@@ -177,18 +200,13 @@ class StateWriter {
     if (this.#chunkFilled > 0) this.#endChunk();
     const table = Buffer.alloc(4 * this.#checksums.length);
     for (let i = 0; i < this.#checksums.length; i++) table.writeUInt32LE(this.#checksums[i]!, 4 * i);
-    await this.#write(Buffer.concat([table, encodeTrailer(this.#stateBytes, crc32(table))]));
+    await this.#file.add(Buffer.concat([table, encodeTrailer(this.#stateBytes, crc32(table))]));
   }
 
   #endChunk(): void {
     this.#checksums.push(this.#chunkChecksum);
     this.#chunkChecksum = 0;
     this.#chunkFilled = 0;
-  }
-
-  async #write(bytes: Buffer): Promise<void> {
-    await writeAll(this.#handle, [bytes], this.#at);
-    this.#at += bytes.length;
   }
 }
 
@@ -203,10 +221,9 @@ export async function writeSnapshotFile(
   pieces: PieceSource,
   turn: () => Promise<void>,
 ): Promise<void> {
-  await replaceFile(disk, snapshotPath(group, meta.index, meta.term), async (handle) => {
-    const header = encodeHeader(group, meta);
-    await writeAll(handle, [header], 0);
-    const state = new StateWriter(handle, header.length);
+  await replaceFile(disk, snapshotPath(group, meta.index, meta.term), async (file) => {
+    await file.add(encodeHeader(group, meta));
+    const state = new StateWriter(file);
     for (let piece = pieces.next(pieceBytes); piece !== null; piece = pieces.next(pieceBytes))
       await (piece.length > 0 ? state.add(piece) : turn());
     pieces.close();
@@ -222,21 +239,20 @@ export async function copySnapshotFile(
   bytes: number,
   path: string,
 ): Promise<void> {
-  await replaceFile(disk, path, async (handle) => {
-    for (let at = 0; at < bytes; at += snapshotChunkBytes) {
-      const piece = await readBytes(source, base + at, Math.min(snapshotChunkBytes, bytes - at));
-      await writeAll(handle, [piece], at);
-    }
+  await replaceFile(disk, path, async (file) => {
+    for (let at = 0; at < bytes; at += snapshotChunkBytes)
+      await file.add(await readBytes(source, base + at, Math.min(snapshotChunkBytes, bytes - at)));
   });
 }
 
-async function replaceFile(disk: Disk, path: string, fill: (handle: DiskFile) => Promise<void>): Promise<void> {
+async function replaceFile(disk: Disk, path: string, fill: (file: SteadyWriter) => Promise<void>): Promise<void> {
   const temporary = `${path}.tmp`;
   await removeIfPresent(disk, temporary);
   const handle = await disk.open(temporary, 'create');
   try {
-    await fill(handle);
-    await syncFile(handle);
+    const file = new SteadyWriter(handle);
+    await fill(file);
+    await file.sync();
     await checkSnapshot(handle, 0, handle.size, temporary);
   } catch (error) {
     await handle.close();

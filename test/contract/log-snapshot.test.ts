@@ -50,6 +50,22 @@ describe('a snapshot made piece by piece', () => {
     expect((await loadState(again.log, 1))!.state.equals(Buffer.concat(pieces))).toBe(true);
   });
 
+  it('goes to the disk bit by bit, and not all at once at the end', async () => {
+    const { disk, log } = await open();
+    let unsynced = 0;
+    let mostUnsynced = 0;
+    disk.fault = (operation, path) => {
+      if (!path.startsWith('snapshots/')) return null;
+      if (operation === 'sync') unsynced = 0;
+      if (operation === 'write') mostUnsynced = Math.max(mostUnsynced, (unsynced += 64 * 1024));
+      return null;
+    };
+    await log.saveSnapshot(1, at(10), sourceOf(Array.from({ length: 100 }, () => Buffer.alloc(64 * 1024))));
+    // The header is a write too.
+    expect(mostUnsynced).toBeLessThanOrEqual(17 * 64 * 1024);
+    await log.close();
+  });
+
   it('is the same whatever the pieces are', async () => {
     const state = Buffer.from(Array.from({ length: 1_300_000 }, (_, i) => (i * 7 + (i >> 9)) & 255));
     for (const sizes of [[1_300_000], [1, 524_287, 1, 700_000], [524_288, 524_288], [3, 0, 0, 600_000, 524_288]]) {
