@@ -22,8 +22,8 @@ const growBy = 2;
 /** Entries looked at in one step; and references to their messages, beyond those of one entry. */
 const stepEntries = 1024;
 const stepReferences = 65_536;
-/** References lie in chunks of so many. */
-const chunkBits = 10;
+/** References lie in chunks of 2 ** so many: of millions the garbage collector has few arrays to look at. */
+const chunkBits = 15;
 const chunkMask = (1 << chunkBits) - 1;
 
 type Groups = ReadonlyMap<number, GroupLog>;

@@ -7,7 +7,8 @@
 // chunk is live, and only the last chunk may have none.
 
 const capacityMin = 32;
-const capacityMax = 4_096;
+/** Of millions the garbage collector has few chunks to look at. */
+const capacityMax = 16_384;
 /** A chunk of which less lives is squeezed. */
 const squeezedBelow = 1 / 4;
 const isFree = 0;
@@ -152,10 +153,12 @@ class Chunk {
 
   constructor(capacity: number) {
     this.capacity = capacity;
-    this.tags = new Float64Array(capacity);
-    this.consumers = new Float64Array(capacity);
-    this.ordinals = new Float64Array(capacity);
-    this.states = new Uint8Array(capacity);
+    const column = 8 * capacity;
+    const buffer = new ArrayBuffer(3 * column + capacity);
+    this.tags = new Float64Array(buffer, 0, capacity);
+    this.consumers = new Float64Array(buffer, column, capacity);
+    this.ordinals = new Float64Array(buffer, 2 * column, capacity);
+    this.states = new Uint8Array(buffer, 3 * column);
   }
 
   get isSparse(): boolean {

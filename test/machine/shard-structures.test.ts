@@ -83,13 +83,13 @@ describe('fifo', () => {
     const expected: number[] = [];
     let [pushed, read] = [0, 0];
     for (let round = 0; round < 6; round++) {
-      for (let i = 0; i < 3000; i++, pushed++) {
+      for (let i = 0; i < 20_000; i++, pushed++) {
         // Every thousandth message is more than 32 bits of index away.
         const index = 1 + pushed + Math.floor(pushed / 1000) * 2 ** 33;
         fifo.push(index, pushed & 0xffff, pushed);
         expected.push(index, pushed & 0xffff, pushed);
       }
-      for (let i = 0; i < 2900 + 40 * round; i++) {
+      for (let i = 0; i < 19_900 + 40 * round; i++) {
         for (const value of [fifo.index, fifo.ordinal, fifo.bytes]) same(value, expected[read++]);
         fifo.shift();
       }
@@ -134,11 +134,11 @@ describe('fifo', () => {
     for (let round = 0, next = 1; round < 800; round++) {
       const one = fifos[random(3)]!;
       const { fifo, held } = one;
-      for (let count = random(random(4) === 0 ? 3000 : 40); count > 0; count--) {
+      for (let count = random(random(4) === 0 ? 16_000 : 40); count > 0; count--) {
         fifo.push(next, 0, 1);
         held.push(next++);
       }
-      for (let count = random(Math.min(held.length + 1, 1500)); count > 0; count--) {
+      for (let count = random(Math.min(held.length + 1, 8000)); count > 0; count--) {
         same(fifo.index, held.shift());
         fifo.shift();
       }
@@ -249,11 +249,11 @@ describe('leases', () => {
     let held = new Map<number, number>();
     const images: { readonly image: Sections; readonly expected: Buffer }[] = [];
     for (let round = 0; round < 300; round++) {
-      for (let count = random(4) === 0 ? random(2000) : random(50); count > 0; count--)
+      for (let count = random(4) === 0 ? random(12_000) : random(50); count > 0; count--)
         held.set(leases.push(large + round, 1, 2, 3), large + round);
       if (random(100) === 0) leases.next += 2 ** 33;
-      const first = random(3) === 0 ? 0 : leases.next - random(4000);
-      const [end, step] = [first + random(random(5) === 0 ? 4000 : 300), 1 + random(3)];
+      const first = random(3) === 0 ? 0 : leases.next - random(20_000);
+      const [end, step] = [first + random(random(5) === 0 ? 20_000 : 300), 1 + random(3)];
       for (let more = leases.seek(first, end), i = 0; more; more = leases.advance(), i++) {
         if (i % step > 0) continue;
         same(held.delete(leases.leaseOrdinal), true);
@@ -312,11 +312,11 @@ describe('returned messages', () => {
     const returned = new Returned();
     let expected: number[] = [];
     const images: { readonly image: Sections; readonly expected: Buffer }[] = [];
-    const free = Array.from({ length: 60_000 }, (_, i) => i);
+    const free = Array.from({ length: 400_000 }, (_, i) => i);
     for (let round = 0; round < 120; round++) {
       const kind = random(4);
-      const at = random(Math.max(1, free.length - 1500));
-      let chosen = free.splice(at, kind === 3 ? random(40) : random(1500));
+      const at = random(Math.max(1, free.length - 12_000));
+      let chosen = free.splice(at, kind === 3 ? random(40) : random(12_000));
       if (kind === 1) chosen.reverse();
       else if (kind === 2)
         chosen = chosen
@@ -326,7 +326,7 @@ describe('returned messages', () => {
       for (const key of chosen) returned.push(large + (key >> 4), key & 15, 3, key);
       expected.push(...chosen);
       expected.sort((a, b) => a - b);
-      for (let count = random(1800); count > 0 && expected.length > 0; count--) {
+      for (let count = random(14_000); count > 0 && expected.length > 0; count--) {
         same(returned.history, expected.shift());
         returned.shift();
       }

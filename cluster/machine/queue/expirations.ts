@@ -80,7 +80,7 @@ export class Expirations {
       for (const chunk of this.#chunks) writeRows(sections.bytes, chunk, 0, chunk.end);
       return;
     }
-    const image = new ChunkImage(writeRows);
+    const image = new ChunkImage(writeRows, wordsPerRow);
     for (const chunk of this.#chunks) {
       image.add(chunk, 0, chunk.end);
       chunk.shared = true;

@@ -1,25 +1,26 @@
 // Messages that wait, in the order of their arrival: a list of chunks of typed arrays, 12 bytes a message and no object. PURE.
 //
 // A message is (entry index, ordinal, bytes of its body). A chunk keeps indices relative to its first one, so that 32 bits do.
-// Chunks come in three sizes: a queue begins with the smallest, so that a hundred thousand short queues stay small. Emptied chunks go to
-// a pool that all queues of a shard share.
+// Chunks come in four sizes: a queue begins with the smallest, so that a hundred thousand short queues stay small; and millions of messages
+// lie in few arrays, each of which the garbage collector looks at in a pause. Emptied chunks go to a pool that all queues of a shard share.
 //
 // Words are only ever written behind those that are there, and where a chunk begins and which one follows does not change once it is not the
 // last: an image is the first chunk and the last, however many lie between. While images are about, the pool takes no chunk back.
 
 import type { ByteReader, ByteWriter, Steps } from './bytes.ts';
-import { type Image, type Rows, type Sections, type WriteRows, writtenAtOnceMax } from './images.ts';
+import { type Image, type Rows, rowsPerStep, type Sections, type WriteRows, writtenAtOnceMax } from './images.ts';
 import type { LiveCounts } from './live.ts';
 
-/** Messages per chunk: of a fifo's first chunk, its second, all others. */
-const chunkSizes = [16, 128, 1024] as const;
-/** Free chunks kept, per size. */
-const pooledChunksMax = 256;
+/** Messages per chunk: of a fifo's first chunk, its second, its third, all others. */
+const chunkSizes = [16, 128, 1024, 8192] as const;
+type Size = 0 | 1 | 2 | 3;
+/** Free chunks kept. */
+const pooledChunksMax = [256, 256, 256, 32] as const;
 const wordsPerMessage = 3;
 
 /** `words`, per message: index - base, ordinal, bytes. */
 interface Chunk extends Rows {
-  readonly size: 0 | 1 | 2;
+  readonly size: Size;
   base: number;
   /** Its first word as long as nothing was taken of it here: 0, unless it was the first chunk of a fifo that was absorbed. */
   start: number;
@@ -29,11 +30,11 @@ interface Chunk extends Rows {
 }
 
 export class ChunkPool {
-  readonly #free: [Chunk[], Chunk[], Chunk[]] = [[], [], []];
+  readonly #free: Readonly<Record<Size, Chunk[]>> = [[], [], [], []];
   /** There are images that may refer to chunks: none is used anew. */
   imaged = false;
 
-  take(size: 0 | 1 | 2, base: number): Chunk {
+  take(size: Size, base: number): Chunk {
     const chunk = this.#free[size].pop();
     if (chunk === undefined) {
       const words = new Uint32Array(chunkSizes[size] * wordsPerMessage);
@@ -49,7 +50,7 @@ export class ChunkPool {
     chunk.end = 0;
     chunk.next = null;
     const free = this.#free[chunk.size];
-    if (free.length < pooledChunksMax) free.push(chunk);
+    if (free.length < pooledChunksMax[chunk.size]) free.push(chunk);
   }
 }
 
@@ -155,7 +156,7 @@ export class Fifo {
 
   #grow(index: number): Chunk {
     const tail = this.#tail;
-    const size = tail === null ? 0 : tail.size === 0 ? 1 : 2;
+    const size = tail === null ? 0 : (Math.min(tail.size + 1, 3) as Size);
     const chunk = this.#pool.take(size, index);
     if (tail === null) {
       this.#head = chunk;
@@ -184,7 +185,11 @@ class FifoImage implements Image {
     for (let chunk = this.#chunk; chunk !== null; chunk = this.#chunk) {
       if (writer.length >= bytesMax) return false;
       const isLast = chunk === this.#last;
-      writeRows(writer, chunk, this.#start, isLast ? this.#end : chunk.end);
+      const end = isLast ? this.#end : chunk.end;
+      const from = this.#start;
+      this.#start = Math.min(end, from + rowsPerStep * wordsPerMessage);
+      writeRows(writer, chunk, from, this.#start);
+      if (this.#start < end) continue;
       this.#chunk = isLast ? null : chunk.next;
       this.#start = this.#chunk === null ? 0 : this.#chunk.start;
     }

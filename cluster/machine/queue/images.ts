@@ -10,6 +10,9 @@ import type { ByteWriter } from './bytes.ts';
 /** Structures with up to this many messages are written down at once: an image of them would cost more. */
 export const writtenAtOnceMax = 128;
 
+/** Rows of a chunk that are written at a time: chunks are large. */
+export const rowsPerStep = 1024;
+
 /** In a reference: how long the message is, is known to its queues only. */
 export const unknownBytes = 0xffff_ffff;
 
@@ -36,13 +39,16 @@ export type WriteRows = (writer: ByteWriter, chunk: Rows, from: number, to: numb
 /** Rows of some chunks, in their order. */
 export class ChunkImage implements Image {
   readonly #writeRows: WriteRows;
+  readonly #stepWords: number;
   readonly #chunks: Rows[] = [];
-  /** Per chunk: its first word, and the one behind its last. */
+  /** Per chunk: the first word that is not written yet, and the one behind its last. */
   readonly #bounds: number[] = [];
   #at = 0;
 
-  constructor(writeRows: WriteRows) {
+  /** Without `wordsPerRow` rows differ in their lengths, and chunks are written whole. */
+  constructor(writeRows: WriteRows, wordsPerRow = Number.POSITIVE_INFINITY) {
     this.#writeRows = writeRows;
+    this.#stepWords = rowsPerStep * wordsPerRow;
   }
 
   add(chunk: Rows, from: number, to: number): void {
@@ -53,8 +59,12 @@ export class ChunkImage implements Image {
   write(writer: ByteWriter, bytesMax: number): boolean {
     while (this.#at < this.#chunks.length) {
       if (writer.length >= bytesMax) return false;
-      const at = this.#at++;
-      this.#writeRows(writer, this.#chunks[at]!, this.#bounds[2 * at]!, this.#bounds[2 * at + 1]!);
+      const at = this.#at;
+      const from = this.#bounds[2 * at]!;
+      const to = Math.min(from + this.#stepWords, this.#bounds[2 * at + 1]!);
+      this.#writeRows(writer, this.#chunks[at]!, from, to);
+      if (to < this.#bounds[2 * at + 1]!) this.#bounds[2 * at] = to;
+      else this.#at++;
     }
     return true;
   }

@@ -23,7 +23,8 @@ const settledBit = 0x8000_0000;
 /** Words per lease: index low, index high << 16 | ordinal, bytes, history, lease ordinal - base. */
 const wordsPerLease = 5;
 const leasesMin = 8;
-const leasesPerChunk = 512;
+/** Many: of millions the garbage collector has few arrays to look at. */
+const leasesPerChunk = 4096;
 /** Neighbours with so few unsettled leases together become one chunk. */
 const joinMax = leasesPerChunk / 2;
 /** After so many settlements in a chunk this is looked at again. */
@@ -128,12 +129,19 @@ export class Leases {
   /** Settles the lease under the cursor. What is needed of it must be read before; `advance` goes on. */
   settle(): void {
     let chunk = this.#chunks[this.#at]!;
-    if (chunk.shared) chunk = this.#own();
-    chunk.words[this.#slot * wordsPerLease + 3] = settledBit;
+    const isFirst = this.#slot === chunk.start;
+    // What lies before the start is of no account, so its words stay as they are: also of a chunk that an image holds.
+    if (!isFirst) {
+      if (chunk.shared) chunk = this.#own();
+      chunk.words[this.#slot * wordsPerLease + 3] = settledBit;
+    }
     this.unsettled--;
     chunk.unsettled--;
     if (chunk.unsettled === 0) return this.#drop();
-    if (this.#slot === chunk.start) skipSettled(chunk);
+    if (isFirst) {
+      chunk.start++;
+      skipSettled(chunk);
+    }
     if (chunk.unsettled % joinStep === 0 && chunk.unsettled <= joinMax && this.#chunks.length > 1) this.#join();
   }
 
@@ -151,7 +159,7 @@ export class Leases {
         writeRows(sections.bytes, chunk, chunk.start * wordsPerLease, chunk.end * wordsPerLease);
       return;
     }
-    const image = new ChunkImage(writeRows);
+    const image = new ChunkImage(writeRows, wordsPerLease);
     for (const chunk of this.#chunks) {
       image.add(chunk, chunk.start * wordsPerLease, chunk.end * wordsPerLease);
       chunk.shared = true;
@@ -262,7 +270,7 @@ export class Leases {
     if (this.#at === 0) chunks.shift();
     else chunks.splice(this.#at, 1);
     this.#tail = chunks.length === 0 ? null : chunks[chunks.length - 1]!;
-    this.#spare = chunk;
+    if (!chunk.shared) this.#spare = chunk;
     this.#slot = -1;
   }
 

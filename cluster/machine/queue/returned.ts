@@ -14,7 +14,8 @@ import type { LiveCounts } from './live.ts';
 /** Words per message: index low, index high << 16 | ordinal, bytes, history. */
 const wordsPerMessage = 4;
 const messagesMin = 16;
-const messagesPerChunk = 512;
+/** Many: of millions the garbage collector has few arrays to look at. */
+const messagesPerChunk = 4096;
 /** A larger chunk is let go when the last message goes. */
 const keptMessagesMax = 64;
 
@@ -105,7 +106,7 @@ export class Returned {
       for (const chunk of this.#chunks) writeRows(sections.bytes, chunk, chunk.start, chunk.end);
       return;
     }
-    const image = new ChunkImage(writeRows);
+    const image = new ChunkImage(writeRows, wordsPerMessage);
     for (const chunk of this.#chunks) {
       image.add(chunk, chunk.start, chunk.end);
       chunk.shared = true;
