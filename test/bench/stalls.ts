@@ -22,6 +22,7 @@ const afterFillingMilliseconds = 12_000;
 /** A cluster that has just started compiles its code yet, and so it does what it never did before. */
 const warmUpSeconds = 20;
 const warmUpMessages = 20_000;
+const warmUpTtlMilliseconds = 2_000;
 
 export interface Stall {
   readonly name: string;
@@ -72,15 +73,15 @@ export async function measureStalls(options: Options, progress: ProgressLine): P
 
 /** What is measured later, with few messages. */
 async function warmUp({ urls, queueType }: Options): Promise<void> {
-  const [queue] = queueNames(1) as [string];
   const setup = await Client.connect(urls[0]!);
-  await setup.declareQueue(queue, { 'x-queue-type': queueType });
-  for (const kind of ['consume', 'purge', 'large', 'remove'] as const) {
+  for (const kind of ['consume', 'purge', 'large', 'remove', 'expire'] as const) {
+    const [queue] = queueNames(1) as [string];
+    const ttl = kind === 'expire' ? { 'x-message-ttl': warmUpTtlMilliseconds } : {};
+    await setup.declareQueue(queue, { 'x-queue-type': queueType, ...ttl });
     if (kind !== 'large') await fill(urls[0]!, queue, warmUpMessages);
-    await (await prepare({ kind, queue, urls, milliseconds: 0, messages: warmUpMessages }))();
-    await setup.declareQueue(queue, { 'x-queue-type': queueType });
+    await (await prepare({ kind, queue, urls, milliseconds: 10_000, messages: warmUpMessages }))();
+    setup.deleteQueue(queue);
   }
-  setup.deleteQueue(queue);
   await setup.close();
 }
 
