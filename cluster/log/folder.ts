@@ -15,7 +15,7 @@ import type { Captured } from './covered.ts';
 import { listSetAside, setAside } from './damage.ts';
 import { type LogFile, OpenFiles } from './files.ts';
 import type { GroupLog } from './group.ts';
-import { KeptWriter, type KeptWriterOptions } from './kept-writer.ts';
+import { type KeptKind, KeptWriter } from './kept-writer.ts';
 import type { Life } from './life.ts';
 import type { ManifestKeeper } from './manifest-keeper.ts';
 import type { LiveEntries, LogOptions } from './types.ts';
@@ -113,9 +113,9 @@ export class LogFolder {
     this.#tellPressed();
   }
 
-  newKeptWriter(options: KeptWriterOptions): KeptWriter {
+  newKeptWriter(kind: KeptKind): KeptWriter {
     const { disk, clock, manifest, options: limits } = this.#context;
-    return new KeptWriter(disk, clock, manifest.owner, limits.fileBytesMax, this.takeSequence, options);
+    return new KeptWriter(disk, clock, manifest.owner, limits.fileBytesMax, this.takeSequence, kind);
   }
 
   /** The file counts from now on. */

@@ -10,22 +10,16 @@ import type { RawEntry } from './reads.ts';
 import { removeIfPresent, writeAll, writeAllDurably } from './whole-files.ts';
 import { createLogFile, type FileOwner, newLogFile } from './writer.ts';
 
-/** Gathered before it is written. */
+/** Gathered before it is written, durably at once: a large sync at the end would hold up those of the log. */
 const gatherBytesMax = 1024 * 1024;
 
 export type KeptKind = typeof FileKind.kept | typeof FileKind.volatile;
-
-export interface KeptWriterOptions {
-  readonly kind: KeptKind;
-  /** What is gathered becomes durable as it is written, so that no large sync at the end holds up those of the log. */
-  readonly steady: boolean;
-}
 
 export class KeptWriter {
   readonly files: LogFile[] = [];
   /** Written so far, or gathered. */
   bytes = 0;
-  readonly #options: KeptWriterOptions;
+  readonly #kind: KeptKind;
   readonly #disk: Disk;
   readonly #clock: Clock;
   readonly #identity: FileOwner;
@@ -41,9 +35,9 @@ export class KeptWriter {
     identity: FileOwner,
     fileBytesMax: number,
     nextSequence: () => number,
-    options: KeptWriterOptions = { kind: FileKind.kept, steady: false },
+    kind: KeptKind,
   ) {
-    this.#options = options;
+    this.#kind = kind;
     this.#disk = disk;
     this.#clock = clock;
     this.#identity = identity;
@@ -74,7 +68,7 @@ export class KeptWriter {
   /** All files are sealed and durable, their names too. */
   async finish(): Promise<void> {
     if (this.#handle !== null) await this.#seal();
-    if (this.#options.kind === FileKind.kept) await this.#disk.syncFolder(logFolder);
+    if (this.#kind === FileKind.kept) await this.#disk.syncFolder(logFolder);
   }
 
   async abort(): Promise<void> {
@@ -84,7 +78,7 @@ export class KeptWriter {
   }
 
   async #open(): Promise<void> {
-    const file = newLogFile(this.#identity, this.#nextSequence(), this.#options.kind, this.#clock.wall());
+    const file = newLogFile(this.#identity, this.#nextSequence(), this.#kind, this.#clock.wall());
     this.files.push(file);
     this.#handle = await createLogFile(this.#disk, this.#identity, file, 0);
   }
@@ -95,15 +89,14 @@ export class KeptWriter {
     this.#buffers = [];
     this.#gathered = 0;
     if (buffers.length === 0) return;
-    const { kind, steady } = this.#options;
-    await (steady && kind === FileKind.kept ? writeAllDurably : writeAll)(this.#handle!, buffers, at);
+    await (this.#kind === FileKind.kept ? writeAllDurably : writeAll)(this.#handle!, buffers, at);
   }
 
   async #seal(): Promise<void> {
     const file = this.files[this.files.length - 1]!;
     const handle = this.#handle!;
     await this.#flush(file);
-    if (this.#options.kind === FileKind.kept) await sealFile(file, handle);
+    if (this.#kind === FileKind.kept) await sealFile(file, handle);
     else {
       file.index.finish();
       file.sealed = true;

@@ -210,7 +210,7 @@ export class Snapshots {
     await removeIfPresent(disk, path);
     const file = await disk.open(path, 'create');
     return new Staging(disk, id, meta, path, file, {
-      keptWriter: () => folder.newKeptWriter({ kind: FileKind.kept, steady: false }),
+      keptWriter: () => folder.newKeptWriter(FileKind.kept),
       replica: () => group.replica,
       feeding: (into) => this.#feeding(into),
       check: (header) => this.#checkInstall(group, header),

@@ -109,7 +109,7 @@ export class Store implements Log {
       reads: this.#reads,
       files: () => folder.files,
       coveredTo: () => this.#manifest.coveredTo,
-      keptWriter: (kind) => folder.newKeptWriter({ kind, steady: true }),
+      keptWriter: (kind) => folder.newKeptWriter(kind),
       replace: (old, kept, live) => folder.replace(old, kept, live),
     };
   }
