@@ -95,7 +95,7 @@ describe('whoever has done enough in a turn', () => {
       clock.soon(() => {
         worker!.postMessage([10]);
         clock.after(20, () => void events.push('timer'));
-        standStill(200);
+        standStill(1_000);
         events.push('work');
         clock[asked](() => {
           events.push('more work');
