@@ -26,7 +26,7 @@ export function readBytes(handle: DiskFile, offset: number, length: number): Pro
   });
 }
 
-/** Resolves in a later turn of the event loop. */
+/** Resolves at the end of the next turn of the event loop. */
 export function nextTurn(clock: Clock): Promise<void> {
   return new Promise((resolve) => clock.nextTurn(resolve));
 }

@@ -7,11 +7,10 @@ import { declareQueue, Publisher } from '../support/messages.ts';
 
 test('a group with much to apply does not keep the others from theirs', async () => {
   // One entry before each rest.
-  const pipe = { batchesInFlightMax: 20 };
   const cluster = new MemoryCluster(1, 71, {
     shards: 2,
     applyBytesPerTurn: 1,
-    pipe: { ...defaultLimits.pipe, ...pipe },
+    pipe: { ...defaultLimits.pipe, batchesInFlightMax: 20 },
   });
   await cluster.start();
   const [busy, quiet] = [

@@ -56,31 +56,21 @@ for (const [name, create] of Object.entries(subjects)) {
       expect(ran).toEqual(['kept']);
     });
 
-    it('runs tasks of this turn in order, after what is running now', async () => {
-      const { clock, pass } = create();
-      const ran: string[] = [];
-      clock.soon(() => {
-        ran.push('first');
-        clock.soon(() => ran.push('third'));
-      });
-      clock.soon(() => ran.push('second'));
-      ran.push('now');
-      await pass(1);
-      expect(ran).toEqual(['now', 'first', 'second', 'third']);
-    });
-
-    it('runs tasks of the next turn once, in order', async () => {
-      const { clock, pass } = create();
-      const ran: string[] = [];
-      clock.nextTurn(() => {
-        ran.push('first');
-        clock.nextTurn(() => ran.push('third'));
-      });
-      clock.nextTurn(() => ran.push('second'));
-      ran.push('now');
-      await pass(1);
-      expect(ran).toEqual(['now', 'first', 'second', 'third']);
-    });
+    it.each(['soon', 'nextTurn'] as const)(
+      'runs tasks once, in order, after what is running now: %s',
+      async (asked) => {
+        const { clock, pass } = create();
+        const ran: string[] = [];
+        clock[asked](() => {
+          ran.push('first');
+          clock[asked](() => ran.push('third'));
+        });
+        clock[asked](() => ran.push('second'));
+        ran.push('now');
+        await pass(1);
+        expect(ran).toEqual(['now', 'first', 'second', 'third']);
+      },
+    );
 
     it('takes waits longer than a 32-bit number of milliseconds', async () => {
       const { clock, pass } = create();

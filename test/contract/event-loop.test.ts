@@ -33,46 +33,60 @@ function standStill(milliseconds: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
 }
 
+/** While `act` runs somebody is connected, in a thread of its own, who writes to us after each of the delays that he is given. */
+async function withPeer(
+  onData: () => void,
+  act: (sendAfter: (milliseconds: readonly number[]) => void) => Promise<void>,
+): Promise<void> {
+  let worker: Worker | null = null;
+  const net = createNet({ connectMilliseconds: 1_000, lingerMilliseconds: 100 });
+  const accepted = gate();
+  const listener = await net.listen({ host: '127.0.0.1', port: 0 }, (connection) => {
+    connection.onData = onData;
+    accepted.resolve();
+  });
+  try {
+    const peer = new Worker(writer, { eval: true, workerData: listener.port });
+    worker = peer;
+    await new Promise((resolve) => peer.once('message', resolve));
+    await accepted.promise;
+    await act((milliseconds) => peer.postMessage(milliseconds));
+  } finally {
+    await worker?.terminate();
+    await listener.close();
+  }
+}
+
 describe('after a pause of the whole process', () => {
   it('a late timer comes before the sockets, what it asks for soon comes after them, and many late ticks are one', async () => {
     const clock = createClock();
     const events: string[] = [];
-    let worker: Worker | null = null;
-    const net = createNet({ connectMilliseconds: 1_000, lingerMilliseconds: 100 });
-    const accepted = gate();
-    const listener = await net.listen({ host: '127.0.0.1', port: 0 }, (connection) => {
-      connection.onData = () => void events.push('heartbeat');
-      accepted.resolve();
-    });
-    try {
-      worker = new Worker(writer, { eval: true, workerData: listener.port });
-      await new Promise((resolve) => worker!.once('message', resolve));
-      await accepted.promise;
-      // As the host's timer does it.
-      let ticks = 0;
-      const finished = gate();
-      const arm = () =>
-        clock.after(50, () => {
-          events.push('timer');
-          clock.soon(() => {
-            events.push('tick');
-            if (++ticks < 3) arm();
-            else finished.resolve();
+    await withPeer(
+      () => events.push('heartbeat'),
+      async (sendAfter) => {
+        // As the host's timer does it.
+        let ticks = 0;
+        const finished = gate();
+        const arm = () =>
+          clock.after(50, () => {
+            events.push('timer');
+            clock.soon(() => {
+              events.push('tick');
+              if (++ticks < 3) arm();
+              else finished.resolve();
+            });
           });
-        });
-      worker.postMessage([100, 200, 300]);
-      arm();
-      standStill(1_000);
-      const stood = performance.now();
-      await finished.promise;
-      // The hazard is real on this system: a tick within the timer itself would have run before what had long arrived.
-      expect(events.slice(0, 3)).toEqual(['timer', 'heartbeat', 'tick']);
-      // Twenty ticks were missed; what follows are the next two, a period apart.
-      expect(performance.now() - stood).toBeGreaterThan(80);
-    } finally {
-      await worker?.terminate();
-      await listener.close();
-    }
+        sendAfter([100, 200, 300]);
+        arm();
+        standStill(1_000);
+        const stood = performance.now();
+        await finished.promise;
+        // The hazard is real on this system: a tick within the timer itself would have run before what had long arrived.
+        expect(events.slice(0, 3)).toEqual(['timer', 'heartbeat', 'tick']);
+        // Twenty ticks were missed; what follows are the next two, a period apart.
+        expect(performance.now() - stood).toBeGreaterThan(80);
+      },
+    );
   });
 });
 
@@ -80,40 +94,30 @@ describe('whoever has done enough in a turn', () => {
   it.each(['soon', 'nextTurn'] as const)('goes on in this turn or after sockets and timers: %s', async (asked) => {
     const clock = createClock();
     const events: string[] = [];
-    let worker: Worker | null = null;
-    const net = createNet({ connectMilliseconds: 1_000, lingerMilliseconds: 100 });
-    const accepted = gate();
-    const listener = await net.listen({ host: '127.0.0.1', port: 0 }, (connection) => {
-      connection.onData = () => void events.push('heartbeat');
-      accepted.resolve();
-    });
-    try {
-      worker = new Worker(writer, { eval: true, workerData: listener.port });
-      await new Promise((resolve) => worker!.once('message', resolve));
-      await accepted.promise;
-      const finished = gate();
-      clock.soon(() => {
-        worker!.postMessage([10]);
-        clock.after(20, () => void events.push('timer'));
-        standStill(1_000);
-        events.push('work');
-        clock[asked](() => {
-          events.push('more work');
-          clock.soon(() => events.push('soon'));
-          clock.after(10, finished.resolve);
+    await withPeer(
+      () => events.push('heartbeat'),
+      async (sendAfter) => {
+        const finished = gate();
+        clock.soon(() => {
+          sendAfter([10]);
+          clock.after(20, () => void events.push('timer'));
+          standStill(1_000);
+          events.push('work');
+          clock[asked](() => {
+            events.push('more work');
+            clock.soon(() => events.push('soon'));
+            clock.after(10, finished.resolve);
+          });
         });
-      });
-      await finished.promise;
-      // What is asked for soon belongs to the turn.
-      const [turn, waited] = [
-        ['more work', 'soon'],
-        ['timer', 'heartbeat'],
-      ];
-      expect(events).toEqual(['work', ...(asked === 'soon' ? [...turn, ...waited] : [...waited, ...turn])]);
-    } finally {
-      await worker?.terminate();
-      await listener.close();
-    }
+        await finished.promise;
+        // What is asked for soon belongs to the turn.
+        const [turn, waited] = [
+          ['more work', 'soon'],
+          ['timer', 'heartbeat'],
+        ];
+        expect(events).toEqual(['work', ...(asked === 'soon' ? [...turn, ...waited] : [...waited, ...turn])]);
+      },
+    );
   });
 });
 

@@ -17,6 +17,7 @@ import {
   cleanUp,
   clock,
   configuration,
+  createRestlessClock,
   diskKinds,
   drain,
   installed,
@@ -519,9 +520,7 @@ describe('what was rewritten', () => {
 async function randomLife(seed: number): Promise<number> {
   const random = createMemoryRandom(seed);
   const disk = createMemoryDisk();
-  let wall = 1_700_000_000_000;
-  const soon = (task: () => void) => queueMicrotask(task);
-  const restless = { ...clock, now: () => 0, wall: () => ++wall, soon, nextTurn: soon };
+  const restless = createRestlessClock();
   const limits = options({
     fileBytesMax: 2000 + random.integer(8000),
     cacheBytesMax: random.integer(2) * 4000,

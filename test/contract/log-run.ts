@@ -8,11 +8,11 @@
 import { openLog } from '../../cluster/log/index.ts';
 import type { GroupWrite, Liveness, Log, LogEntry, LogOptions, RecoveredGroup } from '../../cluster/log/types.ts';
 import { piecesOf } from '../../cluster/machine/snapshot-pieces.ts';
-import type { Clock, Random } from '../../cluster/ports.ts';
+import type { Random } from '../../cluster/ports.ts';
 import { createMemoryDisk } from '../support/memory-disk.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
 import { receive, type Sent, streamOf } from './log-install.ts';
-import { clock, configuration, entry, living, options, origin, read, write } from './log-support.ts';
+import { configuration, createRestlessClock, entry, living, options, origin, read, write } from './log-support.ts';
 
 type Change =
   | { readonly kind: 'create'; readonly group: number }
@@ -169,13 +169,6 @@ const volatileFrom = 1000;
 
 function later(task: () => void, turns: number): void {
   queueMicrotask(turns === 0 ? task : () => later(task, turns - 1));
-}
-
-/** Nothing seems to take any time, so nobody rests; and the end of a turn comes soon, between two steps. */
-function createRestlessClock(): Clock {
-  let wall = 1_700_000_000_000;
-  const soon: Clock['soon'] = (task) => queueMicrotask(task);
-  return { ...clock, now: () => 0, wall: () => ++wall, soon, nextTurn: soon };
 }
 
 export class Run {

@@ -47,6 +47,13 @@ export const clock: Clock = {
   nextTurn: (task) => void setImmediate(task),
 };
 
+/** Nothing seems to take any time, so nobody rests; and the end of a turn comes soon, between two steps. */
+export function createRestlessClock(): Clock {
+  let wall = 1_700_000_000_000;
+  const soon: Clock['soon'] = (task) => queueMicrotask(task);
+  return { ...clock, now: () => 0, wall: () => ++wall, soon, nextTurn: soon };
+}
+
 export function options(changes: Partial<LogOptions> = {}): LogOptions {
   return {
     clusterId: 'cluster-1',

@@ -46,6 +46,12 @@ export function createNodeClock(world: Clock, wallOffset = 0): NodeClock {
     else held.push(task);
   };
 
+  /** Of a process that ended nothing runs any more. */
+  const runIn = (mine: number, task: () => void) =>
+    run(() => {
+      if (life === mine) task();
+    });
+
   function after(mine: number, milliseconds: number, task: () => void): Timer {
     const due = now() + Math.max(0, milliseconds);
     let timer: Timer;
@@ -71,27 +77,19 @@ export function createNodeClock(world: Clock, wallOffset = 0): NodeClock {
     begin() {
       const mine = ++life;
       held = null;
-      const mineOnly = (task: () => void) => () => {
-        if (life === mine) task();
-      };
       return {
         now,
         wall: () => Math.floor(wallStart + offset + now()),
         after: (milliseconds, task) => after(mine, milliseconds, task),
-        soon: (task) => world.soon(() => run(mineOnly(task))),
-        nextTurn: (task) => world.nextTurn(() => run(mineOnly(task))),
+        soon: (task) => world.soon(() => runIn(mine, task)),
+        nextTurn: (task) => world.nextTurn(() => runIn(mine, task)),
       };
     },
     end() {
       life++;
       held = null;
     },
-    run(task) {
-      const mine = life;
-      run(() => {
-        if (life === mine) task();
-      });
-    },
+    run: (task) => runIn(life, task),
     pause() {
       if (held !== null) return;
       held = [];

@@ -61,10 +61,11 @@ export class ChunkImage implements Image {
       if (writer.length >= bytesMax) return false;
       const at = this.#at;
       const from = this.#bounds[2 * at]!;
-      const to = Math.min(from + this.#stepWords, this.#bounds[2 * at + 1]!);
+      const end = this.#bounds[2 * at + 1]!;
+      const to = Math.min(from + this.#stepWords, end);
       this.#writeRows(writer, this.#chunks[at]!, from, to);
-      if (to < this.#bounds[2 * at + 1]!) this.#bounds[2 * at] = to;
-      else this.#at++;
+      this.#bounds[2 * at] = to;
+      if (to === end) this.#at++;
     }
     return true;
   }
