@@ -50,7 +50,7 @@ async function missing(): Promise<string[]> {
   if (command === 'alarmed') {
     const [name, node] = rest;
     const { alerts } = await ask<Alerts>('alerts');
-    const isFound = alerts.some(({ labels }) => labels.alertname === name && labels.instance?.startsWith(`${node}:`));
+    const isFound = alerts.some(({ labels }) => labels.alertname === name && labels.instance === node);
     return isFound
       ? []
       : [`${name} is not found at ${node}, only ${JSON.stringify(alerts.map(({ labels }) => labels))}`];
