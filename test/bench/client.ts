@@ -128,8 +128,8 @@ export class Client {
   }
 
   /** The frames of one message for this connection, to be written as often as wanted. */
-  prepare(queue: string, bodyBytes: number): Buffer {
-    return messageFrames(channel, queue, bodyBytes, this.#frameMax);
+  prepare(queue: string, bodyBytes: number, expiration?: string): Buffer {
+    return messageFrames(channel, queue, bodyBytes, this.#frameMax, expiration);
   }
 
   settleUpTo(deliveryTag: number): void {

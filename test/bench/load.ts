@@ -136,11 +136,11 @@ export class Publisher {
     client: Client,
     queue: string,
     count: number,
-    options: { readonly bodyBytes: number; readonly window: number },
+    options: { readonly bodyBytes: number; readonly window: number; readonly expiration?: string },
     times: Histogram,
   ) {
     this.client = client;
-    const message = client.prepare(queue, options.bodyBytes);
+    const message = client.prepare(queue, options.bodyBytes, options.expiration);
     this.#messageBytes = message.length;
     this.#messagesPerBlock = Math.max(1, Math.floor(blockBytes / message.length));
     this.#block = Buffer.concat(Array.from({ length: this.#messagesPerBlock }, () => message));

@@ -19,10 +19,14 @@ const ratePerSecond = 2_000;
 const secondsAtLeast = 8;
 const pollMilliseconds = 1_000;
 const afterFillingMilliseconds = 12_000;
+/** What is due at a moment is watched from so long before it on. */
+const beforeDueMilliseconds = 3_000;
+/** So many are due at one moment, to within the time that it takes to publish them. */
+const messagesPerDeadline = 50_000;
 /** A cluster that has just started compiles its code yet, and so it does what it never did before. */
 const warmUpSeconds = 20;
 const warmUpMessages = 20_000;
-const warmUpTtlMilliseconds = 2_000;
+const warmUpDueMilliseconds = 2_000;
 
 export interface Stall {
   readonly name: string;
@@ -42,7 +46,7 @@ interface Trial {
   readonly name: string;
   /** Messages to be in the queue; 0: none. */
   readonly messages: number;
-  /** As `--trials` has it. Those that expire have a time to live, over soon after the last one is there. */
+  /** As `--trials` has it. Those that expire are due all at once, soon after the last one is there. */
   readonly kind: DisturbanceKind | 'nothing';
 }
 
@@ -76,9 +80,9 @@ async function warmUp({ urls, queueType }: Options): Promise<void> {
   const setup = await Client.connect(urls[0]!);
   for (const kind of ['consume', 'purge', 'large', 'remove', 'expire'] as const) {
     const [queue] = queueNames(1) as [string];
-    const ttl = kind === 'expire' ? { 'x-message-ttl': warmUpTtlMilliseconds } : {};
-    await setup.declareQueue(queue, { 'x-queue-type': queueType, ...ttl });
-    if (kind !== 'large') await fill(urls[0]!, queue, warmUpMessages);
+    await setup.declareQueue(queue, { 'x-queue-type': queueType });
+    const dueAt = kind === 'expire' ? Date.now() + warmUpDueMilliseconds : null;
+    if (kind !== 'large') await fill(urls[0]!, queue, warmUpMessages, dueAt);
     await (await prepare({ kind, queue, urls, milliseconds: 10_000, messages: warmUpMessages }))();
     setup.deleteQueue(queue);
   }
@@ -95,14 +99,14 @@ async function measureOne(
   const { urls, queueType } = options;
   const [queue] = queueNames(1) as [string];
   const setup = await Client.connect(urls[0]!);
-  const ttl = kind === 'expire' ? { 'x-message-ttl': fillSeconds(messages) * 1000 + afterFillingMilliseconds } : {};
-  await setup.declareQueue(queue, { 'x-queue-type': queueType, ...ttl });
+  await setup.declareQueue(queue, { 'x-queue-type': queueType });
   await setup.purgeQueue(queue);
-  if (messages > 0) await fill(urls[0]!, queue, messages);
+  const dueAt = kind === 'expire' ? Date.now() + fillSeconds(messages) * 1000 + afterFillingMilliseconds : null;
+  if (messages > 0) await fill(urls[0]!, queue, messages, dueAt);
   const patience = 2 * fillSeconds(messages) * 1000;
   const disturb = kind === 'nothing' ? null : await prepare({ kind, queue, urls, messages, milliseconds: patience });
   // What filling left behind (snapshots, files) is not what is measured here.
-  await sleep(afterFillingMilliseconds);
+  await sleep(dueAt === null ? afterFillingMilliseconds : Math.max(0, dueAt - Date.now() - beforeDueMilliseconds));
   let note = '';
   let eventLoop = nodes.length === 0 ? Number.NaN : 0;
   let eventLoopOwn = eventLoop;
@@ -156,11 +160,17 @@ const streamOptions = ({ urls, queueType }: Options) => ({
 /** Generous: no message may expire before the last one is there. */
 const fillSeconds = (messages: number): number => Math.ceil(messages / 40_000) + 5;
 
-async function fill(url: string, queue: string, messages: number): Promise<void> {
-  const client = await Client.connect(url);
-  await client.selectConfirms();
-  await new Publisher(client, queue, messages, { bodyBytes, window: 5_000 }, new Histogram()).run();
-  await client.close();
+/** `dueAt`: when all of them expire, of this machine's wall clock; null: never. */
+async function fill(url: string, queue: string, messages: number, dueAt: number | null): Promise<void> {
+  const part = dueAt === null ? messages : messagesPerDeadline;
+  for (let done = 0; done < messages; done += part) {
+    const client = await Client.connect(url);
+    await client.selectConfirms();
+    const expiration = dueAt === null ? {} : { expiration: `${Math.max(1, dueAt - Date.now())}` };
+    const options = { bodyBytes, window: 5_000, ...expiration };
+    await new Publisher(client, queue, Math.min(part, messages - done), options, new Histogram()).run();
+    await client.close();
+  }
 }
 
 export function stallsText(stalls: readonly Stall[]): string {

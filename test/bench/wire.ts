@@ -88,11 +88,24 @@ export function methodFrame(channel: number, id: number, ...fields: Buffer[]): B
   return frame(frameType.method, channel, Buffer.concat([uint32(id), ...fields]));
 }
 
-/** One persistent message to the default exchange: publish, header and as many body frames as `frameMax` asks for. */
-export function messageFrames(channel: number, queue: string, bodyBytes: number, frameMax: number): Buffer {
-  const persistent = octet(2);
-  const deliveryModeOnly = uint16(0x1000);
-  const header = [uint16(60), uint16(0), uint32(0), uint32(bodyBytes), deliveryModeOnly, persistent];
+/**
+ * One persistent message to the default exchange: publish, header and as many body frames as `frameMax` asks for. `expiration`: milliseconds,
+ * as AMQP has it, in digits; absent: it does not expire.
+ */
+export function messageFrames(
+  channel: number,
+  queue: string,
+  bodyBytes: number,
+  frameMax: number,
+  expiration?: string,
+): Buffer {
+  const deliveryModePresent = 0x1000;
+  const expirationPresent = 0x0100;
+  const properties =
+    expiration === undefined
+      ? [uint16(deliveryModePresent), octet(2)]
+      : [uint16(deliveryModePresent | expirationPresent), octet(2), shortString(expiration)];
+  const header = [uint16(60), uint16(0), uint32(0), uint32(bodyBytes), ...properties];
   const frames = [
     methodFrame(channel, method.basicPublish, uint16(0), shortString(''), shortString(queue), octet(0)),
     frame(frameType.header, channel, Buffer.concat(header)),

@@ -3,9 +3,10 @@
 //
 //   row: index low, index high << 16 | ordinal, stamp low, stamp high; both parts of the stamp 0: the message has left
 //
-// Messages mostly leave in the order in which they came. A chunk goes with its last row, and two sparse neighbours become one.
+// Messages mostly leave in the order in which they came, so a row is sought first where the last one was found and right behind it, and what goes
+// from a chunk's front costs no writing. A chunk goes with its last row, and two sparse neighbours become one.
 //
-// Invariants: rows ascend by (index, ordinal), within chunks and over them; no chunk is without a row that counts. Of a chunk that an image
+// Invariants: rows ascend by (index, ordinal), within chunks and over them; the first row of each chunk counts. Of a chunk that an image
 // holds (`shared`) only words behind its end at that time are written; all else goes to a copy.
 
 import type { ByteReader, Steps } from './bytes.ts';
@@ -13,13 +14,16 @@ import { ChunkImage, type Rows, type Sections, type WriteRows, writtenAtOnceMax 
 
 const wordsPerRow = 4;
 const rowsMin = 16;
-const rowsPerChunk = 512;
+/** Long lists in few array buffers: the collector looks at each of them. */
+const rowsPerChunk = 4_096;
 /** Neighbours with so few rows that count together become one chunk. */
 const joinMax = rowsPerChunk / 2;
 const wordMax = 0x1_0000_0000;
 
 interface Chunk extends Rows {
   words: Uint32Array;
+  /** The word where the first row that counts begins. What lies before it is of no account. */
+  start: number;
   /** Words written. */
   end: number;
   /** Rows that count. */
@@ -29,6 +33,9 @@ interface Chunk extends Rows {
 
 export class Expirations {
   readonly #chunks: Chunk[] = [];
+  /** Where the last row was found: the chunk's place and the word. There may be another one by now, or none. */
+  #at = 0;
+  #word = 0;
   /** Messages. */
   length = 0;
 
@@ -48,26 +55,30 @@ export class Expirations {
 
   /** The stamp at which a message expires; Infinity: it does not. */
   due(index: number, ordinal: number): number {
-    const at = this.#chunkOf(index, ordinal);
-    const chunk = this.#chunks[at];
-    const w = chunk === undefined ? -1 : find(chunk, index, ordinal);
-    return w < 0 ? Number.POSITIVE_INFINITY : dueAt(chunk!.words, w);
+    return this.#find(index, ordinal) ? dueAt(this.#chunks[this.#at]!.words, this.#word) : Number.POSITIVE_INFINITY;
   }
 
   /** A message left the queue for good. It may be one that does not expire. */
   remove(index: number, ordinal: number): void {
-    const at = this.#chunkOf(index, ordinal);
-    let chunk = this.#chunks[at];
-    const w = chunk === undefined ? -1 : find(chunk, index, ordinal);
-    if (chunk === undefined || w < 0) return;
+    if (!this.#find(index, ordinal)) return;
+    const at = this.#at;
+    let chunk = this.#chunks[at]!;
     this.length--;
     if (chunk.rows === 1) {
-      this.#chunks.splice(at, 1);
+      if (at === 0) this.#chunks.shift();
+      else this.#chunks.splice(at, 1);
+      this.#word = this.#chunks[at]?.start ?? 0;
       return;
     }
-    if (chunk.shared) this.#chunks[at] = chunk = { ...chunk, words: chunk.words.slice(), shared: false };
-    chunk.words[w + 2] = 0;
-    chunk.words[w + 3] = 0;
+    if (this.#word === chunk.start) {
+      do chunk.start += wordsPerRow;
+      while (dueAt(chunk.words, chunk.start) === 0);
+      this.#word = chunk.start;
+    } else {
+      if (chunk.shared) this.#chunks[at] = chunk = { ...chunk, words: chunk.words.slice(), shared: false };
+      chunk.words[this.#word + 2] = 0;
+      chunk.words[this.#word + 3] = 0;
+    }
     chunk.rows--;
     if (chunk.rows > joinMax) return;
     if (!this.#join(at)) this.#join(at - 1);
@@ -77,12 +88,12 @@ export class Expirations {
   capture(sections: Sections): void {
     sections.bytes.u32(this.length);
     if (this.length <= writtenAtOnceMax) {
-      for (const chunk of this.#chunks) writeRows(sections.bytes, chunk, 0, chunk.end);
+      for (const chunk of this.#chunks) writeRows(sections.bytes, chunk, chunk.start, chunk.end);
       return;
     }
     const image = new ChunkImage(writeRows, wordsPerRow);
     for (const chunk of this.#chunks) {
-      image.add(chunk, 0, chunk.end);
+      image.add(chunk, chunk.start, chunk.end);
       chunk.shared = true;
     }
     sections.add(image);
@@ -107,7 +118,7 @@ export class Expirations {
       return larger;
     }
     const words = new Uint32Array((isFirst ? rowsMin : rowsPerChunk) * wordsPerRow);
-    const chunk: Chunk = { words, base: 0, end: 0, rows: 0, shared: false };
+    const chunk: Chunk = { words, base: 0, start: 0, end: 0, rows: 0, shared: false };
     this.#chunks.push(chunk);
     return chunk;
   }
@@ -119,12 +130,33 @@ export class Expirations {
     const words = new Uint32Array(rowsPerChunk * wordsPerRow);
     let end = 0;
     for (const chunk of [first, second])
-      for (let w = 0; w < chunk.end; w += wordsPerRow) {
+      for (let w = chunk.start; w < chunk.end; w += wordsPerRow) {
         if (dueAt(chunk.words, w) === 0) continue;
         words.set(chunk.words.subarray(w, w + wordsPerRow), end);
         end += wordsPerRow;
       }
-    this.#chunks.splice(at, 2, { words, base: 0, end, rows: first.rows + second.rows, shared: false });
+    this.#chunks.splice(at, 2, { words, base: 0, start: 0, end, rows: first.rows + second.rows, shared: false });
+    return true;
+  }
+
+  /** Whether the message is there; then the place that was found last is its own. */
+  #find(index: number, ordinal: number): boolean {
+    const chunks = this.#chunks;
+    const near = chunks[this.#at];
+    if (near !== undefined) {
+      if (isRow(near, this.#word, index, ordinal)) return true;
+      if (isRow(near, this.#word + wordsPerRow, index, ordinal)) {
+        this.#word += wordsPerRow;
+        return true;
+      }
+    }
+    const at = this.#chunkOf(index, ordinal);
+    const chunk = chunks[at];
+    if (chunk === undefined) return false;
+    const word = lastNotBehind(chunk, index, ordinal);
+    if (!isRow(chunk, word, index, ordinal)) return false;
+    this.#at = at;
+    this.#word = word;
     return true;
   }
 
@@ -135,25 +167,30 @@ export class Expirations {
     let high = chunks.length - 1;
     while (low < high) {
       const middle = (low + high + 1) >>> 1;
-      if (isBefore(index, ordinal, chunks[middle]!.words, 0)) high = middle - 1;
+      const { words, start } = chunks[middle]!;
+      if (isBefore(index, ordinal, words, start)) high = middle - 1;
       else low = middle;
     }
     return low;
   }
 }
 
-/** The word where a row that counts begins, or -1. */
-function find({ words, end }: Chunk, index: number, ordinal: number): number {
-  let low = 0;
+/** The word of the last row that is not behind the message, of a chunk that does not begin behind it. */
+function lastNotBehind({ words, start, end }: Chunk, index: number, ordinal: number): number {
+  let low = start / wordsPerRow;
   let high = end / wordsPerRow - 1;
   while (low < high) {
     const middle = (low + high + 1) >>> 1;
     if (isBefore(index, ordinal, words, middle * wordsPerRow)) high = middle - 1;
     else low = middle;
   }
-  const w = low * wordsPerRow;
-  const isIt = indexAt(words, w) === index && (words[w + 1]! & 0xffff) === ordinal;
-  return isIt && dueAt(words, w) > 0 ? w : -1;
+  return low * wordsPerRow;
+}
+
+/** Whether this is the message's row, and counts. */
+function isRow({ words, start, end }: Chunk, w: number, index: number, ordinal: number): boolean {
+  if (w < start || w >= end) return false;
+  return indexAt(words, w) === index && (words[w + 1]! & 0xffff) === ordinal && dueAt(words, w) > 0;
 }
 
 function isBefore(index: number, ordinal: number, words: Uint32Array, w: number): boolean {
