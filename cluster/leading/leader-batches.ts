@@ -16,7 +16,7 @@ import type { Clock } from '../ports.ts';
 
 const bytesUsual = 4096;
 /** An entry that did less of such work was cheap: the next one follows at once. */
-const pauseFromWork = 2_048;
+const pauseFromWork = 512;
 
 export class LeaderBatches {
   readonly #clock: Clock;

@@ -5,7 +5,7 @@
 // member has said that it knows it; from then on leaders write entries of it. A machine's state is of the highest version that it has applied:
 // it is in its snapshot, and a lower one that still comes is applied by it too.
 
-import { type StoreBounds, secondStoreBounds, storeBounds } from './queue/store.ts';
+import { type StoreBounds, secondStoreBounds, storeBounds, thirdStoreBounds } from './queue/store.ts';
 
 /** What the metadata machine does differently from version to version. */
 export interface MetadataRules {
@@ -19,9 +19,9 @@ export interface MachineVersions {
   readonly metadata: readonly MetadataRules[];
 }
 
-export const shardVersions: readonly StoreBounds[] = [storeBounds, secondStoreBounds];
+export const shardVersions: readonly StoreBounds[] = [storeBounds, secondStoreBounds, thirdStoreBounds];
 const metadataRules: MetadataRules = { debtItemsPerEntry: 4_096 };
-export const metadataVersions: readonly MetadataRules[] = [metadataRules, metadataRules];
+export const metadataVersions: readonly MetadataRules[] = [metadataRules, metadataRules, metadataRules];
 export const machineVersions: MachineVersions = { shard: shardVersions, metadata: metadataVersions };
 
 /** A version travels as one byte. */

@@ -3,7 +3,6 @@
 import { describe, expect, it } from 'vitest';
 import { ResultCode } from '../../cluster/machine/commands.ts';
 import type { Arguments } from '../../cluster/machine/metadata-types.ts';
-import { Expirations } from '../../cluster/machine/queue/expirations.ts';
 import { secondStoreBounds, storeBounds } from '../../cluster/machine/queue/store.ts';
 import { drain } from '../../cluster/machine/snapshot-pieces.ts';
 import { type Command, consume, create, nodeOrigin, Script, settle } from './shard-support.ts';
@@ -189,33 +188,4 @@ it('a state with limits is the same whatever was restored in between', () => {
     return Buffer.concat(drain(script.machine.snapshot()));
   };
   expect(run(true).equals(run(false))).toBe(true);
-});
-
-it('expirations are kept like in a map', () => {
-  const seed = Date.now() & 0xfff_ffff;
-  let state = seed;
-  const random = (bound: number) => (state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0) % bound;
-  const expirations = new Expirations();
-  const known = new Map<string, number>();
-  const all: [number, number][] = [];
-  let [index, ordinal] = [2 ** 32 - 20, 0];
-  for (let step = 0; step < 10_000; step++) {
-    if (random(2) === 0 || all.length === 0) {
-      if (random(3) === 0) [index, ordinal] = [index + 1 + random(3), 0];
-      else ordinal++;
-      const due = 2 ** 41 + random(1e9);
-      expirations.add(index, ordinal, due);
-      known.set(`${index}.${ordinal}`, due);
-      all.push([index, ordinal]);
-    } else {
-      const at = random(4) === 0 ? random(all.length) : 0;
-      const [i, o] = all.splice(at, 1)[0]!;
-      expirations.remove(i, o);
-      known.delete(`${i}.${o}`);
-    }
-    const [i, o] = all[random(Math.max(1, all.length))] ?? [1, 1];
-    const probe = random(10) === 0 ? o + 1 : o;
-    const isRight = expirations.due(i, probe) === (known.get(`${i}.${probe}`) ?? never);
-    if (!isRight || expirations.length !== known.size) throw new Error(`seed ${seed}, step ${step}`);
-  }
 });

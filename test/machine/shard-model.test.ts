@@ -189,6 +189,7 @@ const smallBounds: StoreBounds = {
   returnsPerEntryMax: 2,
   assignmentsPerEntryMax: 2,
   duePerEntryMax: 2,
+  workPerMillisecond: Number.POSITIVE_INFINITY,
   keepsLimits: false,
 };
 

@@ -2,6 +2,7 @@
 
 import { describe, expect, it } from 'vitest';
 import { ByteReader, ByteWriter, type Steps } from '../../cluster/machine/queue/bytes.ts';
+import { Expirations } from '../../cluster/machine/queue/expirations.ts';
 import { ChunkPool, Fifo } from '../../cluster/machine/queue/fifo.ts';
 import { type Image, Sections } from '../../cluster/machine/queue/images.ts';
 import { Leases } from '../../cluster/machine/queue/leases.ts';
@@ -373,5 +374,54 @@ describe('live counts', () => {
         expect([...live.list(first, last)]).toEqual(within);
         expect(live.has(first, last)).toBe(within.length > 0);
       }
+  });
+});
+
+describe('expirations', () => {
+  it('do what a map does, with removals at the front, behind a row that stays, and anywhere, and images that stay as they were', () => {
+    const random = randomFrom(11);
+    const expirations = new Expirations();
+    const known = new Map<string, number>();
+    const held: (readonly [index: number, ordinal: number])[] = [];
+    const images: { readonly image: Sections; readonly expected: Buffer }[] = [];
+    let [index, ordinal] = [2 ** 32 - 20, 0];
+    const add = () => {
+      if (random(3) === 0) [index, ordinal] = [index + 1 + random(3), 0];
+      else ordinal++;
+      const due = 2 ** 41 + random(1e9);
+      expirations.add(index, ordinal, due);
+      known.set(`${index}.${ordinal}`, due);
+      held.push([index, ordinal]);
+    };
+    for (let round = 0; round < 200; round++) {
+      for (let count = random(4) === 0 ? random(9_000) : random(100); count > 0; count--) add();
+      const from = random(3) === 0 ? Math.min(1 + random(3), held.length) : 0;
+      const gone = random(10) === 0 ? held.length : random(Math.min(held.length + 1, 6_000));
+      const isSparse = random(4) === 0;
+      if (round % 5 === 0) images.push(image(expirations));
+      const leaving = isSparse ? held.filter(() => random(3) > 0) : held.slice(from, from + gone);
+      for (const [i, o] of leaving) {
+        if (!isSparse) same(expirations.due(i, o), known.get(`${i}.${o}`));
+        expirations.remove(i, o);
+        known.delete(`${i}.${o}`);
+      }
+      const left = held.filter(([i, o]) => known.has(`${i}.${o}`));
+      held.splice(0, held.length, ...left);
+      same(expirations.length, known.size);
+      for (let probes = 20; probes > 0 && held.length > 0; probes--) {
+        const [i, o] = held[random(held.length)]!;
+        same(expirations.due(i, o), known.get(`${i}.${o}`));
+        same(expirations.due(i, o + 1), known.get(`${i}.${o + 1}`) ?? Number.POSITIVE_INFINITY);
+        expirations.remove(i - 1, 0xffff);
+      }
+      for (const [i, o] of leaving.slice(0, 20)) same(expirations.due(i, o), Number.POSITIVE_INFINITY);
+    }
+    const bytes = bytesOf((sections) => expirations.capture(sections));
+    const copy = new Expirations();
+    atOnce(copy.restore(new ByteReader(bytes)));
+    expect(bytesOf((sections) => copy.capture(sections)).equals(bytes)).toBe(true);
+    expect([copy.length, held.length]).toEqual([known.size, known.size]);
+    for (const [i, o] of held) same(copy.due(i, o), known.get(`${i}.${o}`));
+    for (const { image, expected } of images) expect(finish(image).equals(expected)).toBe(true);
   });
 });

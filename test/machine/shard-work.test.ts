@@ -3,7 +3,7 @@
 
 import { describe, expect, it } from 'vitest';
 import { ResultCode } from '../../cluster/machine/commands.ts';
-import { type StoreBounds, storeBounds } from '../../cluster/machine/queue/store.ts';
+import { type StoreBounds, storeBounds, thirdStoreBounds } from '../../cluster/machine/queue/store.ts';
 import { drain } from '../../cluster/machine/snapshot-pieces.ts';
 import { type Command, consume, create, nodeOrigin, Script, settle } from './shard-support.ts';
 
@@ -193,5 +193,66 @@ describe('a backlog for new consumers', () => {
       expect(wrong).toBe(-1);
     }
     expect(script.machine.queueStatus(7)).toMatchObject({ ready: 0, unsettled: 260 });
+  });
+});
+
+describe('entries that follow each other closely', () => {
+  const shared: StoreBounds = { ...thirdStoreBounds, ...few, duePerEntryMax: 100, workPerMillisecond: 10 };
+
+  function started(): Script {
+    const script = new Script(undefined, shared);
+    script.stamp = 1_000;
+    script.changes(7, create(7, 7));
+    return script;
+  }
+
+  /** What the entries at these stamps work off, each. A replica that joins in the middle does the same. */
+  function works(script: Script, stamps: readonly number[]): number[] {
+    return stamps.map((stamp, i) => {
+      if (i === 2) script.roundTrip();
+      script.tick(stamp);
+      return script.machine.work;
+    });
+  }
+  const stamps = [2_000, 2_000, 2_001, 2_006, 2_020, 2_019, 2_020];
+  const expected = [100, 10, 10, 50, 100, 10, 10];
+
+  it('share what there is to be dropped', () => {
+    const script = started();
+    for (let i = 0; i < 10; i++) script.publish(7, 100, 3);
+    script.send(me, [purge]);
+    expect(script.machine.debt).toBe(990);
+    expect(works(script, stamps)).toEqual(expected);
+    expect(script.machine.debt).toBe(990 - 290);
+  });
+
+  it('share what returns', () => {
+    const script = started();
+    for (let i = 0; i < 10; i++) script.publish(7, 100, 3);
+    script.send(other, [consume(1, 7)]);
+    ticks(script);
+    script.send(other, [cancel(1)]);
+    expect(script.machine.queueStatus(7)).toMatchObject({ ready: 10, unsettled: 990 });
+    expect(works(script, stamps)).toEqual(expected);
+    expect(script.machine.queueStatus(7)).toMatchObject({ ready: 300, unsettled: 700 });
+  });
+
+  it('share what expires', () => {
+    const script = new Script(undefined, shared);
+    script.stamp = 1_000;
+    script.changes(7, create(7, 7, false, { 'x-message-ttl': 100 }));
+    for (let i = 0; i < 10; i++) script.publish(7, 100, 3);
+    // The queue is looked at with each entry, which counts as well.
+    expect(works(script, stamps)).toEqual(expected);
+    expect(script.machine.queueStatus(7)?.ready).toBe(1_000 - 290 + stamps.length);
+  });
+
+  it('hand out as much as others', () => {
+    const script = started();
+    for (let i = 0; i < 10; i++) script.publish(7, 100, 3);
+    script.send(other, [consume(1, 7)]);
+    expect(script.machine.queueStatus(7)).toMatchObject({ ready: 900, unsettled: 100 });
+    script.lead();
+    expect(script.machine.queueStatus(7)).toMatchObject({ ready: 800, unsettled: 200 });
   });
 });

@@ -3,6 +3,7 @@
 // Bounds are small, so that a short run sees many log files, snapshots, truncations and replicas that are far behind.
 
 import { type ClusterLimits, defaultLimits } from '../../cluster/index.ts';
+import type { StoreBounds } from '../../cluster/machine/queue/store.ts';
 import { type MachineVersions, machineVersions } from '../../cluster/machine/versions.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
 import type { Profile } from './faults/target.ts';
@@ -78,8 +79,9 @@ function versionsOf(pick: <T>(...from: readonly T[]) => T): MachineVersions {
     duePerEntryMax: pick(2, 16_384),
   };
   const rules = { debtItemsPerEntry: pick(1, 4_096) };
+  const shared = (version: StoreBounds) => Math.min(version.workPerMillisecond, 1);
   return {
-    shard: machineVersions.shard.map((version) => ({ ...version, ...bounds })),
+    shard: machineVersions.shard.map((version) => ({ ...version, ...bounds, workPerMillisecond: shared(version) })),
     metadata: machineVersions.metadata.map((version) => ({ ...version, ...rules })),
   };
 }

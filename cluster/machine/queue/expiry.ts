@@ -8,7 +8,7 @@
 //   looked at: `isFresh` stands before every assignment.
 // - A queue's `due` is not later than its next event, unless work on it is left, which is due at once. It may be earlier, since what made
 //   it so may be gone: then it is looked at for nothing, once.
-// - One entry drops and looks at no more than the store's `duePerEntryMax`. What is left stays due. Until then a queue whose first message has expired
+// - One entry drops and looks at no more than the store allows (`duePerEntryMax`, `workPerMillisecond`). What is left stays due. Until then a queue whose first message has expired
 //   hands out nothing.
 
 import { DueQueues, Stamps } from './due.ts';
@@ -27,12 +27,16 @@ export class Expiry {
 
   constructor(store: QueueStore) {
     this.#store = store;
-    this.#budget = store.bounds.duePerEntryMax;
+    this.#budget = this.#budgetMax;
   }
 
   /** Messages dropped and queues looked at with the last entry. */
   get work(): number {
-    return this.#store.bounds.duePerEntryMax - this.#budget;
+    return this.#budgetMax - this.#budget;
+  }
+
+  get #budgetMax(): number {
+    return this.#store.allowed(this.#store.bounds.duePerEntryMax);
   }
 
   /** The stamp at which something falls due; Infinity: never. */
@@ -43,7 +47,7 @@ export class Expiry {
   /** An entry with this stamp begins. Does what has fallen due, as far as one entry may. Queues may be left to be assigned. */
   advance(stamp: number): void {
     if (stamp > this.now) this.now = stamp;
-    this.#budget = this.#store.bounds.duePerEntryMax;
+    this.#budget = this.#budgetMax;
     for (let queue = this.#queues.first; queue !== undefined; queue = this.#queues.first) {
       if (queue.due > this.now || this.#budget === 0) return;
       this.#budget--;

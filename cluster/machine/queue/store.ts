@@ -33,6 +33,8 @@ export interface StoreBounds {
   readonly assignmentsPerEntryMax: number;
   /** Messages dropped and queues looked at, because of time, with each entry. */
   readonly duePerEntryMax: number;
+  /** All of these but assignments: so many with each millisecond since the entry before, of which there is one at least. */
+  readonly workPerMillisecond: number;
   /** Queues keep to their maximum lengths, and messages expire by what their publishers said. */
   readonly keepsLimits: boolean;
 }
@@ -47,9 +49,12 @@ export const storeBounds: StoreBounds = {
   returnsPerEntryMax: 8_192,
   assignmentsPerEntryMax: 16_384,
   duePerEntryMax: 16_384,
+  workPerMillisecond: Number.POSITIVE_INFINITY,
   keepsLimits: false,
 };
 export const secondStoreBounds: StoreBounds = { ...storeBounds, keepsLimits: true };
+/** Entries that follow each other closely share what work there is: with the bounds alone, each message that comes would bring as much of it again. */
+export const thirdStoreBounds: StoreBounds = { ...secondStoreBounds, workPerMillisecond: 512 };
 
 /** A snapshot under way, as far as the store knows it. */
 export interface QueueCapture {
@@ -80,6 +85,8 @@ export class QueueStore {
   /** Queues with leases that go back in steps, in the order in which that began. */
   readonly #leaving: Queue[] = [];
   /** What the entry being applied may still return and assign. */
+  /** Milliseconds from the entry before to the one that is being applied, one at least. */
+  #elapsed = 1;
   #returnsLeft = 0;
   #assignmentsLeft = 0;
   /** Messages that it may still drop from queues that are too long, beside those that publishes drop. */
@@ -203,27 +210,35 @@ export class QueueStore {
   /** Messages that the last entry returned, handed out and dropped in steps. */
   get work(): number {
     const { returnsPerEntryMax, assignmentsPerEntryMax, debtPerEntryMax } = this.bounds;
+    const max = this.allowed(returnsPerEntryMax) + assignmentsPerEntryMax + this.allowed(debtPerEntryMax);
     const left = this.#returnsLeft + this.#assignmentsLeft + this.#dropsLeft;
-    return returnsPerEntryMax + assignmentsPerEntryMax + debtPerEntryMax - left + this.#workedOff + this.expiry.work;
+    return max - left + this.#workedOff + this.expiry.work;
   }
 
   /** An entry with this stamp begins: what one entry may do at once may be done again, and what has fallen due is done. */
   begin(stamp: number): void {
+    this.#elapsed = Math.max(1, stamp - this.expiry.now);
     this.#refill();
     this.expiry.advance(stamp);
   }
 
   #refill(): void {
-    this.#returnsLeft = this.bounds.returnsPerEntryMax;
+    this.#returnsLeft = this.allowed(this.bounds.returnsPerEntryMax);
     this.#assignmentsLeft = this.bounds.assignmentsPerEntryMax;
-    this.#dropsLeft = this.bounds.debtPerEntryMax;
+    this.#dropsLeft = this.allowed(this.bounds.debtPerEntryMax);
+  }
+
+  /** What is left of a bound for an entry that comes so soon after the one before. */
+  allowed(perEntryMax: number): number {
+    return Math.min(perEntryMax, this.bounds.workPerMillisecond * this.#elapsed);
   }
 
   /** Goes on with work that was left, as far as one entry may. */
   workOff(): void {
     this.#returnLeaving();
-    this.#workedOff = this.debt.workOff(this.bounds.debtPerEntryMax, this);
-    this.#workedOff += this.outbox.workOff(this.bounds.debtPerEntryMax, this, this.letters);
+    const dropsMax = this.allowed(this.bounds.debtPerEntryMax);
+    this.#workedOff = this.debt.workOff(dropsMax, this);
+    this.#workedOff += this.outbox.workOff(dropsMax, this, this.letters);
     this.assign();
   }
 
