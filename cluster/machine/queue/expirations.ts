@@ -111,11 +111,14 @@ export class Expirations {
   #grow(last: Chunk | undefined): Chunk {
     const isFirst = last === undefined;
     if (last !== undefined && this.#chunks.length === 1 && last.words.length < rowsPerChunk * wordsPerRow) {
-      const words = new Uint32Array(last.words.length * 2);
-      words.set(last.words);
-      const larger = { ...last, words, shared: false };
-      this.#chunks[0] = larger;
-      return larger;
+      const { start, end } = last;
+      const left = end - start;
+      // A few that come and go need no more room in the long run.
+      const words = new Uint32Array(2 * left > last.words.length ? 2 * last.words.length : last.words.length);
+      words.set(last.words.subarray(start, end));
+      const fresh = { ...last, words, start: 0, end: left, shared: false };
+      this.#chunks[0] = fresh;
+      return fresh;
     }
     const words = new Uint32Array((isFirst ? rowsMin : rowsPerChunk) * wordsPerRow);
     const chunk: Chunk = { words, base: 0, start: 0, end: 0, rows: 0, shared: false };

@@ -8,8 +8,8 @@
 //   looked at: `isFresh` stands before every assignment.
 // - A queue's `due` is not later than its next event, unless work on it is left, which is due at once. It may be earlier, since what made
 //   it so may be gone: then it is looked at for nothing, once.
-// - One entry drops and looks at no more than the store allows (`duePerEntryMax`, `workPerMillisecond`). What is left stays due. Until then a queue whose first message has expired
-//   hands out nothing.
+// - One entry drops and looks at no more than the store allows (`duePerEntryMax`, `workPerMillisecond`). What is left stays due. Until then a
+//   queue whose first message has expired hands out nothing.
 
 import { DueQueues, Stamps } from './due.ts';
 import type { Queue } from './queue.ts';

@@ -53,7 +53,7 @@ export const storeBounds: StoreBounds = {
   keepsLimits: false,
 };
 export const secondStoreBounds: StoreBounds = { ...storeBounds, keepsLimits: true };
-/** Entries that follow each other closely share what work there is: with the bounds alone, each message that comes would bring as much of it again. */
+/** Entries that follow each other closely share what there is: by its own bounds alone each batch that comes would bring as much work again. */
 export const thirdStoreBounds: StoreBounds = { ...secondStoreBounds, workPerMillisecond: 512 };
 
 /** A snapshot under way, as far as the store knows it. */
@@ -84,9 +84,9 @@ export class QueueStore {
   readonly #dirty: Queue[] = [];
   /** Queues with leases that go back in steps, in the order in which that began. */
   readonly #leaving: Queue[] = [];
-  /** What the entry being applied may still return and assign. */
   /** Milliseconds from the entry before to the one that is being applied, one at least. */
   #elapsed = 1;
+  /** What the entry being applied may still return and assign. */
   #returnsLeft = 0;
   #assignmentsLeft = 0;
   /** Messages that it may still drop from queues that are too long, beside those that publishes drop. */
