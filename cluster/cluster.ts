@@ -135,6 +135,8 @@ export interface Cluster {
   readonly alarm: string | null;
   /** May route by `metadata`: it holds all that was answered anywhere before now. Reads two clocks: once for a chunk of bytes. */
   readonly isFresh: boolean;
+  /** Others have small things to do here or elsewhere: who sends much at once had better rest now and then. */
+  readonly isBusy: boolean;
   setFeed(feed: Feed): void;
   pipe(shard: number): Pipe;
   /** Calls back once all that `metadata` says now is known wherever somebody routes: mostly at once. False: it is not within the deadline. */
@@ -267,6 +269,9 @@ class NodeCluster implements Cluster {
   }
   get isFresh(): boolean {
     return this.#host.lease.isFresh;
+  }
+  get isBusy(): boolean {
+    return this.#host.traffic.isBusy;
   }
   whenVisible(done: (isVisible: boolean) => void): void {
     this.#host.lease.whenVisible(done);

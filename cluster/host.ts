@@ -35,6 +35,7 @@ import { Room } from './peers/room.ts';
 import { ClusterTime } from './peers/time.ts';
 import type { Ports, Timer } from './ports.ts';
 import { Replicas } from './replicas.ts';
+import { Traffic } from './traffic.ts';
 import type { Transport, TransportEvents } from './transport-types.ts';
 
 /** What one step dirties the next may do in the same turn, so often. */
@@ -76,6 +77,7 @@ export class Host {
   readonly #members: Members;
   readonly lease: MetadataLease;
   readonly room: Room;
+  readonly traffic = new Traffic();
   /** Of this node, since it started. */
   readonly elections = { begun: 0, won: 0 };
   readonly #dirtyGroups = new Set<Group>();
@@ -235,6 +237,7 @@ export class Host {
       lease,
       events,
       send,
+      isBusy: () => this.traffic.isBusy,
       schedule,
     };
     this.origin = new LocalOrigin(incarnation, originContext);
@@ -539,6 +542,7 @@ export class Host {
       this.#outbox.tick(group);
     }
     this.#duties.tick();
+    this.traffic.tick();
     this.origin.tick();
     this.feeds.tick();
     this.#mail.tick();
@@ -596,6 +600,7 @@ export class Host {
     return {
       node,
       turn: this.#turn,
+      traffic: this.traffic,
       limits,
       log: this.#log,
       stamp: (last) => this.#time.stamp(this.#ports.clock.now(), last),

@@ -225,6 +225,7 @@ export const defaultLimits: ClusterLimits = {
     deadlineMilliseconds: 15_000,
     resendMilliseconds: 1_000,
     settleDelayMilliseconds: 5,
+    partRestMillisecondsMax: 50,
   },
   feed: {
     heartbeatMilliseconds: 500,

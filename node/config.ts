@@ -161,6 +161,13 @@ export const keys = {
     4 * GiB,
     'unfinished messages of one connection; if not given at least twice amqp.message.bytes.max',
   ),
+  'amqp.assembly.rest.bytes': bytes(
+    512 * KiB,
+    64 * KiB,
+    1 * GiB,
+    'while others are busy, a connection whose unfinished messages are larger is read so much at a time',
+  ),
+  'amqp.assembly.rest.milliseconds': integer(3, 0, 1000, 'and then rests so long; 0: not at all'),
   'amqp.write.buffer.bytes': bytes(
     1 * MiB,
     64 * KiB,
@@ -336,6 +343,12 @@ export const keys = {
     0,
     1000,
     'acknowledgements of a consumer that has room to spare wait so long for company; 0: not at all',
+  ),
+  'publish.part.rest.milliseconds.max': integer(
+    50,
+    0,
+    1000,
+    'while others are busy, each part of a large message is followed by a rest as long as it took, at most so long; 0: none',
   ),
 
   'feed.heartbeat.milliseconds': integer(
@@ -733,6 +746,7 @@ export function clusterLimits(settings: Settings): ClusterLimits {
       deadlineMilliseconds: settings['publish.deadline.milliseconds'],
       resendMilliseconds: settings['publish.resend.milliseconds'],
       settleDelayMilliseconds: settings['settle.delay.milliseconds'],
+      partRestMillisecondsMax: settings['publish.part.rest.milliseconds.max'],
     },
     feed: {
       heartbeatMilliseconds: settings['feed.heartbeat.milliseconds'],
@@ -783,6 +797,8 @@ export function amqpOptions(settings: Settings) {
     sendTimeoutMilliseconds: settings['amqp.send.timeout.milliseconds'],
     messageBytesMax: settings['amqp.message.bytes.max'],
     assemblyBytesMax: settings['amqp.assembly.bytes.max'],
+    assemblyRestBytes: settings['amqp.assembly.rest.bytes'],
+    assemblyRestMilliseconds: settings['amqp.assembly.rest.milliseconds'],
     socketBufferBytesMax: settings['amqp.write.buffer.bytes'],
     channelBacklogBytesMax: settings['amqp.backlog.bytes.max'],
     consumersPerChannelMax: settings['amqp.consumers.max'],

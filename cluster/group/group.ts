@@ -27,6 +27,7 @@ import {
 import type { Machine } from '../machine/machine.ts';
 import type { ClusterLimits } from '../options.ts';
 import type { BatchAnswer } from '../peers/wire.ts';
+import type { Traffic } from '../traffic.ts';
 import { Snapshots } from './snapshots.ts';
 import { StateHashes } from './state-hashes.ts';
 
@@ -49,6 +50,7 @@ export interface Turn {
 export interface GroupHost {
   readonly node: number;
   readonly turn: Turn;
+  readonly traffic: Pick<Traffic, 'applied'>;
   readonly log: Log;
   readonly limits: ClusterLimits;
   /** The present, in milliseconds since 1970, for an entry that follows one with the stamp `last`: never less. */
@@ -418,7 +420,7 @@ export class Group {
   /** Applies what is committed, up to a budget; comes again by itself while there is more. */
   apply(): void {
     if (this.#halted !== null || this.#closed || this.#reading !== null || this.#snapshots.isInstalling) return;
-    const { log, turn } = this.#host;
+    const { log, turn, traffic } = this.#host;
     const commit = this.raft.commit;
     const before = this.#applied;
     while (this.#applied < commit) {
@@ -435,6 +437,7 @@ export class Group {
       turn.budget -= costOf(entry);
       if (!this.#applyEntry(entry)) return;
       turn.budget -= workCost * this.machine.work;
+      traffic.applied(entry.bytes);
     }
     if (this.#applied > before) this.#moved(before);
     this.#snapshots.takeIfDue();

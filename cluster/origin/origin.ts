@@ -71,6 +71,8 @@ export interface OriginContext {
   send(group: number, payload: Buffer, checksum: number): boolean;
   /** An incarnation has ended, and this one begins: its volatile group takes the place of the other's. */
   incarnationBegins(incarnation: number, ended: number): void;
+  /** Others wait for what is asked for here. */
+  isBusy(): boolean;
   /** Asks for `flush` at the end of this turn. */
   schedule(): void;
 }
@@ -309,7 +311,7 @@ export class LocalOrigin {
   }
 
   #createPipe(group: number): Pipe {
-    const { options, clock, metadata, events, send, schedule } = this.#context;
+    const { options, clock, metadata, events, send, isBusy, schedule } = this.#context;
     const pipe: Pipe = new Pipe(group, nodeOrigin(options.node, this.#incarnation), options.limits.pipe, {
       now: () => clock.now(),
       metadataVersion: () => metadata.appliedIndex,
@@ -324,7 +326,8 @@ export class LocalOrigin {
         this.#dirty.add(pipe);
         schedule();
       },
-      dirtyLater: (milliseconds) => clock.after(milliseconds, () => pipe.hurry()),
+      isBusy,
+      after: (milliseconds, task) => clock.after(milliseconds, task),
     });
     return pipe;
   }
@@ -343,7 +346,8 @@ export class LocalOrigin {
         this.#goneAsked = true;
         schedule();
       },
-      dirtyLater: () => {},
+      isBusy: () => false,
+      after: () => {},
     });
   }
 

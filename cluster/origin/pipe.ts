@@ -54,6 +54,8 @@ export interface PipeOptions {
   readonly resendMilliseconds: number;
   /** Settlements that can wait leave by themselves after this long; 0: they never wait. */
   readonly settleDelayMilliseconds: number;
+  /** While others are busy, what leaves the lane of large bodies is followed by a rest of that lane as long as it took, at most so long; 0: none. */
+  readonly partRestMillisecondsMax: number;
 }
 
 /** Hears what became of publishes. */
@@ -71,8 +73,9 @@ export interface PipeHost {
   now(): number;
   /** Asks for `flush` at the end of this turn. */
   dirty(): void;
-  /** Asks for `hurry` after `milliseconds`. */
-  dirtyLater(milliseconds: number): void;
+  /** Others wait for what this pipe asks for. */
+  isBusy(): boolean;
+  after(milliseconds: number, task: () => void): void;
   /** The metadata version that routing is done by. */
   metadataVersion(): number;
   /** Hands the batch to the group's leader: true if it left (or is here). */
@@ -195,6 +198,8 @@ export class Pipe {
   #isLargeNext = false;
   /** Sealed batches from the lane of large bodies that were not applied. */
   #largeSent = 0;
+  /** Nothing leaves the lane of large bodies for a while. */
+  #isResting = false;
   #spare: BatchBuilder | null = null;
   /** Sealed and not applied, by sequence. `#sent[0]` has `#firstSequence`. */
   #sent: SentBatch[] = [];
@@ -213,7 +218,7 @@ export class Pipe {
   #stalled = false;
   /** Something in the open batches cannot wait. */
   #isUrgent = false;
-  /** `hurry` will be called. */
+  /** `#hurry` will be called. */
   #isDelayed = false;
   /** Everything goes into the last open batch of this lane. */
   #atomic: Lane | null = null;
@@ -404,14 +409,14 @@ export class Pipe {
     }
     const { settleDelayMilliseconds: delay } = this.#options;
     if (!canWait || delay === 0 || lane.open[0]!.builder.settles > settlesWaitingMax) this.#added();
-    else if (!this.#isUrgent && !this.#isDelayed) {
+    else if (!this.#isDelayed && (!this.#isUrgent || this.#isResting)) {
       this.#isDelayed = true;
-      this.#host.dirtyLater(delay);
+      this.#host.after(delay, () => this.#hurry());
     }
   }
 
   /** What could wait has waited. */
-  hurry(): void {
+  #hurry(): void {
     this.#isDelayed = false;
     if (this.#lane.bytes > 0) this.#added();
   }
@@ -440,16 +445,36 @@ export class Pipe {
     this.#sendWaiting();
   }
 
-  /** The lane that a batch is to be sealed of; null: none now. One place is kept free of large bodies, for what is small and comes next. */
+  /**
+   * The lane that a batch is to be sealed of; null: none now. One place is kept free of large bodies, for what is small and comes next; while others
+   * are busy they have one place, and it is empty half of the time.
+   */
   #nextLane(): Lane | null {
     const { batchesInFlightMax } = this.#options;
     const [lane, largeLane] = [this.#lane, this.#largeLane];
     if (lane.bytes + largeLane.bytes === 0) this.#isUrgent = false;
     if (!this.#isUrgent || this.#sent.length >= batchesInFlightMax) return null;
     const hasLarge = largeLane.bytes > 0 && largeLane.open[0]!.after <= lane.sealed;
-    const mayBeLarge = hasLarge && this.#largeSent < Math.max(1, batchesInFlightMax - 1);
+    const largeMax = this.#givesWay ? 1 : Math.max(1, batchesInFlightMax - 1);
+    const mayBeLarge = hasLarge && this.#largeSent < largeMax && !this.#isResting;
     if (lane.bytes === 0) return mayBeLarge ? largeLane : null;
     return mayBeLarge && this.#isLargeNext ? largeLane : lane;
+  }
+
+  /** The lane of large bodies rests between its batches. */
+  get #givesWay(): boolean {
+    return this.#options.partRestMillisecondsMax > 0 && this.#host.isBusy();
+  }
+
+  /** A batch of the lane of large bodies was applied, so long after it had been sealed. */
+  #largeApplied(milliseconds: number): void {
+    this.#largeSent--;
+    if (this.#isResting || this.#largeLane.bytes === 0 || !this.#givesWay) return;
+    this.#isResting = true;
+    this.#host.after(Math.min(milliseconds, this.#options.partRestMillisecondsMax), () => {
+      this.#isResting = false;
+      if (this.#largeLane.bytes > 0) this.#added();
+    });
   }
 
   /** The node's replica applied batch `sequence` of this pipe (and so all before it). */
@@ -459,7 +484,7 @@ export class Pipe {
     while (done < this.#sent.length && this.#sent[done]!.sequence <= sequence) {
       const batch = this.#sent[done++]!;
       this.#sentBytes -= batch.payload.length;
-      if (batch.isLarge) this.#largeSent--;
+      if (batch.isLarge) this.#largeApplied(now - batch.sealedAt);
       if (batch.runs.length > 0) this.#host.confirming(now - batch.publishedAt);
       finish(batch);
     }
@@ -556,6 +581,7 @@ export class Pipe {
     this.#largeSources.clear();
     this.#isLargeNext = false;
     this.#largeSent = 0;
+    this.#isResting = false;
     this.#isUrgent = false;
     this.#sent = [];
     this.#sentBytes = 0;

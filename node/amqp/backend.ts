@@ -40,6 +40,8 @@ export interface ConnectionEvents {
 export interface ConnectionBackend {
   /** Bytes have come and are about to be looked at: what is asked for until the next call was in them or in earlier ones. */
   received(): void;
+  /** Others wait for what this node does: whoever sends much at once had better rest now and then. */
+  readonly isBusy: boolean;
   openChannel(events: ChannelEvents): ChannelBackend;
   /**
    * The connection is gone, however it ended: channels close, exclusive queues go. `done`: all that has happened and can be seen everywhere, or nobody

@@ -33,7 +33,7 @@ import { FrameWriter } from './writer.ts';
 export type ConnectionLife = 'header' | 'start' | 'authenticating' | 'tune' | 'open' | 'running' | 'closing' | 'closed';
 
 /** Why a socket is not read. */
-export type PauseReason = 'broker' | 'backlog' | 'replies';
+export type PauseReason = 'broker' | 'backlog' | 'replies' | 'rest';
 
 /** What a connection needs of its session. */
 export interface ConnectionHost {
@@ -43,6 +43,8 @@ export interface ConnectionHost {
   /** Something is to be written at the end of the turn. */
   wake(): void;
   setPaused(reason: PauseReason, paused: boolean): void;
+  /** The socket is not read for a while. */
+  rest(milliseconds: number): void;
   /** Unpredictable, for names: letters, digits, - and _. */
   makeName(): string;
   /** 0: none. */
@@ -89,6 +91,8 @@ export class AmqpConnection implements FrameSink, ChannelHost, ConnectionEvents 
   #withConfirms: Channel[] = [];
   #backlogBytes = 0;
   #heldBytes = 0;
+  /** Read since the last rest, with more held than needs none. */
+  #bytesSinceRest = 0;
 
   constructor(options: AmqpOptions, backend: AmqpBackend, host: ConnectionHost) {
     this.#options = options;
@@ -137,6 +141,20 @@ export class AmqpConnection implements FrameSink, ChannelHost, ConnectionEvents 
     }
     this.#connection?.received();
     this.#reader.push(chunk);
+    this.#restIfDue(chunk.length);
+  }
+
+  /** A large body comes as fast as it can be read, and others wait. */
+  #restIfDue(bytes: number): void {
+    const { assemblyRestBytes, assemblyRestMilliseconds: milliseconds } = this.#options;
+    if (this.#heldBytes <= assemblyRestBytes) {
+      this.#bytesSinceRest = 0;
+      return;
+    }
+    this.#bytesSinceRest += bytes;
+    if (this.#bytesSinceRest < assemblyRestBytes) return;
+    this.#bytesSinceRest = 0;
+    if (milliseconds > 0 && this.#connection?.isBusy === true) this.#host.rest(milliseconds);
   }
 
   protocolHeader(matches: boolean): void {

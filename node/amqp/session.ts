@@ -121,6 +121,11 @@ export class Session implements ConnectionHost {
     else if (before > 0 && this.#paused.size === 0) this.#socket.resume();
   }
 
+  rest(milliseconds: number): void {
+    this.setPaused('rest', true);
+    this.#host.clock.after(milliseconds, () => this.setPaused('rest', false));
+  }
+
   makeName(): string {
     return this.#host.makeName();
   }

@@ -271,6 +271,10 @@ export class BrokerConnection implements ConnectionBackend {
     this.events.resume();
   }
 
+  get isBusy(): boolean {
+    return this.broker.cluster.isBusy;
+  }
+
   received(): void {
     if (!this.broker.cluster.isFresh) this.gate.isShut = true;
     else if (this.gate.isShut) this.freshAgain();

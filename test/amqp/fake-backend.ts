@@ -135,6 +135,7 @@ export class FakeConnection implements ConnectionBackend {
   readonly channels: FakeChannel[] = [];
   closed = 0;
   chunks = 0;
+  isBusy = false;
 
   constructor(backend: FakeBackend, info: ConnectionInfo, events: ConnectionEvents) {
     this.backend = backend;

@@ -53,6 +53,7 @@ const backend: AmqpBackend = {
         return channelBackend;
       },
       received() {},
+      isBusy: false,
       close() {},
     },
   }),

@@ -129,6 +129,56 @@ describe('unfinished messages', () => {
     expect(most).toBeLessThanOrEqual(9);
     expect(buffers).toBeLessThan(MiB);
   });
+
+  describe('that are large', () => {
+    const sent = async (isBusy: boolean) => {
+      const options = { assemblyRestBytes: MiB, assemblyRestMilliseconds: 3 };
+      const broker = await harness({ ...options, messageBytesMax: 16 * MiB });
+      const client = broker.connect().handshake();
+      client.channels(1);
+      broker.backend.connections[0]!.isBusy = isBusy;
+      const queue = broker.backend.queue('q');
+      const frames = publishFrames(1, '', 'q', Buffer.alloc(8 * MiB), { bodyMax: 100_000 });
+      /** Up to where the socket is read no more. */
+      const read = (from: number) => {
+        let at = from;
+        while (at < frames.length && !client.socket.isPaused) {
+          client.bytes(frames.subarray(at, at + 65_536));
+          at += 65_536;
+        }
+        return at;
+      };
+      return { broker, client, frames, read, queue };
+    };
+
+    it('are read so much at a time while others are busy, and smaller ones as they come', async () => {
+      const { broker, client, frames, read, queue } = await sent(true);
+      client.bytes(publishFrames(1, '', 'q', Buffer.alloc(MiB / 2), { bodyMax: 100_000 }));
+      client.bytes(publishFrames(1, '', 'q', Buffer.alloc(MiB / 2), { bodyMax: 100_000 }));
+      expect(client.socket.isPaused).toBe(false);
+      let at = 0;
+      let rests = 0;
+      while (at < frames.length) {
+        const before = at;
+        at = read(at);
+        if (at >= frames.length) break;
+        rests++;
+        expect(at - before).toBeLessThanOrEqual(2 * MiB + 2 * 65_536);
+        broker.clock.advance(2);
+        expect(client.socket.isPaused).toBe(true);
+        broker.clock.advance(1);
+        expect(client.socket.isPaused).toBe(false);
+      }
+      expect(rests).toBeGreaterThanOrEqual(6);
+      expect(queue.ready.length).toBe(3);
+    });
+
+    it('are read at once while nobody else is', async () => {
+      const { client, frames, read } = await sent(false);
+      expect(read(0)).toBeGreaterThanOrEqual(frames.length);
+      expect(client.socket.isPaused).toBe(false);
+    });
+  });
 });
 
 describe('field tables', () => {

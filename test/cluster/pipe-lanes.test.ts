@@ -13,7 +13,13 @@ import {
   SettleOperation,
   viewMessage,
 } from '../../cluster/machine/commands.ts';
-import { type ConfirmTarget, nodeOrigin, type Pipe, type PipeOptions } from '../../cluster/origin/pipe.ts';
+import {
+  type ConfirmTarget,
+  nodeOrigin,
+  type Pipe,
+  type PipeHost,
+  type PipeOptions,
+} from '../../cluster/origin/pipe.ts';
 import { createMemoryRandom } from '../support/memory-random.ts';
 import { createQuietPipe } from '../support/quiet-pipe.ts';
 
@@ -48,9 +54,9 @@ class Client implements ConfirmTarget {
   unroutable(): void {}
 }
 
-function started(options: Partial<PipeOptions> = {}) {
+function started(options: Partial<PipeOptions> = {}, host: Partial<PipeHost> = {}) {
   const state = { congestions: 0, applied: 0 };
-  const { pipe, payloads } = createQuietPipe(options, () => state.congestions++);
+  const { pipe, payloads } = createQuietPipe(options, { congestion: () => state.congestions++, ...host });
   const [ann, bob] = [new Client('ann', pipe), new Client('bob', pipe)];
   /** One more batch is applied, and what may leave then leaves. */
   const apply = () => {
@@ -98,6 +104,94 @@ describe('beside a message of many parts', () => {
     expect(payloads.slice(3).map(contentOf)).toEqual([['part'], ['part'], ['part'], ['ann1, large']]);
     expect(ann.confirmedTags).toEqual([1]);
     expect(pipe.unappliedBytes).toBe(0);
+  });
+
+  describe('while others are busy', () => {
+    const busy = (options: Partial<PipeOptions> = {}) => {
+      const host = { now: 0, isBusy: true, rests: [] as number[], wake: () => {} };
+      const setting = started(options, {
+        now: () => host.now,
+        isBusy: () => host.isBusy,
+        after: (milliseconds, task) => {
+          host.rests.push(milliseconds);
+          host.wake = task;
+        },
+      });
+      const wake = () => {
+        host.wake();
+        setting.pipe.flush();
+      };
+      return { ...setting, host, wake };
+    };
+
+    test('one part at a time leaves, and the next one after as long as that one took; others go meanwhile', () => {
+      const { pipe, payloads, ann, bob, apply, host, wake } = busy();
+      ann.publish(3 * partBytesMax);
+      pipe.flush();
+      expect(payloads.map(contentOf)).toEqual([['first']]);
+      host.now = 7;
+      apply();
+      expect(payloads.length).toBe(1);
+      bob.publish(10);
+      pipe.flush();
+      expect(contentOf(payloads[1]!)).toEqual(['bob1']);
+      apply();
+      expect(payloads.length).toBe(2);
+      expect(bob.confirmedTags).toEqual([1]);
+      wake();
+      expect(contentOf(payloads[2]!)).toEqual(['part']);
+      expect(host.rests).toEqual([7]);
+    });
+
+    test('acknowledgements that can wait do not wait for the end of the rest', () => {
+      const { pipe, ann, apply, host } = busy({ settleDelayMilliseconds: 5 });
+      ann.publish(3 * partBytesMax);
+      pipe.flush();
+      host.now = 40;
+      apply();
+      pipe.settle(SettleOperation.accept, 0, 9, 1, 1, true);
+      expect(host.rests).toEqual([40, 5]);
+    });
+
+    test('a part that took very long is followed by a bounded rest, the last one and those beside idle others by none', () => {
+      const { pipe, payloads, ann, applyAll, apply, host, wake } = busy({ partRestMillisecondsMax: 50 });
+      ann.publish(6 * partBytesMax);
+      pipe.flush();
+      host.now = 5_000;
+      apply();
+      wake();
+      host.isBusy = false;
+      applyAll();
+      expect(payloads.map(contentOf)).toEqual([['first'], ['part'], ['part'], ['part'], ['part'], ['ann1, large']]);
+      host.isBusy = true;
+      ann.publish(10);
+      pipe.flush();
+      applyAll();
+      expect(ann.confirmedTags).toEqual([1, 2]);
+      expect(host.rests).toEqual([50]);
+    });
+
+    test('nothing rests if it is not to', () => {
+      const { pipe, payloads, ann, applyAll, host } = busy({ partRestMillisecondsMax: 0, batchesInFlightMax: 3 });
+      ann.publish(3 * partBytesMax);
+      pipe.flush();
+      expect(payloads.length).toBe(2);
+      applyAll();
+      expect(host.rests).toEqual([]);
+      expect(ann.confirmedTags).toEqual([1]);
+    });
+
+    test('an incarnation that begins anew does not take over a rest', () => {
+      const { pipe, payloads, ann, apply, host } = busy();
+      ann.publish(3 * partBytesMax);
+      pipe.flush();
+      host.now = 7;
+      apply();
+      pipe.restart(nodeOrigin(1, 8));
+      ann.publish(3 * partBytesMax);
+      pipe.flush();
+      expect(payloads.map(contentOf)).toEqual([['first'], ['first']]);
+    });
   });
 
   test('others take turns with it, however much they send', () => {

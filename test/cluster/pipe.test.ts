@@ -31,7 +31,8 @@ function harness(options: Partial<PipeOptions> = {}) {
     congestions: 0,
     confirmTimes: [] as number[],
     refusals: 0,
-    later: [] as number[],
+    isBusy: false,
+    later: [] as { readonly milliseconds: number; readonly task: () => void }[],
     sent: [] as number[],
     payloads: [] as Buffer[],
     onSend: () => {},
@@ -49,7 +50,8 @@ function harness(options: Partial<PipeOptions> = {}) {
     {
       now: () => state.now,
       dirty: () => {},
-      dirtyLater: (milliseconds) => state.later.push(milliseconds),
+      isBusy: () => state.isBusy,
+      after: (milliseconds, task) => void state.later.push({ milliseconds, task }),
       metadataVersion: () => 5,
       send: (_group, payload) => {
         if (state.accepts) state.sent.push(readBatchHeader(payload).sequence);
@@ -421,8 +423,8 @@ describe('pipe', () => {
       const { pipe, state } = waiting();
       for (let first = 1; first <= 3; first += 2) accept(pipe, first);
       pipe.flush();
-      expect(state.later).toEqual([delay]);
-      pipe.hurry();
+      expect(state.later).toMatchObject([{ milliseconds: delay }]);
+      state.later[0]!.task();
       pipe.flush();
       expect(settles(state.payloads)).toEqual([2]);
       accept(pipe, 5);
@@ -453,7 +455,7 @@ describe('pipe', () => {
       publish(1);
       pipe.flush();
       accept(pipe, 1);
-      pipe.hurry();
+      state.later[0]!.task();
       pipe.flush();
       expect(state.sent).toEqual([1]);
       pipe.applied(1);

@@ -16,6 +16,7 @@ const manyEntries = {
   deadlineMilliseconds: 15_000,
   resendMilliseconds: 1_000,
   settleDelayMilliseconds: 0,
+  partRestMillisecondsMax: 0,
 };
 
 const nothing = new BatchBuilder(64).seal({ kind: OriginKind.group, id: 1, incarnation: 1 }, 1, 0, 0);

@@ -1,10 +1,10 @@
-// A pipe whose leader takes everything and says nothing, at a time that stands still.
+// A pipe whose leader takes everything and says nothing, at a time that stands still if nothing else is said.
 
 import { defaultLimits } from '../../cluster/options.ts';
-import { nodeOrigin, Pipe, type PipeOptions } from '../../cluster/origin/pipe.ts';
+import { nodeOrigin, Pipe, type PipeHost, type PipeOptions } from '../../cluster/origin/pipe.ts';
 
-/** `payloads`: what left, in order. `onCongestion` is called whenever congestion changed for somebody. */
-export function createQuietPipe(options: Partial<PipeOptions> = {}, onCongestion: () => void = () => {}) {
+/** `payloads`: what left, in order. `host`: what is not quiet about it. */
+export function createQuietPipe(options: Partial<PipeOptions> = {}, host: Partial<PipeHost> = {}) {
   const payloads: Buffer[] = [];
   const pipe = new Pipe(
     3,
@@ -13,12 +13,14 @@ export function createQuietPipe(options: Partial<PipeOptions> = {}, onCongestion
     {
       now: () => 0,
       dirty: () => {},
-      dirtyLater: () => {},
+      isBusy: () => false,
+      after: () => {},
       metadataVersion: () => 5,
       send: (_group, payload) => payloads.push(payload) > 0,
       confirming: () => {},
-      congestion: onCongestion,
+      congestion: () => {},
       refused: () => {},
+      ...host,
     },
   );
   return { pipe, payloads };
