@@ -60,8 +60,6 @@ export class Broker implements AmqpBackend, Feed {
   readonly #lingering = new Set<BrokerConnection>();
   /** Channels with something to deliver or to tell at the end of this turn. */
   readonly #dirty = new Set<BrokerChannel>();
-  /** A turn follows for some of them. */
-  #goesOn = false;
   #nextConsumer = 1;
   #nextConnection = 1;
 
@@ -191,16 +189,6 @@ export class Broker implements AmqpBackend, Feed {
   }
   channelDirty(channel: BrokerChannel): void {
     this.#dirty.add(channel);
-  }
-  /** It has more to deliver than one turn is to take. */
-  channelGoesOn(channel: BrokerChannel): void {
-    this.#dirty.add(channel);
-    if (this.#goesOn) return;
-    this.#goesOn = true;
-    this.clock.nextTurn(() => {
-      this.#goesOn = false;
-      this.turnEnded();
-    });
   }
   connectionClosed(connection: BrokerConnection, lingers: boolean): void {
     this.#connections.delete(connection);

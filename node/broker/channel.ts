@@ -535,7 +535,7 @@ export class BrokerChannel implements ChannelBackend {
   pump(): void {
     this.#confirms.flush();
     if (this.#closed) return;
-    if (this.#delivering.pump()) this.broker.channelGoesOn(this);
+    this.#delivering.pump();
     for (const consumer of this.#consumers) {
       if (consumer.autoSettleCount > 0) this.#autoSettle(consumer);
       this.#windows.grant(consumer);

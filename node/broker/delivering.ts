@@ -28,7 +28,7 @@ interface Read {
   next: number;
 }
 
-/** In one turn: small messages fit into a socket's buffer by the ten thousands. */
+/** In one turn of the event loop, however often it is asked to go on: small messages fit into a socket's buffer by the ten thousands. */
 const deliveriesPerTurnMax = 2_048;
 
 /** Leases [first, first + count). */
@@ -40,8 +40,8 @@ interface Range {
 export class Delivering {
   readonly #broker: Broker;
   readonly #events: ChannelEvents;
-  /** A read is done: `pump` may go on. */
-  readonly #readDone: () => void;
+  /** `pump` may go on: a read is done, or the next turn has come. */
+  readonly #goOn: () => void;
   readonly #deliveries = new Deliveries();
   /** The entry that the last delivery came from: the next one mostly comes from it too. */
   #entryShard = 0;
@@ -49,13 +49,15 @@ export class Delivering {
   #entryPayload: Buffer | null = null;
   #reads: Read[] = [];
   #closed = false;
+  /** It has delivered enough in this turn. */
+  #rests = false;
   /** Leases that wait, of consumers with acknowledgements: those that a limit of the whole channel counts. */
   windowed = 0;
 
-  constructor(broker: Broker, events: ChannelEvents, readDone: () => void) {
+  constructor(broker: Broker, events: ChannelEvents, goOn: () => void) {
     this.#broker = broker;
     this.#events = events;
-    this.#readDone = readDone;
+    this.#goOn = goOn;
   }
 
   leased(
@@ -70,12 +72,13 @@ export class Delivering {
     if (!consumer.noAck) this.windowed++;
   }
 
-  /** Delivers what waits, as far as the socket takes it. True: it would take more, in another turn. */
-  pump(): boolean {
+  /** Delivers what waits, as far as the socket takes it; of many, the rest in other turns. */
+  pump(): void {
+    if (this.#rests) return;
     const deliveries = this.#deliveries;
     const events = this.#events;
     for (let left = deliveriesPerTurnMax; deliveries.length > 0 && events.canDeliver; left--) {
-      if (left === 0) return true;
+      if (left === 0) return this.#rest();
       const consumer = deliveries.consumer;
       if (consumer.cancelling) {
         if (this.#broker.consumers.has(consumer.number)) this.#release(consumer, deliveries.leaseOrdinal, 1);
@@ -83,15 +86,22 @@ export class Delivering {
         continue;
       }
       // Its client must hear of the consumer first: what another node tells comes in pieces.
-      if (!consumer.attached) return false;
+      if (!consumer.attached) return;
       // Those without acknowledgements take no room, but wait for it like the others.
-      if (events.room === 0) return false;
+      if (events.room === 0) return;
       const message = this.#message();
-      if (message === undefined) return false; // being read
+      if (message === undefined) return; // being read
       if (message !== null) this.#deliver(consumer, message);
       this.#shift();
     }
-    return false;
+  }
+
+  #rest(): void {
+    this.#rests = true;
+    this.#broker.clock.nextTurn(() => {
+      this.#rests = false;
+      if (!this.#closed) this.#goOn();
+    });
   }
 
   /** Takes out what waits of consumers with acknowledgements. Returns it, per consumer that is still known. */
@@ -217,7 +227,7 @@ export class Delivering {
       () => !this.#closed,
       (views) => {
         read.views = views;
-        if (!isInCall && !this.#closed) this.#readDone();
+        if (!isInCall && !this.#closed) this.#goOn();
       },
     );
     isInCall = false;

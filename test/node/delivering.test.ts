@@ -56,6 +56,7 @@ class World {
   }[] = [];
   readonly delivered: string[] = [];
   readonly settled: unknown[][] = [];
+  readonly nextTurn: (() => void)[] = [];
   canDeliver = true;
   readonly delivering: Delivering;
   readonly #consumers = new Map<number, Consumer>();
@@ -81,7 +82,8 @@ class World {
       deliver: (_consumer, _lease, { payload, bodyStart, bodyEnd, before }) =>
         this.delivered.push(Buffer.concat([...before, payload.subarray(bodyStart, bodyEnd)]).toString()),
     };
-    const broker = { cluster, consumers: this.#consumers } as unknown as Broker;
+    const clock = { nextTurn: (task: () => void) => this.nextTurn.push(task) };
+    const broker = { cluster, clock, consumers: this.#consumers } as unknown as Broker;
     this.delivering = new Delivering(broker, events as ChannelEvents, () => this.delivering.pump());
   }
 
@@ -109,20 +111,33 @@ describe('deliveries', () => {
     expect([world.delivered, consumer.deliveredTo, consumer.outstanding]).toEqual([['a', 'b'], 2, 2]);
   });
 
-  test('are some thousand in one turn, and the rest in the next ones', () => {
+  test('are some thousand in one turn, however often it is asked for more, and the rest in the next ones', () => {
     const world = new World();
     const consumer = world.consumer(1);
     const bodies = Array.from({ length: 5_000 }, (_, i) => `${i}`);
     world.inMemory.set(5, entry(bodies));
     for (const ordinal of bodies.keys()) world.lease(consumer, 5, ordinal);
     const turns: number[] = [];
-    for (let more = true; more; ) {
+    for (let tasks: readonly (() => void)[] = [() => {}]; tasks.length > 0; tasks = world.nextTurn.splice(0)) {
       const before = world.delivered.length;
-      more = world.delivering.pump();
+      for (const task of tasks) task();
+      for (let i = 0; i < 3; i++) world.delivering.pump();
       turns.push(world.delivered.length - before);
     }
     expect(turns).toEqual([2_048, 2_048, 904]);
     expect(world.delivered).toEqual(bodies);
+  });
+
+  test('end with the channel, also when a turn was to follow', () => {
+    const world = new World();
+    const consumer = world.consumer(1);
+    const bodies = Array.from({ length: 3_000 }, (_, i) => `${i}`);
+    world.inMemory.set(5, entry(bodies));
+    for (const ordinal of bodies.keys()) world.lease(consumer, 5, ordinal);
+    world.delivering.pump();
+    expect(world.delivering.close().get(consumer)).toEqual([{ first: 2_049, count: 952 }]);
+    for (const task of world.nextTurn) task();
+    expect(world.delivered.length).toBe(2_048);
   });
 
   test('keep their order when some have to be read, two entries at a time', () => {
