@@ -181,6 +181,7 @@ export class Host {
       bufferedBytes: (to, lane) => this.#mail.bufferedBytes(to, lane),
       incarnation: () => this.origin.incarnation,
       pipe: (group) => this.origin.pipe(group),
+      isBusy: () => this.traffic.isBusy,
       sessions: () => this.origin.sessions,
       fenced: () => this.origin.fenced(),
       schedule,

@@ -119,6 +119,14 @@ export interface DiskOptions {
   readonly checkMilliseconds: number;
 }
 
+/** How large messages give way while others are busy. */
+export interface LargeOptions {
+  /** So much of one is read for a consumer at a time. */
+  readonly bytesAtOnce: number;
+  /** Then follows a rest of so long; 0: none. */
+  readonly restMilliseconds: number;
+}
+
 export interface ClusterLimits {
   /** Raft groups that hold queues. Fixed when the cluster is formatted. */
   readonly shards: number;
@@ -165,6 +173,7 @@ export interface ClusterLimits {
   /** Leases on the metadata. */
   readonly lease: LeaseOptions;
   readonly pipe: PipeOptions;
+  readonly large: LargeOptions;
   readonly feed: FeedOptions;
   readonly outbox: OutboxOptions;
   readonly log: Pick<
@@ -227,6 +236,7 @@ export const defaultLimits: ClusterLimits = {
     settleDelayMilliseconds: 5,
     partRestMillisecondsMax: 50,
   },
+  large: { bytesAtOnce: 512 * kib, restMilliseconds: 3 },
   feed: {
     heartbeatMilliseconds: 500,
     silenceMilliseconds: 1_500,

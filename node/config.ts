@@ -161,13 +161,6 @@ export const keys = {
     4 * GiB,
     'unfinished messages of one connection; if not given at least twice amqp.message.bytes.max',
   ),
-  'amqp.assembly.rest.bytes': bytes(
-    512 * KiB,
-    64 * KiB,
-    1 * GiB,
-    'while others are busy, a connection whose unfinished messages are larger is read so much at a time',
-  ),
-  'amqp.assembly.rest.milliseconds': integer(3, 0, 1000, 'and then rests so long; 0: not at all'),
   'amqp.write.buffer.bytes': bytes(
     1 * MiB,
     64 * KiB,
@@ -344,11 +337,18 @@ export const keys = {
     1000,
     'acknowledgements of a consumer that has room to spare wait so long for company; 0: not at all',
   ),
-  'publish.part.rest.milliseconds.max': integer(
+  'large.bytes.at.once': bytes(
+    512 * KiB,
+    64 * KiB,
+    1 * GiB,
+    'while others are busy, so much of a larger message is taken in, or read for a consumer, at a time',
+  ),
+  'large.rest.milliseconds': integer(3, 0, 1000, 'and then follows a rest of so long; 0: none'),
+  'large.part.rest.milliseconds.max': integer(
     50,
     0,
     1000,
-    'while others are busy, each part of a large message is followed by a rest as long as it took, at most so long; 0: none',
+    'while others are busy, each part (256 KiB) is followed by a rest as long as it took, at most so long; 0: none',
   ),
 
   'feed.heartbeat.milliseconds': integer(
@@ -746,7 +746,11 @@ export function clusterLimits(settings: Settings): ClusterLimits {
       deadlineMilliseconds: settings['publish.deadline.milliseconds'],
       resendMilliseconds: settings['publish.resend.milliseconds'],
       settleDelayMilliseconds: settings['settle.delay.milliseconds'],
-      partRestMillisecondsMax: settings['publish.part.rest.milliseconds.max'],
+      partRestMillisecondsMax: settings['large.part.rest.milliseconds.max'],
+    },
+    large: {
+      bytesAtOnce: settings['large.bytes.at.once'],
+      restMilliseconds: settings['large.rest.milliseconds'],
     },
     feed: {
       heartbeatMilliseconds: settings['feed.heartbeat.milliseconds'],
@@ -797,8 +801,8 @@ export function amqpOptions(settings: Settings) {
     sendTimeoutMilliseconds: settings['amqp.send.timeout.milliseconds'],
     messageBytesMax: settings['amqp.message.bytes.max'],
     assemblyBytesMax: settings['amqp.assembly.bytes.max'],
-    assemblyRestBytes: settings['amqp.assembly.rest.bytes'],
-    assemblyRestMilliseconds: settings['amqp.assembly.rest.milliseconds'],
+    largeBytesAtOnce: settings['large.bytes.at.once'],
+    largeRestMilliseconds: settings['large.rest.milliseconds'],
     socketBufferBytesMax: settings['amqp.write.buffer.bytes'],
     channelBacklogBytesMax: settings['amqp.backlog.bytes.max'],
     consumersPerChannelMax: settings['amqp.consumers.max'],

@@ -39,6 +39,8 @@ export interface FeedsContext {
   pipe(group: number): Pipe;
   sessions(): Feed | null;
   fenced(): void;
+  /** Others wait for what this node does. */
+  isBusy(): boolean;
   /** Asks for `turnEnded` at the end of this turn. */
   schedule(): void;
 }
@@ -60,6 +62,9 @@ export class Feeds {
     const sources = (group: number) => this.#sources(group);
     this.#messages = new Messages({
       log: context.log,
+      clock,
+      limits: context.limits.large,
+      isBusy: context.isBusy,
       machine: (group) => this.#readable(group)?.machine,
       damaged: (group, error) => context.groups.get(group)?.halt(error),
     });
@@ -92,7 +97,9 @@ export class Feeds {
     });
     this.#answers = new Answers({
       limits,
-      read: (group, entry, ordinals, bytesMax, done) => this.#messages.read(group, entry, ordinals, bytesMax, done),
+      // Another node waits, and has a deadline.
+      read: (group, entry, ordinals, bytesMax, done) =>
+        this.#messages.read(group, entry, ordinals, bytesMax, false, done),
       status: (group, uid) => (this.#readable(group) ? context.shards.get(group)?.queueStatus(uid) : null),
       sendAnswer: (node, pieces) => post(node, 'bulk', FrameKind.answer, pieces),
       bufferedBytes: (node) => context.bufferedBytes(node, 'bulk'),
@@ -142,7 +149,7 @@ export class Feeds {
     isWanted: () => boolean,
     done: (views: MessageViews) => void,
   ): void {
-    this.#messages.read(group, entry, ordinals, this.#context.limits.feed.answerBytesMax, (views) => {
+    this.#messages.read(group, entry, ordinals, this.#context.limits.feed.answerBytesMax, true, (views) => {
       if (views !== null) done(views);
       else this.questions.read(group, entry, ordinals, isWanted, done);
     });

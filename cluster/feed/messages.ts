@@ -7,6 +7,8 @@ import { LogError } from '../log/index.ts';
 import type { Log } from '../log/types.ts';
 import { CommandKind, findCommand, type MessageView, PublishFlag, readPart, viewMessage } from '../machine/commands.ts';
 import type { Machine } from '../machine/machine.ts';
+import type { LargeOptions } from '../options.ts';
+import type { Clock } from '../ports.ts';
 
 /** Where a piece of a message lies. */
 interface Place {
@@ -16,6 +18,10 @@ interface Place {
 
 export interface MessagesContext {
   readonly log: Log;
+  readonly clock: Pick<Clock, 'after'>;
+  readonly limits: LargeOptions;
+  /** Others wait for what this node does. */
+  isBusy(): boolean;
   /** The machine of a replica here that is not halted. */
   machine(group: number): (Machine & { partsOf?(index: number, ordinal: number): readonly Place[] }) | undefined;
   /** An entry could not be read though it must be there. */
@@ -41,13 +47,14 @@ export class Messages {
 
   /**
    * Messages of one entry, by their ordinals; no more of them once they have `bytesMax` together. `null`: this node cannot know. `done` may
-   * be called before this returns.
+   * be called before this returns. `givesWay`: large messages are read with rests while others are busy.
    */
   read(
     group: number,
     entry: number,
     ordinals: readonly number[],
     bytesMax: number,
+    givesWay: boolean,
     done: (views: MessageViews | null) => void,
   ): void {
     const machine = this.#context.machine(group);
@@ -66,7 +73,7 @@ export class Messages {
             continue;
           }
           const places = machine.partsOf?.(entry, ordinal) ?? [];
-          return this.#pieces(group, places, (before) => {
+          return this.#pieces(group, places, givesWay, (before) => {
             views.push(before === null ? null : { ...view, before });
             bytes += view.bodyEnd - view.keyStart;
             for (const piece of before ?? []) bytes += piece.length;
@@ -80,8 +87,10 @@ export class Messages {
   }
 
   /** The pieces at these places; null: the message was settled meanwhile, and they are gone. */
-  #pieces(group: number, places: readonly Place[], done: (pieces: Buffer[] | null) => void): void {
+  #pieces(group: number, places: readonly Place[], givesWay: boolean, done: (pieces: Buffer[] | null) => void): void {
+    const { clock, limits, isBusy } = this.#context;
     const pieces: Buffer[] = [];
+    let left = limits.bytesAtOnce;
     const next = () => {
       const place = places[pieces.length];
       // A message that says it has parts, and of which none are known, is nobody's any more.
@@ -89,8 +98,12 @@ export class Messages {
       this.#payload(group, place.index, (payload) => {
         const at = payload === null ? -1 : findCommand(payload, place.ordinal);
         if (payload === null || payload[at] !== CommandKind.part) return done(null);
-        pieces.push(readPart(payload, at).bytes);
-        next();
+        const { bytes } = readPart(payload, at);
+        pieces.push(bytes);
+        left -= bytes.length;
+        if (!givesWay || left > 0 || limits.restMilliseconds === 0 || !isBusy()) return next();
+        left = limits.bytesAtOnce;
+        clock.after(limits.restMilliseconds, next);
       });
     };
     next();

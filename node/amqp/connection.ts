@@ -146,13 +146,13 @@ export class AmqpConnection implements FrameSink, ChannelHost, ConnectionEvents 
 
   /** A large body comes as fast as it can be read, and others wait. */
   #restIfDue(bytes: number): void {
-    const { assemblyRestBytes, assemblyRestMilliseconds: milliseconds } = this.#options;
-    if (this.#heldBytes <= assemblyRestBytes) {
+    const { largeBytesAtOnce, largeRestMilliseconds: milliseconds } = this.#options;
+    if (this.#heldBytes <= largeBytesAtOnce) {
       this.#bytesSinceRest = 0;
       return;
     }
     this.#bytesSinceRest += bytes;
-    if (this.#bytesSinceRest < assemblyRestBytes) return;
+    if (this.#bytesSinceRest < largeBytesAtOnce) return;
     this.#bytesSinceRest = 0;
     if (milliseconds > 0 && this.#connection?.isBusy === true) this.#host.rest(milliseconds);
   }

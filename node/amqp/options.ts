@@ -21,9 +21,10 @@ export interface AmqpOptions {
   readonly messageBytesMax: number;
   /** Unfinished messages of a connection, all channels together; beyond it the connection is closed with 506. */
   readonly assemblyBytesMax: number;
-  /** While others are busy, a connection with unfinished messages of more bytes rests after so many for `assemblyRestMilliseconds`; 0: not at all. */
-  readonly assemblyRestBytes: number;
-  readonly assemblyRestMilliseconds: number;
+  /** While others are busy, a connection with unfinished messages of more bytes is read so much at a time. */
+  readonly largeBytesAtOnce: number;
+  /** Then it rests for so long; 0: not at all. */
+  readonly largeRestMilliseconds: number;
   /** Bytes waiting for the socket beyond which deliveries wait. As many replies beyond that stop the reading. */
   readonly socketBufferBytesMax: number;
   /** Methods waiting behind a pending reply, all channels together, beyond which the socket is not read. */
@@ -48,8 +49,8 @@ export const defaultAmqpOptions: AmqpOptions = {
   preAuthBytesMax: 64 * 1024,
   messageBytesMax: 128 * 1024 * 1024,
   assemblyBytesMax: 256 * 1024 * 1024,
-  assemblyRestBytes: 512 * 1024,
-  assemblyRestMilliseconds: 3,
+  largeBytesAtOnce: 512 * 1024,
+  largeRestMilliseconds: 3,
   socketBufferBytesMax: 1024 * 1024,
   channelBacklogBytesMax: 1024 * 1024,
   consumersPerChannelMax: 65_535,

@@ -132,7 +132,7 @@ describe('unfinished messages', () => {
 
   describe('that are large', () => {
     const sent = async (isBusy: boolean) => {
-      const options = { assemblyRestBytes: MiB, assemblyRestMilliseconds: 3 };
+      const options = { largeBytesAtOnce: MiB, largeRestMilliseconds: 3 };
       const broker = await harness({ ...options, messageBytesMax: 16 * MiB });
       const client = broker.connect().handshake();
       client.channels(1);
