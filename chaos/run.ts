@@ -161,7 +161,12 @@ export function conclude(ending: Ending): { outcome: Outcome; reason: string; fa
 function emptyReport({ name, says, stallMillisecondsMax }: Scenario, seed: number): ScenarioReport {
   const startedAt = new Date().toISOString();
   const nothing = { counts: null, faults: [], violations: 0, spans: [], samples: [], confirms: null, deliveries: null };
-  const stall = { longestStallMilliseconds: 0, processorWaitMilliseconds: null, stallMillisecondsMax };
+  const stall = {
+    longestStallMilliseconds: 0,
+    processorWaitMilliseconds: null,
+    stolenMilliseconds: null,
+    stallMillisecondsMax,
+  };
   const measured = { stalls: [], ...stall, reconnects: 0, ledger: null };
   return { name, says, seed, startedAt, seconds: 0, outcome: 'inconclusive', reason: '', ...nothing, ...measured };
 }
@@ -180,6 +185,7 @@ class ScenarioRun {
   /** The longest stall when it was last looked at, and how much of it somebody waited for a processor. */
   #longest: Stall | null = null;
   #processorWait: number | null = null;
+  #stolen: number | null = null;
   #history: History;
   #workload: Workload | null = null;
   #leader = 0;
@@ -338,6 +344,7 @@ class ScenarioRun {
     if (longest === this.#longest) return;
     this.#longest = longest;
     this.#processorWait = this.#waits.within(longest.from, longest.to);
+    this.#stolen = this.#waits.stolenWithin(longest.from, longest.to);
   }
 
   #sample(): void {
@@ -387,6 +394,7 @@ class ScenarioRun {
       stalls: meter.stalls,
       longestStallMilliseconds,
       processorWaitMilliseconds: this.#processorWait,
+      stolenMilliseconds: this.#stolen,
       reconnects: this.#workload?.reconnects ?? 0,
     };
   }

@@ -214,6 +214,8 @@ export interface ScenarioReport {
   readonly longestStallMilliseconds: number;
   /** How much of that a node or the load could have run and had no processor, at most; null: that is not told here. */
   readonly processorWaitMilliseconds: number | null;
+  /** What the machine's host took meanwhile, of all processors together; null: that is not told here. */
+  readonly stolenMilliseconds: number | null;
   readonly stallMillisecondsMax: number | null;
   readonly reconnects: number;
   /** Where the ledger is; null: it was not kept. */

@@ -34,12 +34,13 @@ export function junitOf(report: ChaosReport): string {
 
 function testcase(scenario: ScenarioReport): string[] {
   const { name, seconds, seed, longestStallMilliseconds, stallMillisecondsMax, counts, spans, ledger } = scenario;
-  const { processorWaitMilliseconds: wait } = scenario;
+  const { processorWaitMilliseconds: wait, stolenMilliseconds: stolen } = scenario;
   const about: (readonly [string, string])[] = [
     ['seed', String(seed)],
     ['longest stall ms', String(Math.round(longestStallMilliseconds))],
   ];
   if (wait !== null) about.push(['of it without a processor ms', String(Math.round(wait))]);
+  if (stolen !== null) about.push(['taken by the host meanwhile ms', String(Math.round(stolen))]);
   if (stallMillisecondsMax !== null) about.push(['stall goal ms', String(stallMillisecondsMax)]);
   about.push(['faults', String(spans.length)]);
   if (counts !== null) about.push(['confirmed', String(counts.confirmed)], ['received', String(counts.delivered)]);

@@ -45,8 +45,15 @@ export function duration(milliseconds: number): string {
 const waitMillisecondsMin = 10;
 
 /** What of a stall is the machine's; '' if that is next to nothing, or not known. */
-export function waitOf({ processorWaitMilliseconds: wait }: Pick<ScenarioReport, 'processorWaitMilliseconds'>): string {
-  return wait === null || wait < waitMillisecondsMin ? '' : `${duration(wait)} of it without a processor`;
+export function waitOf({
+  processorWaitMilliseconds: wait,
+  stolenMilliseconds: stolen,
+}: Pick<ScenarioReport, 'processorWaitMilliseconds' | 'stolenMilliseconds'>): string {
+  const isWorth = (time: number | null): time is number => time !== null && time >= waitMillisecondsMin;
+  return [
+    ...(isWorth(wait) ? [`${duration(wait)} of it without a processor`] : []),
+    ...(isWorth(stolen) ? [`${duration(stolen)} of processors taken by the machine's host`] : []),
+  ].join(', ');
 }
 
 export const outcomeWords: Readonly<Record<Outcome, string>> = {

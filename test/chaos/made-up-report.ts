@@ -75,6 +75,7 @@ export function madeUpScenario(
     stalls,
     longestStallMilliseconds: Math.max(0, ...stalls.map(({ from, to }) => to - from)),
     processorWaitMilliseconds: null,
+    stolenMilliseconds: null,
     stallMillisecondsMax: 300,
     reconnects: 14,
     ledger: `chaos-42/${name}.ledger.jsonl`,

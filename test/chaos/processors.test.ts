@@ -11,10 +11,12 @@ import { madeUpScenario } from './made-up-report.ts';
 function world() {
   const sums = new Map<number, number>();
   const time = { now: 0 };
+  const host = { stolen: Number.NaN };
   const waits = new ProcessorWaits(
     () => [...sums.keys()],
     () => time.now,
     (pid) => sums.get(pid) ?? null,
+    () => host.stolen,
   );
   const look = (at: number, more: Readonly<Record<number, number>> = {}) => {
     time.now = at;
@@ -22,7 +24,7 @@ function world() {
       sums.set(Number(pid), (sums.get(Number(pid)) ?? 0) + milliseconds);
     waits.look();
   };
-  return { waits, look, sums };
+  return { waits, look, sums, host };
 }
 
 describe('the wait for a processor', () => {
@@ -68,16 +70,36 @@ describe('the wait for a processor', () => {
     waits.look();
     waits.look();
     const told = waits.within(0, performance.now());
-    if (process.platform === 'linux') expect(told).toBeGreaterThanOrEqual(0);
-    else expect(told).toBe(null);
+    const stolen = waits.stolenWithin(0, performance.now());
+    for (const figure of [told, stolen])
+      if (process.platform === 'linux') expect(figure).toBeGreaterThanOrEqual(0);
+      else expect(figure).toBe(null);
+  });
+
+  test('has beside it what the host took in that time, where the system tells it', () => {
+    const { waits, look, host } = world();
+    look(0);
+    expect(waits.stolenWithin(0, 100)).toBe(null);
+    host.stolen = 7_000;
+    look(20);
+    host.stolen += 30;
+    look(40);
+    host.stolen += 20;
+    look(60);
+    expect([waits.stolenWithin(0, 100), waits.stolenWithin(50, 100), waits.stolenWithin(0, 20)]).toEqual([50, 20, 0]);
+    look(70_000);
+    expect(waits.stolenWithin(0, 100)).toBe(0);
   });
 
   test('stands beside the stall that it is a part of, if it is any', () => {
-    const scenario = (processorWaitMilliseconds: number | null) =>
-      madeUpScenario('kill-one', 5, { longestStallMilliseconds: 192, processorWaitMilliseconds });
+    const scenario = (processorWaitMilliseconds: number | null, stolenMilliseconds: number | null = null) =>
+      madeUpScenario('kill-one', 5, { longestStallMilliseconds: 192, processorWaitMilliseconds, stolenMilliseconds });
     expect(resultOf(scenario(150))).toContain('longest stall 192 ms (goal 300 ms, 150 ms of it without a processor)');
     expect(resultOf(scenario(3))).toContain('longest stall 192 ms (goal 300 ms)');
-    expect([waitOf(scenario(null)), waitOf(scenario(9))]).toEqual(['', '']);
+    expect([waitOf(scenario(null)), waitOf(scenario(9, 9))]).toEqual(['', '']);
+    expect(waitOf(scenario(38, 90))).toBe(
+      "38 ms of it without a processor, 90 ms of processors taken by the machine's host",
+    );
   });
 });
 
