@@ -6,7 +6,6 @@
 // not in the other: a process whose processor is away seems to run.
 
 import { readFileSync } from 'node:fs';
-import { stolenMilliseconds } from '../test/bench/report.ts';
 
 /** A process's sum of waiting until now, in milliseconds; null: it is gone, or this system does not tell. */
 export type ReadWait = (pid: number) => number | null;
@@ -103,5 +102,21 @@ function readWait(pid: number): number | null {
     return Number.isFinite(milliseconds) ? milliseconds : null;
   } catch {
     return null;
+  }
+}
+
+/** Linux counts in hundredths of a second. */
+const tickMilliseconds = 10;
+
+/**
+ * Milliseconds since the machine started for which its host gave its processors to others although they had work to do, summed over all of them
+ * (`steal` in /proc/stat). NaN: this system does not tell. It is in every time that is measured, and nothing of it is the broker's.
+ */
+export function stolenMilliseconds(): number {
+  try {
+    const [, , , , , , , , ticks] = readFileSync('/proc/stat', 'latin1').split(/\s+/, 9);
+    return Number(ticks ?? Number.NaN) * tickMilliseconds;
+  } catch {
+    return Number.NaN;
   }
 }

@@ -1,6 +1,5 @@
 // What the load generator shows: where it ran, how far it is, tables and ratios. Figures are for people; `--json` has them raw.
 
-import { readFileSync } from 'node:fs';
 import os from 'node:os';
 
 export interface Environment {
@@ -29,22 +28,6 @@ export function environmentText(at: Environment): string {
     `  processor ${at.processor}, ${at.cores} cores, ${at.memoryGigabytes} GiB`,
     `  system    ${at.platform}, Node ${at.node}`,
   ].join('\n');
-}
-
-/** Linux counts in hundredths of a second. */
-const tickMilliseconds = 10;
-
-/**
- * Milliseconds since the machine started for which its host gave its processors to others although they had work to do, summed over all of them
- * (`steal` in /proc/stat). NaN: this system does not tell. It is in every time that is measured, and nothing of it is the broker's.
- */
-export function stolenMilliseconds(): number {
-  try {
-    const [, , , , , , , , ticks] = readFileSync('/proc/stat', 'latin1').split(/\s+/, 9);
-    return Number(ticks ?? Number.NaN) * tickMilliseconds;
-  } catch {
-    return Number.NaN;
-  }
 }
 
 /** Columns as wide as their widest cell; the first is left-aligned, the others too unless they are figures. */

@@ -2,6 +2,7 @@
 // another one. Shown are the streams' confirm times and, where an HTTP address is given, how long an event loop of the cluster stood still.
 
 import { setTimeout as sleep } from 'node:timers/promises';
+import { stolenMilliseconds } from '../../chaos/processors.ts';
 import { Client } from './client.ts';
 import { readEventLoop, readHttpAddresses } from './cluster-view.ts';
 import { type DisturbanceKind, prepare } from './disturbances.ts';
@@ -9,7 +10,7 @@ import { measureStall } from './failures.ts';
 import { Histogram } from './histogram.ts';
 import { Publisher, queueNames } from './load.ts';
 import type { Options } from './options.ts';
-import { milliseconds, type ProgressLine, stolenMilliseconds, tableText } from './report.ts';
+import { milliseconds, type ProgressLine, tableText } from './report.ts';
 
 const messagesDefault = 5_000_000;
 const bodyBytes = 16;
