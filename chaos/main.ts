@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url';
 import { judgeLedger } from './ledger.ts';
 import { type ChaosOptions, chaosHelp, parseChaosFlags, replayOf, seedMax, withoutPassword } from './options.ts';
 import { writeReports } from './report/index.ts';
-import { waitOf } from './report/words.ts';
+import { machinesPartOf } from './report/words.ts';
 import { exitCodeOf, runChaos } from './run.ts';
 import { scenarios } from './scenarios/index.ts';
 import { openTarget } from './targets/index.ts';
@@ -119,7 +119,7 @@ export function summaryOf(report: ChaosReport): string[] {
     ...missed.map(
       (one) =>
         `${one.name}: stalled for ${Math.round(one.longestStallMilliseconds)} ms, the goal is ${one.stallMillisecondsMax} ms` +
-        (waitOf(one) === '' ? '' : `; ${waitOf(one)}`),
+        (machinesPartOf(one) === '' ? '' : `; ${machinesPartOf(one)}`),
     ),
   ];
 }

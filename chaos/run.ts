@@ -14,7 +14,7 @@ import { type LedgerSummary, openLedger } from './ledger.ts';
 import { Meter } from './measure.ts';
 import { ProcessorWaits } from './processors.ts';
 import { comeBackMillisecondsMax, createRandom, RunningStage } from './stage.ts';
-import type { ChaosReport, Observer, Outcome, Scenario, ScenarioReport, Stall, Target } from './types.ts';
+import type { ChaosReport, MachinesPart, Observer, Outcome, Scenario, ScenarioReport, Stall, Target } from './types.ts';
 import { type DrainReport, type Feature, Workload } from './workload.ts';
 
 export interface RunOptions {
@@ -158,15 +158,12 @@ export function conclude(ending: Ending): { outcome: Outcome; reason: string; fa
   return { outcome: 'pass', reason: '', faults };
 }
 
+const notTold: MachinesPart = { processorWaitMilliseconds: null, stolenMilliseconds: null };
+
 function emptyReport({ name, says, stallMillisecondsMax }: Scenario, seed: number): ScenarioReport {
   const startedAt = new Date().toISOString();
   const nothing = { counts: null, faults: [], violations: 0, spans: [], samples: [], confirms: null, deliveries: null };
-  const stall = {
-    longestStallMilliseconds: 0,
-    processorWaitMilliseconds: null,
-    stolenMilliseconds: null,
-    stallMillisecondsMax,
-  };
+  const stall = { longestStallMilliseconds: 0, ...notTold, stallMillisecondsMax };
   const measured = { stalls: [], ...stall, reconnects: 0, ledger: null };
   return { name, says, seed, startedAt, seconds: 0, outcome: 'inconclusive', reason: '', ...nothing, ...measured };
 }
@@ -182,10 +179,9 @@ class ScenarioRun {
   readonly #begun = performance.now();
   readonly #meter = new Meter();
   readonly #waits: ProcessorWaits;
-  /** The longest stall when it was last looked at, and how much of it somebody waited for a processor. */
+  /** The longest stall when it was last looked at, and what of it is the machine's. */
   #longest: Stall | null = null;
-  #processorWait: number | null = null;
-  #stolen: number | null = null;
+  #machinesPart: MachinesPart = notTold;
   #history: History;
   #workload: Workload | null = null;
   #leader = 0;
@@ -343,8 +339,11 @@ class ScenarioRun {
     const { longest } = this.#meter;
     if (longest === this.#longest) return;
     this.#longest = longest;
-    this.#processorWait = this.#waits.within(longest.from, longest.to);
-    this.#stolen = this.#waits.stolenWithin(longest.from, longest.to);
+    const { from, to } = longest;
+    this.#machinesPart = {
+      processorWaitMilliseconds: this.#waits.within(from, to),
+      stolenMilliseconds: this.#waits.stolenWithin(from, to),
+    };
   }
 
   #sample(): void {
@@ -393,8 +392,7 @@ class ScenarioRun {
       deliveries: meter.deliveries,
       stalls: meter.stalls,
       longestStallMilliseconds,
-      processorWaitMilliseconds: this.#processorWait,
-      stolenMilliseconds: this.#stolen,
+      ...this.#machinesPart,
       reconnects: this.#workload?.reconnects ?? 0,
     };
   }

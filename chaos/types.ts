@@ -189,7 +189,15 @@ export interface Stall {
 /** `inconclusive`: the cluster did not come back, or too little happened, so nothing can be said. */
 export type Outcome = 'pass' | 'violation' | 'inconclusive' | 'skipped';
 
-export interface ScenarioReport {
+/** What of a stall, in a report of the longest one, is the machine's. Null: that is not told here. */
+export interface MachinesPart {
+  /** How much of it a node or the load could have run and had no processor, at most. */
+  readonly processorWaitMilliseconds: number | null;
+  /** What the machine's host took meanwhile, of all processors together. */
+  readonly stolenMilliseconds: number | null;
+}
+
+export interface ScenarioReport extends MachinesPart {
   readonly name: string;
   readonly says: string;
   readonly seed: number;
@@ -212,10 +220,6 @@ export interface ScenarioReport {
   /** Those longer than 100 ms, in their order. */
   readonly stalls: readonly Stall[];
   readonly longestStallMilliseconds: number;
-  /** How much of that a node or the load could have run and had no processor, at most; null: that is not told here. */
-  readonly processorWaitMilliseconds: number | null;
-  /** What the machine's host took meanwhile, of all processors together; null: that is not told here. */
-  readonly stolenMilliseconds: number | null;
   readonly stallMillisecondsMax: number | null;
   readonly reconnects: number;
   /** Where the ledger is; null: it was not kept. */

@@ -16,9 +16,9 @@ import {
   faultWords,
   headline,
   keepsGoal,
+  machinesPartOf,
   outcomeWords,
   sumsOf,
-  waitOf,
 } from './words.ts';
 
 const spansShownMax = 300;
@@ -216,11 +216,11 @@ function figures(scenario: ScenarioReport): string {
   parts.push('</tbody></table></div>', '</div>', '<div>', '<h3>Counts</h3>', '<dl class="facts">');
   if (counts !== null) parts.push(...countFacts(counts));
   parts.push(fact('reconnects', count(reconnects)));
-  const wait = waitOf(scenario) === '' ? '' : ` (${waitOf(scenario)})`;
+  const part = machinesPartOf(scenario) === '' ? '' : ` (${machinesPartOf(scenario)})`;
   const longest =
     stalls.length === 0
       ? 'none over 100 ms'
-      : `${count(stalls.length)}, the longest ${duration(longestStallMilliseconds)}${wait}`;
+      : `${count(stalls.length)}, the longest ${duration(longestStallMilliseconds)}${part}`;
   parts.push(fact('stalls', longest), '</dl>', '</div>', '</div>');
   return parts.join('\n');
 }

@@ -1,7 +1,7 @@
 // How a report says things: numbers with their units, outcomes and faults in plain words, and text that is safe to stand in HTML and XML. Pure.
 
 import type { Fault } from '../../test/history.ts';
-import type { ChaosReport, Outcome, ScenarioReport } from '../types.ts';
+import type { ChaosReport, MachinesPart, Outcome, ScenarioReport } from '../types.ts';
 
 const dangerous: Readonly<Record<string, string>> = {
   '&': '&amp;',
@@ -45,10 +45,7 @@ export function duration(milliseconds: number): string {
 const waitMillisecondsMin = 10;
 
 /** What of a stall is the machine's; '' if that is next to nothing, or not known. */
-export function waitOf({
-  processorWaitMilliseconds: wait,
-  stolenMilliseconds: stolen,
-}: Pick<ScenarioReport, 'processorWaitMilliseconds' | 'stolenMilliseconds'>): string {
+export function machinesPartOf({ processorWaitMilliseconds: wait, stolenMilliseconds: stolen }: MachinesPart): string {
   const isWorth = (time: number | null): time is number => time !== null && time >= waitMillisecondsMin;
   return [
     ...(isWorth(wait) ? [`${duration(wait)} of it without a processor`] : []),

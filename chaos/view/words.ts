@@ -1,6 +1,6 @@
 // The lines that both views say in the same words: how a scenario ended.
 
-import { count, counted, duration, keepsGoal, outcomeWords, sumsOf, waitOf } from '../report/words.ts';
+import { count, counted, duration, keepsGoal, machinesPartOf, outcomeWords, sumsOf } from '../report/words.ts';
 import type { ScenarioReport } from '../types.ts';
 
 const violationsShownMax = 5;
@@ -12,7 +12,7 @@ export function resultOf(report: ScenarioReport): string {
   const notes = [
     ...(stallMillisecondsMax === null ? [] : [`goal ${duration(stallMillisecondsMax)}`]),
     ...(keepsGoal(report) ? [] : ['missed']),
-    ...(waitOf(report) === '' ? [] : [waitOf(report)]),
+    ...(machinesPartOf(report) === '' ? [] : [machinesPartOf(report)]),
   ];
   const parts = [
     `${count(counts.confirmed)} confirmed`,

@@ -3,7 +3,7 @@
 import { describe, expect, test } from 'vitest';
 import { type ClusterView, followersAtRest } from '../../chaos/ask.ts';
 import { ProcessorWaits } from '../../chaos/processors.ts';
-import { waitOf } from '../../chaos/report/words.ts';
+import { machinesPartOf } from '../../chaos/report/words.ts';
 import { resultOf } from '../../chaos/view/words.ts';
 import { madeUpScenario } from './made-up-report.ts';
 
@@ -96,8 +96,8 @@ describe('the wait for a processor', () => {
       madeUpScenario('kill-one', 5, { longestStallMilliseconds: 192, processorWaitMilliseconds, stolenMilliseconds });
     expect(resultOf(scenario(150))).toContain('longest stall 192 ms (goal 300 ms, 150 ms of it without a processor)');
     expect(resultOf(scenario(3))).toContain('longest stall 192 ms (goal 300 ms)');
-    expect([waitOf(scenario(null)), waitOf(scenario(9, 9))]).toEqual(['', '']);
-    expect(waitOf(scenario(38, 90))).toBe(
+    expect([machinesPartOf(scenario(null)), machinesPartOf(scenario(9, 9))]).toEqual(['', '']);
+    expect(machinesPartOf(scenario(38, 90))).toBe(
       "38 ms of it without a processor, 90 ms of processors taken by the machine's host",
     );
   });

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { openLedger } from '../../chaos/ledger.ts';
 import { type ChaosIo, chaosMain } from '../../chaos/main.ts';
-import { waitOf } from '../../chaos/report/words.ts';
+import { machinesPartOf } from '../../chaos/report/words.ts';
 import { conclude, type Ending, exitCodeOf, outcomeOf, runChaos } from '../../chaos/run.ts';
 import { scenarios } from '../../chaos/scenarios/index.ts';
 import { openTarget } from '../../chaos/targets/index.ts';
@@ -47,7 +47,7 @@ async function runOne(name: string, toxiproxy: string, more: { features?: Featur
   const [scenario] = report.scenarios;
   console.log(
     `${name}, seed ${seed}: ${scenario!.outcome} ${scenario!.reason}; ${scenario!.counts?.confirmed} confirmed, ` +
-      `longest stall ${scenario!.longestStallMilliseconds.toFixed(0)} ms ${waitOf(scenario!)}`,
+      `longest stall ${scenario!.longestStallMilliseconds.toFixed(0)} ms ${machinesPartOf(scenario!)}`,
   );
   return { report, scenario: scenario! };
 }

@@ -92,6 +92,13 @@ class World {
     this.#consumers.set(number, consumer);
     return consumer;
   }
+  /** Leases so many messages, all of them in memory. Returns their bodies. */
+  leaseFromMemory(consumer: Consumer, count: number): string[] {
+    const bodies = Array.from({ length: count }, (_, i) => `${i}`);
+    this.inMemory.set(5, entry(bodies));
+    for (const ordinal of bodies.keys()) this.lease(consumer, 5, ordinal);
+    return bodies;
+  }
   lease(consumer: Consumer, index: number, ordinal: number): void {
     this.delivering.leased(consumer, ++this.#lease, index, ordinal, false, 0);
   }
@@ -114,9 +121,7 @@ describe('deliveries', () => {
   test('are some thousand in one turn, however often it is asked for more, and the rest in the next ones', () => {
     const world = new World();
     const consumer = world.consumer(1);
-    const bodies = Array.from({ length: 5_000 }, (_, i) => `${i}`);
-    world.inMemory.set(5, entry(bodies));
-    for (const ordinal of bodies.keys()) world.lease(consumer, 5, ordinal);
+    const bodies = world.leaseFromMemory(consumer, 5_000);
     const turns: number[] = [];
     for (let tasks: readonly (() => void)[] = [() => {}]; tasks.length > 0; tasks = world.nextTurn.splice(0)) {
       const before = world.delivered.length;
@@ -131,9 +136,7 @@ describe('deliveries', () => {
   test('end with the channel, also when a turn was to follow', () => {
     const world = new World();
     const consumer = world.consumer(1);
-    const bodies = Array.from({ length: 3_000 }, (_, i) => `${i}`);
-    world.inMemory.set(5, entry(bodies));
-    for (const ordinal of bodies.keys()) world.lease(consumer, 5, ordinal);
+    world.leaseFromMemory(consumer, 3_000);
     world.delivering.pump();
     expect(world.delivering.close().get(consumer)).toEqual([{ first: 2_049, count: 952 }]);
     for (const task of world.nextTurn) task();
